@@ -1,0 +1,1 @@
+"""Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""

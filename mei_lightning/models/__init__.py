@@ -1,0 +1,1 @@
+"""Retina models: the built-in ones, openretina's, and any of your own."""

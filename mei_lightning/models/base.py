@@ -1,0 +1,160 @@
+"""What every retina model offers: a stimulus format, sessions of neurons, and frozen weights."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StimulusFormat:
+    """The physical facts of a model's stimulus.
+
+    Args:
+        channel_names: one name for each stimulus channel, e.g. ``("green", "UV")``.
+        height: rows of pixels.
+        width: columns of pixels.
+        frame_rate: frames per second (Hz); None for a model of still images.
+        pixel_size: side of a pixel on the retina in micrometres, if known.
+        mean: for each channel the value, on the projector's 8-bit scale, that the model sees as 0.
+        sd: for each channel the size, on the projector's 8-bit scale, of the model's unit.
+        frames_lost: how many frames fewer the response has than the stimulus (the length of the temporal
+            receptive field minus one).
+
+    Raises:
+        ValueError: if a size is not positive, or ``mean`` or ``sd`` does not have one value for each channel.
+    """
+
+    channel_names: tuple[str, ...]
+    height: int
+    width: int
+    frame_rate: float | None = None
+    pixel_size: float | None = None
+    mean: tuple[float, ...] | None = None
+    sd: tuple[float, ...] | None = None
+    frames_lost: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("channel_names", "mean", "sd"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        if not self.channel_names or self.height < 1 or self.width < 1 or self.frames_lost < 0:
+            raise ValueError(
+                f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}."
+            )
+        for name in ("frame_rate", "pixel_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(
+                    f"StimulusFormat({name}={value}) must be positive, or None if it is not known."
+                )
+        for name in ("mean", "sd"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.channel_names):
+                raise ValueError(
+                    f"StimulusFormat({name}={value}) needs one value for each of the "
+                    f"{len(self.channel_names)} channels {self.channel_names}."
+                )
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the model takes still images (one frame, no frame rate)."""
+        return self.frame_rate is None
+
+
+class RetinaModel(nn.Module):
+    """A frozen model of neurons' responses, in the one form that the rest of the package uses.
+
+    Wraps any network of yours; the models that come with the package derive from it.
+
+    Args:
+        network: an ``nn.Module`` called as ``network(stimulus)``, or ``network(stimulus, data_key=session)`` if
+            ``neurons_per_session`` names sessions. A video model takes ``[batch, channels, time, height, width]``
+            and returns ``[batch, time', neurons]``. A model of still images (``stimulus_format.frame_rate``
+            is None) takes ``[batch, channels, height, width]`` and returns ``[batch, neurons]``.
+        stimulus_format: the stimulus that the network was trained on.
+        neurons_per_session: the number of neurons of each session, or one number for a model without sessions.
+        name: what results and logs call the model; the class name of the network by default.
+
+    The network is put into evaluation mode and its weights stop requiring gradients.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stimulus_format: StimulusFormat,
+        neurons_per_session: Mapping[str, int] | int,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.stimulus_format = stimulus_format
+        self.name = name or type(network).__name__
+        self.has_sessions = not isinstance(neurons_per_session, int)
+        self._neurons_per_session = (
+            {"": neurons_per_session} if isinstance(neurons_per_session, int) else dict(neurons_per_session)
+        )
+        freeze(self)
+
+    @property
+    def neurons_per_session(self) -> dict[str, int]:
+        """Number of neurons of each session; a model without sessions has one, named ``""``."""
+        return dict(self._neurons_per_session)
+
+    @property
+    def neurons(self) -> pd.DataFrame:
+        """A row for each neuron, with columns ``session`` and ``index`` (and more, where a model knows more)."""
+        return pd.DataFrame(
+            [
+                (session, index)
+                for session, count in self._neurons_per_session.items()
+                for index in range(count)
+            ],
+            columns=["session", "index"],
+        )
+
+    def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
+        """Shape ``(num_batches, channels, time_steps, height, width)`` of a stimulus of so many frames."""
+        facts = self.stimulus_format
+        return num_batches, len(facts.channel_names), time_steps, facts.height, facts.width
+
+    def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
+        """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
+
+        Raises:
+            ValueError: if the session is missing or unknown.
+        """
+        self.check_session(data_key)
+        if self.stimulus_format.is_still:
+            stimulus = stimulus[:, :, 0]
+        responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
+        return responses[:, None] if responses.ndim == 2 else responses
+
+    def check_session(self, session: str | None) -> None:
+        """Raise a ValueError that lists the sessions unless ``session`` is one of them."""
+        if not self.has_sessions and session not in (None, ""):
+            raise ValueError(f"Model '{self.name}' has no sessions, but session {session!r} was asked for.")
+        if self.has_sessions and session not in self._neurons_per_session:
+            raise ValueError(
+                f"Model '{self.name}' has no session {session!r}. Its sessions: {', '.join(self._neurons_per_session)}."
+            )
+
+
+def freeze(model: nn.Module) -> None:
+    """Put a model into evaluation mode and stop gradients into its weights."""
+    model.eval()
+    model.requires_grad_(False)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters and buffers by name: equal digests mean equal weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
