@@ -43,15 +43,11 @@ class StimulusFormat:
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
         if not self.channel_names or self.height < 1 or self.width < 1 or self.frames_lost < 0:
-            raise ValueError(
-                f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}."
-            )
+            raise ValueError(f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}.")
         for name in ("frame_rate", "pixel_size"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(
-                    f"StimulusFormat({name}={value}) must be positive, or None if it is not known."
-                )
+                raise ValueError(f"StimulusFormat({name}={value}) must be positive, or None if it is not known.")
         for name in ("mean", "sd"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.channel_names):
@@ -109,11 +105,7 @@ class RetinaModel(nn.Module):
     def neurons(self) -> pd.DataFrame:
         """A row for each neuron, with columns ``session`` and ``index`` (and more, where a model knows more)."""
         return pd.DataFrame(
-            [
-                (session, index)
-                for session, count in self._neurons_per_session.items()
-                for index in range(count)
-            ],
+            [(session, index) for session, count in self._neurons_per_session.items() for index in range(count)],
             columns=["session", "index"],
         )
 
