@@ -1,0 +1,463 @@
+"""Where a stimulus may live: norm, range of each channel, frozen pixels, and Gaussian low-pass filters.
+
+A constraint maps stimuli ``[rows, channels, time, height, width]`` to stimuli of the same shape, each row on its own.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ChannelRanges = Sequence[tuple[float | None, float | None] | None]
+"""One ``(low, high)`` for each channel; None in place of a number, or of a pair, means unbounded."""
+
+MAX_PASSES = 40
+"""Passes of the norm solver. Stimuli take 2-5; the hardest float32 rows that a random search found take 31."""
+
+
+def range_bounds(ranges: ChannelRanges) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds, each ``[channels]``, of one ``(low, high)`` for each channel; None becomes infinite.
+
+    Raises:
+        ValueError: if a range is not a pair, holds NaN, or its low exceeds its high.
+    """
+    bounds = []
+    for channel, pair in enumerate(ranges):
+        if pair is not None and len(pair) != 2:
+            raise ValueError(f"The range of channel {channel} must be (low, high) or None, not {pair!r}.")
+        low, high = (None, None) if pair is None else pair
+        bound = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        if not bound[0] <= bound[1]:
+            raise ValueError(f"The range {pair!r} of channel {channel} is empty: low must not exceed high.")
+        bounds.append(bound)
+    if not bounds:
+        raise ValueError("ranges is empty: give one (low, high) for each channel, or None for no ranges.")
+    low_bounds, high_bounds = zip(*bounds, strict=True)
+    return torch.tensor(low_bounds), torch.tensor(high_bounds)
+
+
+def check_channel_count(ranges: ChannelRanges, stimulus_shape: Sequence[int]) -> None:
+    """Raise a ValueError unless a stimulus is 5-dimensional with as many channels as there are ranges."""
+    check_dimensions(stimulus_shape)
+    if len(ranges) != stimulus_shape[1]:
+        raise ValueError(
+            f"{len(ranges)} channel range(s) for a stimulus of {stimulus_shape[1]} channel(s): {tuple(ranges)}. "
+            "Give one (low, high), or None, for each channel."
+        )
+
+
+def check_dimensions(stimulus_shape: Sequence[int]) -> None:
+    """Raise a ValueError unless a shape is ``[rows, channels, time, height, width]``."""
+    if len(stimulus_shape) != 5:
+        raise ValueError(f"A stimulus is [rows, channels, time, height, width], not {tuple(stimulus_shape)}.")
+
+
+@torch.no_grad()
+def project_norm_and_range(
+    stimulus: Tensor,
+    norm: float | None = None,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+    *,
+    norm_is: Literal["fixed", "maximal"] = "fixed",
+) -> Tensor:
+    """Project each row onto an L2 norm and the range of each channel, both holding together.
+
+    The Euclidean projection of x onto ``{|y| <= norm, low <= y <= high}`` is ``clip(s * x, low, high)`` with one
+    number s in (0, 1] for the row. For a fixed norm, s > 0 is the number that makes ``|clip(s * x, low, high)|``
+    equal to the norm, which maximises ``<x, y>`` among feasible y. The norm holds to 1e-6 (relative, float32).
+
+    Args:
+        stimulus: ``[rows, channels, time, height, width]``, float32 or float64.
+        norm: L2 norm over all entries of a row, or None for none.
+        low: ``[channels]``, at most 0 where there is a norm; -inf for unbounded.
+        high: ``[channels]``, at least 0 where there is a norm; inf for unbounded.
+        norm_is: whether rows have that norm or at most that norm.
+
+    Returns:
+        A new tensor without gradient. A row that no s brings to a fixed norm (its signs ask for bounds that are too
+        close to 0) becomes the limit for large s: within range, its norm as large as its signs allow. A row of zeros
+        stays zero; a row with NaN stays not finite.
+    """
+    rows = stimulus.flatten(2)
+    bounds = None
+    if low is not None and high is not None:
+        bounds = (low.to(rows)[:, None], high.to(rows)[:, None])
+    if norm is None:
+        projected = _clip(rows, bounds)
+    else:
+        projected = _scale_to_norm(rows, norm, bounds)
+        if norm_is == "maximal":
+            clipped = _clip(rows, bounds)
+            projected = torch.where(_energy(clipped) > norm**2, projected, clipped)
+    return projected.view(stimulus.shape)
+
+
+def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
+    """``clip(s * x)`` of ``[rows, channels, pixels]``, with the s of each row that gives the norm.
+
+    In units of the norm, the energy ``|clip(s * x)|^2`` is a concave, piecewise linear function of s^2. Newton's
+    method on it starts from the s that would do without bounds, never overshoots, and ends in finitely many steps.
+    """
+    largest = rows.abs().amax((1, 2), keepdim=True)
+    rows = rows / torch.where(largest > 0, largest, 1)
+    energy = _energy(rows)
+    scale = torch.where(energy > 0, energy.rsqrt(), 1)
+    if bounds is None:
+        return norm * (scale * rows)
+
+    unit_bounds = (bounds[0] / norm, bounds[1] / norm)
+    precision = torch.finfo(rows.dtype)
+    for _ in range(MAX_PASSES):
+        scaled = scale * rows
+        clipped = _clip(scaled, unit_bounds)
+        missing = 1 - _energy(clipped)
+        free_energy = _energy(scaled.eq_(clipped).mul_(clipped))
+        grows = (missing > 4 * precision.eps) & (free_energy > 0)
+        scale = torch.where(grows, (scale * (1 + missing / free_energy).sqrt()).clamp(max=precision.max), scale)
+        # A row that has stopped growing stays as it is, so leaving early changes no row. Elsewhere than on the CPU,
+        # asking would make the host wait for the device.
+        if rows.device.type == "cpu" and not grows.any():
+            break
+    return _clip(norm * (scale * rows), bounds)
+
+
+def _clip(rows: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
+    # Three times faster than torch.clamp with bounds that broadcast.
+    return rows.clone() if bounds is None else torch.minimum(torch.maximum(rows, bounds[0]), bounds[1])
+
+
+def _energy(rows: Tensor) -> Tensor:
+    # Two stages: more accurate in float32 than one long sum, and the same for one row as for many.
+    return rows.square().sum(2, keepdim=True).sum(1, keepdim=True)
+
+
+def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:
+    """Smooth along one dimension with a Gaussian, truncated at 4 sigma and normalised so that constants stay.
+
+    Beyond its borders a stimulus continues with its border values (``mode="nearest"`` of
+    ``scipy.ndimage.gaussian_filter1d``).
+
+    Args:
+        stimulus: of any shape.
+        sigma: standard deviation in entries of that dimension (frames or pixels).
+        dim: the dimension.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=stimulus.dtype, device=stimulus.device)
+    kernel = (-0.5 * (offsets / sigma) ** 2).exp()
+    impulses = torch.eye(stimulus.shape[dim], dtype=stimulus.dtype, device=stimulus.device)[:, None]
+    # What the filter makes of each impulse is a matrix; multiplying by it is faster than many short convolutions.
+    matrix = F.conv1d(F.pad(impulses, (radius, radius), mode="replicate"), (kernel / kernel.sum())[None, None])[:, 0]
+    return (stimulus.movedim(dim, -1) @ matrix).movedim(-1, dim)
+
+
+class Constraint(nn.Module):
+    """Maps stimuli ``[rows, channels, time, height, width]`` to where they may live, each row on its own.
+
+    Derive from it for a constraint of your own: ``forward`` returns a new tensor of the same shape.
+    """
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The constrained stimuli, as a new tensor."""
+        raise NotImplementedError
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape cannot meet the constraint."""
+        check_dimensions(stimulus_shape)
+
+    def check_stimulus(self, stimulus: Tensor) -> None:
+        """Raise a ValueError if an optimisation cannot start from these stimuli; names the rows at fault."""
+        self.check(stimulus.shape)
+        _refuse_rows(stimulus.isfinite().flatten(1).all(1).logical_not(), "are not finite: NaN or infinite entries")
+
+
+def _refuse_rows(at_fault: Tensor, what: str) -> None:
+    rows = at_fault.nonzero().flatten().tolist()
+    if rows:
+        more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
+        raise ValueError(f"Row(s) {', '.join(map(str, rows[:10]))}{more} of the initial stimulus {what}.")
+
+
+class NormAndRange(Constraint):
+    """An L2 norm and a range for each channel, both holding together exactly; some pixels may be frozen.
+
+    See `project_norm_and_range` for the projection. Frozen pixels take a given value and are outside the norm.
+
+    Args:
+        norm: L2 norm of a stimulus over all its free entries, in the model's units; None for none.
+        ranges: one ``(low, high)`` for each channel, in the model's units; None, for one number, for a pair or for
+            all, means unbounded. With a norm, 0 has to be inside each range.
+        norm_is: ``"fixed"`` (the norm of each row is ``norm``) or ``"maximal"`` (at most ``norm``).
+        mask: which pixels are free (True or 1) and which frozen (False or 0): ``[channels]``, or any shape that
+            broadcasts to ``[channels, time, height, width]``. None: all are free.
+        frozen: the value of frozen pixels: a number, or a tensor of a shape as that of ``mask``.
+
+    Raises:
+        ValueError: if there is nothing to constrain, the norm is not positive, a range is empty or, with a norm,
+            does not contain 0, the mask is not of zeros and ones, or ``frozen`` is given without a mask.
+    """
+
+    low: Tensor | None
+    high: Tensor | None
+    mask: Tensor | None
+    frozen: Tensor | None
+
+    def __init__(
+        self,
+        norm: float | None = None,
+        ranges: ChannelRanges | None = None,
+        *,
+        norm_is: Literal["fixed", "maximal"] = "fixed",
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__()
+        if norm is None and ranges is None and mask is None:
+            raise ValueError("NormAndRange() constrains nothing: give a norm, ranges or a mask.")
+        if norm is not None and not 0 < norm < math.inf:
+            raise ValueError(f"norm={norm} must be positive and finite, or None for no norm.")
+        if norm_is not in ("fixed", "maximal"):
+            raise ValueError(f"norm_is={norm_is!r} must be 'fixed' or 'maximal'.")
+        low, high = (None, None) if ranges is None else range_bounds(ranges)
+        if norm is not None and low is not None and high is not None and ((low > 0) | (high < 0)).any():
+            raise ValueError(
+                f"ranges={tuple(ranges or ())} with norm={norm}: the norm is measured from 0, so 0 has to be inside "
+                "each range. Shift the stimulus so that its mean level is 0, or drop the norm."
+            )
+        self.norm = norm
+        self.ranges = None if ranges is None else tuple(ranges)
+        self.norm_is: Literal["fixed", "maximal"] = norm_is
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        self.register_buffer("mask", None if mask is None else _free_pixels(mask), persistent=False)
+        values = _by_channel(torch.as_tensor(frozen, dtype=torch.get_default_dtype()))
+        if mask is None and values.any():
+            raise ValueError("frozen is the value of the pixels that a mask freezes; give a mask as well.")
+        self.register_buffer("frozen", None if mask is None else values, persistent=False)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The projected stimuli, as a new tensor without gradient."""
+        if self.ranges is not None:
+            check_channel_count(self.ranges, stimulus.shape)
+        if self.mask is None or self.frozen is None:
+            return project_norm_and_range(stimulus, self.norm, self.low, self.high, norm_is=self.norm_is)
+        free = torch.where(self.mask, stimulus, 0)
+        projected = project_norm_and_range(free, self.norm, self.low, self.high, norm_is=self.norm_is)
+        return torch.where(self.mask, projected, self.frozen.to(projected))
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape cannot meet the constraint.
+
+        Raises:
+            ValueError: if the number of ranges is not that of the channels, the mask or ``frozen`` does not
+                broadcast to a stimulus, a frozen value is out of range, or the ranges of the free pixels are too
+                narrow for a fixed norm.
+        """
+        super().check(stimulus_shape)
+        pixels = torch.Size(stimulus_shape[1:])
+        if self.ranges is not None:
+            check_channel_count(self.ranges, stimulus_shape)
+        mask = _expand("mask", self.mask, pixels)
+        frozen = _expand("frozen", self.frozen, pixels)
+        if self.low is None or self.high is None:
+            return
+        low, high = (bound[:, None, None, None] for bound in (self.low, self.high))
+        if mask is not None and frozen is not None:
+            outside = ((frozen < low) | (frozen > high)) & ~mask
+            if outside.any():
+                value = frozen[outside][0].item()
+                raise ValueError(f"Frozen value {value:g} is outside the channel's range; ranges={self.ranges}.")
+        if self.norm is not None and self.norm_is == "fixed":
+            bound = torch.maximum(-low, high).expand(pixels)
+            largest = (bound if mask is None else bound[mask]).double().square().sum().sqrt().item()
+            if self.norm > largest * (1 + 1e-6):
+                raise ValueError(
+                    f"norm={self.norm:g} cannot be reached within ranges={self.ranges}: the largest possible norm of "
+                    f"a stimulus {tuple(pixels)} is {largest:g}. Lower the norm or widen the ranges."
+                )
+
+    def check_stimulus(self, stimulus: Tensor) -> None:
+        """Raise a ValueError if a row is not finite or, with a fixed norm, is zero where it may vary."""
+        super().check_stimulus(stimulus)
+        if self.norm is not None and self.norm_is == "fixed":
+            free = self(stimulus) if self.mask is None else torch.where(self.mask, self(stimulus), 0)
+            _refuse_rows(
+                ~free.flatten(1).any(1),
+                f"are zero (within ranges and mask) and cannot be scaled to norm {self.norm:g}: start from noise",
+            )
+
+    def extra_repr(self) -> str:
+        """The values, for ``repr``."""
+        parts = [] if self.norm is None else [f"norm={self.norm:g}", f"norm_is={self.norm_is!r}"]
+        if self.ranges is not None:
+            parts.append(f"ranges={self.ranges}")
+        if self.mask is not None and self.frozen is not None:
+            parts.append(f"mask={tuple(self.mask.shape)} with {int(self.mask.sum())} of {self.mask.numel()} free")
+            parts.append(f"frozen={self.frozen.item():g}" if self.frozen.numel() == 1 else "frozen=tensor")
+        return ", ".join(parts)
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    return values[:, None, None, None] if values.ndim == 1 else values
+
+
+def _free_pixels(mask: Tensor | Sequence[float]) -> Tensor:
+    values = _by_channel(torch.as_tensor(mask))
+    if not ((values == 0) | (values == 1)).all():
+        raise ValueError("A mask consists of 1 (free) and 0 (frozen), or True and False; other values were found.")
+    if not values.any():
+        raise ValueError(f"The mask {tuple(values.shape)} is empty: no pixel is free (1 or True).")
+    return values.bool()
+
+
+def _expand(name: str, values: Tensor | None, pixels: torch.Size) -> Tensor | None:
+    """Broadcast to ``[channels, time, height, width]``, or raise a ValueError."""
+    try:
+        return None if values is None else values.expand(pixels)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} of shape {tuple(values.shape)} does not broadcast to a stimulus [channels, time, height, width] "  # type: ignore[union-attr]
+            f"of {tuple(pixels)}."
+        ) from None
+
+
+class FixedNorm(NormAndRange):
+    """Each row has this L2 norm over its free entries; see `NormAndRange` for the arguments."""
+
+    def __init__(
+        self,
+        norm: float,
+        *,
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__(norm, norm_is="fixed", mask=mask, frozen=frozen)
+
+
+class MaximalNorm(NormAndRange):
+    """Each row has at most this L2 norm over its free entries; see `NormAndRange` for the arguments."""
+
+    def __init__(
+        self,
+        norm: float,
+        *,
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__(norm, norm_is="maximal", mask=mask, frozen=frozen)
+
+
+class ChannelRange(NormAndRange):
+    """The values of each channel stay within its range; see `NormAndRange` for the arguments."""
+
+    def __init__(
+        self,
+        ranges: ChannelRanges,
+        *,
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__(ranges=ranges, mask=mask, frozen=frozen)
+
+
+class _LowPass(Constraint):
+    dims: tuple[int, ...]
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"{type(self).__name__}(sigma={sigma}) must be positive and finite.")
+        self.sigma = sigma
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The smoothed stimuli, as a new tensor."""
+        for dim in self.dims:
+            stimulus = gaussian_filter(stimulus, self.sigma, dim)
+        return stimulus
+
+    def extra_repr(self) -> str:
+        """The values, for ``repr``."""
+        return f"sigma={self.sigma:g}"
+
+
+class TemporalLowPass(_LowPass):
+    """Gaussian smoothing over time, as in `gaussian_filter`.
+
+    Not a projection: applied after each step, it smooths again what earlier steps have left.
+
+    Args:
+        sigma: standard deviation in frames.
+    """
+
+    dims = (2,)
+
+
+class SpatialLowPass(_LowPass):
+    """Gaussian smoothing over height and width, as in `gaussian_filter`.
+
+    Not a projection: applied after each step, it smooths again what earlier steps have left.
+
+    Args:
+        sigma: standard deviation in pixels.
+    """
+
+    dims = (3, 4)
+
+
+class Compose(Constraint):
+    """Constraints applied one after the other; only the last one holds exactly.
+
+    Example:
+        >>> Compose([SpatialLowPass(1.0), NormAndRange(30.0, [(-0.65, 6.27), (-0.91, 6.27)])])
+        Compose(
+          (0): SpatialLowPass(sigma=1)
+          (1): NormAndRange(norm=30, norm_is='fixed', ranges=((-0.65, 6.27), (-0.91, 6.27)))
+        )
+
+    Raises:
+        ValueError: if there are no constraints, or a norm, range or mask is followed by something else, which would
+            undo it.
+    """
+
+    def __init__(self, constraints: Iterable[Constraint]) -> None:
+        super().__init__()
+        for constraint in constraints:
+            for part in constraint.children() if isinstance(constraint, Compose) else (constraint,):
+                self.add_module(str(len(self._modules)), part)
+        parts = list(self._parts())
+        if not parts:
+            raise ValueError("Compose([]) has no constraints.")
+        for part, after in itertools.pairwise(parts):
+            if isinstance(part, NormAndRange):
+                raise ValueError(
+                    f"{after} after {part} would undo it. Put the norm and range last, in one "
+                    "NormAndRange(norm, ranges, mask=...), which holds all of them together."
+                )
+
+    def _parts(self) -> Iterable[Constraint]:
+        return (part for part in self.children() if isinstance(part, Constraint))
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The constrained stimuli, as a new tensor."""
+        for part in self._parts():
+            stimulus = part(stimulus)
+        return stimulus
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape cannot meet one of the constraints."""
+        for part in self._parts():
+            part.check(stimulus_shape)
+
+    def check_stimulus(self, stimulus: Tensor) -> None:
+        """Raise a ValueError if an optimisation cannot start from these stimuli; names the rows at fault."""
+        for part in self._parts():
+            part.check_stimulus(stimulus)
+            stimulus = part(stimulus)
