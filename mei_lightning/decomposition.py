@@ -1,0 +1,95 @@
+"""What an MEI tells: its course in time, its shape in space, and its temporal frequency."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.floating[Any]]
+
+
+def decompose(stimulus: ArrayLike) -> tuple[Array, Array, float]:
+    """Split one channel of a stimulus into its best separable part, temporal course times spatial shape.
+
+    ``temporal[:, None, None] * spatial`` is the separable stimulus nearest to ``stimulus`` (the first component of
+    its singular value decomposition). The spatial part is scaled to a largest magnitude of 1 and signed so that its
+    centre, the pixel of largest magnitude, is +1; the temporal part carries the unit of the stimulus.
+
+    Args:
+        stimulus: ``[time, height, width]``.
+
+    Returns:
+        The temporal part ``[time]``, the spatial part ``[height, width]``, and the explained share: the part of the
+        stimulus' squared norm that the product accounts for, between 0 and 1. All are zero for a stimulus of zeros.
+
+    Raises:
+        ValueError: if the stimulus does not have three dimensions, is empty, or has values that are not finite.
+    """
+    values = np.asarray(stimulus, dtype=np.float64)
+    if values.ndim != 3 or values.size == 0:
+        raise ValueError(f"One channel of a stimulus is [time, height, width], but this has shape {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"The stimulus has {np.count_nonzero(~np.isfinite(values))} values that are not finite.")
+    time_steps, height, width = values.shape
+    scale = np.abs(values).max()
+    if scale == 0:
+        return np.zeros(time_steps), np.zeros((height, width)), 0.0
+    time_vectors, strengths, space_vectors = np.linalg.svd(
+        (values / scale).reshape(time_steps, height * width), full_matrices=False
+    )
+    centre = space_vectors[0, np.abs(space_vectors[0]).argmax()]
+    temporal = time_vectors[:, 0] * (centre * strengths[0] * scale)
+    spatial = (space_vectors[0] / centre).reshape(height, width)
+    return temporal, spatial, float(strengths[0] ** 2 / np.sum(strengths**2))
+
+
+def amplitude_spectrum(temporal: ArrayLike, frame_rate: float, cutoff: float = 10.0) -> tuple[Array, Array]:
+    """Amplitudes of the sinusoids that make up a temporal course, without its mean.
+
+    Args:
+        temporal: ``[time]``.
+        frame_rate: frames per second (Hz).
+        cutoff: highest frequency to return (Hz).
+
+    Returns:
+        Frequencies (Hz), above 0 and up to the cutoff, and the amplitude at each, in the unit of ``temporal``:
+        ``2 / time * |FFT|``, so that a sine of amplitude 1 with whole periods gives 1. The mean of the course
+        (frequency 0) is left out.
+
+    Raises:
+        ValueError: if ``temporal`` is not one-dimensional, or the frame rate or the cutoff is not positive.
+    """
+    values = np.asarray(temporal, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"A temporal course is [time], but this has shape {values.shape}.")
+    if frame_rate <= 0 or cutoff <= 0:
+        raise ValueError(f"Frequencies need a positive frame rate and cutoff, got {frame_rate=} and {cutoff=} (Hz).")
+    frequencies = np.fft.rfftfreq(len(values), 1 / frame_rate)
+    amplitudes = 2 / len(values) * np.abs(np.fft.rfft(values))
+    rounding = 1e-9 * cutoff
+    kept = (frequencies > 0) & (frequencies <= cutoff + rounding)
+    return frequencies[kept], amplitudes[kept]
+
+
+def temporal_frequency(temporal: ArrayLike, frame_rate: float, cutoff: float = 10.0) -> float:
+    """Mean temporal frequency of a course in time, each frequency weighted by its amplitude.
+
+    The measure of Höfling et al. 2024 (eLife 86860). Frequency 0, the mean of the course, is left out: it would pull
+    the frequency of a stimulus that is brighter or darker than the background on average towards 0.
+
+    Args:
+        temporal: ``[time]``.
+        frame_rate: frames per second (Hz).
+        cutoff: highest frequency that counts (Hz).
+
+    Returns:
+        The frequency (Hz); NaN for a course that does not change below the cutoff.
+
+    Raises:
+        ValueError: as ``amplitude_spectrum``.
+    """
+    frequencies, amplitudes = amplitude_spectrum(temporal, frame_rate, cutoff)
+    negligible = 1e-12 * float(np.abs(np.asarray(temporal, dtype=np.float64)).max())
+    if amplitudes.sum() <= negligible:
+        return float("nan")
+    return float(np.average(frequencies, weights=amplitudes))

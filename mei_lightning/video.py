@@ -1,0 +1,365 @@
+"""Stimuli as RGB frames, and as MP4, animated PNG and GIF files.
+
+Colours on the screen: a stimulus of one channel is grey; of two (green and UV) shows green as green and UV, which no
+screen has, as violet (red and blue in equal parts), so that equal values in both are grey; of three is red, green and
+blue. The neutral value 0 is mid-grey, and all channels share one symmetric scale: brighter than grey is above 0, darker
+below.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+import xarray as xr
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mei_lightning.models.base import StimulusFormat
+
+Frames = NDArray[np.uint8]
+
+MID_GREY = 128
+VISIBLE_SIDE = 384
+MOSAIC_SIDE = 1280
+_BT709 = 1
+
+
+def stimulus_as_array(stimulus: Tensor | ArrayLike) -> NDArray[np.float64]:
+    """A copy of a stimulus ``[channels, time, height, width]`` as a float64 array.
+
+    Raises:
+        ValueError: if the stimulus does not have four dimensions, or is empty.
+    """
+    if isinstance(stimulus, Tensor):
+        stimulus = stimulus.detach().cpu().double().numpy()
+    values = np.array(stimulus, dtype=np.float64)
+    if values.ndim != 4 or values.size == 0:
+        hint = " Pick one of the batch, stimulus[0]." if values.ndim == 5 else ""
+        raise ValueError(f"A stimulus is [channels, time, height, width], but this has shape {values.shape}.{hint}")
+    return values
+
+
+def assumed_stimulus_format(shape: tuple[int, ...]) -> StimulusFormat:
+    """The format taken for a stimulus ``[channels, time, height, width]`` that comes without one.
+
+    Two channels are those of Höfling et al. 2024 (green and UV, pixels of 50 um, or of 12.5 um if there are more than
+    20 columns, with that paper's mean and sd); one is grey and three are red, green and blue, of unknown pixel size.
+    Videos have 30 Hz; a single frame is a still image.
+    """
+    channels, time_steps, height, width = shape
+    names = {1: ("grey",), 2: ("green", "UV"), 3: ("red", "green", "blue")}
+    frame_rate = None if time_steps == 1 else 30.0
+    channel_names = names.get(channels, tuple(f"channel {number + 1}" for number in range(channels)))
+    if channels != 2:
+        return StimulusFormat(channel_names, height, width, frame_rate)
+    if width > 20:
+        return StimulusFormat(channel_names, height, width, frame_rate, 12.5, (37.198, 36.761), (30.269, 42.655))
+    return StimulusFormat(channel_names, height, width, frame_rate, 50.0, (37.417, 36.132), (28.905, 39.841))
+
+
+def dataset_stimulus_format(dataset: xr.Dataset) -> StimulusFormat:
+    """The format of the stimuli in a dataset of MEIs, from its ``channel`` coordinate and its attributes."""
+    facts = dataset.attrs
+    return StimulusFormat(
+        tuple(str(name) for name in dataset["channel"].values),
+        dataset.sizes["y"],
+        dataset.sizes["x"],
+        frame_rate=facts.get("frame_rate"),
+        pixel_size=facts.get("pixel_size"),
+        mean=facts.get("mean"),
+        sd=facts.get("sd"),
+        frames_lost=int(facts.get("frames_lost", 0)),
+    )
+
+
+def stimulus_to_rgb_frames(
+    stimulus: Tensor | ArrayLike,
+    *,
+    apply_undo_video_normalization: bool = False,
+    stimulus_format: StimulusFormat | None = None,
+) -> Frames:
+    """Turn a stimulus into frames for the screen.
+
+    By default 0 becomes mid-grey (128) and the largest magnitude of the whole stimulus, in any channel, white (255) or
+    black (1), so that colours keep the balance between the channels. The stimulus itself is not changed.
+
+    Args:
+        stimulus: ``[channels, time, height, width]`` with one (grey), two (green, UV) or three (RGB) channels.
+        apply_undo_video_normalization: show instead what the projector shows, ``value * sd + mean`` on its 8-bit
+            scale, clipped to 0 and 255.
+        stimulus_format: where ``mean`` and ``sd`` are found; by default those of Höfling et al. 2024 for two channels.
+
+    Returns:
+        ``[time, height, width, 3]``, red, green and blue from 0 to 255.
+
+    Raises:
+        ValueError: if the stimulus does not have four dimensions or has more than three channels, or if mean and sd
+            are needed but not known.
+    """
+    values = stimulus_as_array(stimulus)
+    channels = len(values)
+    if channels > 3:
+        raise ValueError(
+            f"A screen shows at most three channels, but the stimulus has {channels}. "
+            "Pick some, e.g. stimulus[:3], or use plot_stimulus_composition, which shows any number."
+        )
+    if apply_undo_video_normalization:
+        levels = _projector_levels(values, stimulus_format or assumed_stimulus_format(values.shape))
+    else:
+        largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+        levels = MID_GREY + 127 * values / (largest or 1.0)
+    levels_8bit = np.nan_to_num(levels, nan=MID_GREY, posinf=255, neginf=0).clip(0, 255).round().astype(np.uint8)
+    shown_by_red_green_blue = {1: [0, 0, 0], 2: [1, 0, 1], 3: [0, 1, 2]}[channels]
+    return np.ascontiguousarray(np.moveaxis(levels_8bit[shown_by_red_green_blue], 0, -1))
+
+
+def save_stimulus_to_mp4_video(
+    stimulus: Tensor | ArrayLike,
+    filepath: str | Path,
+    fps: float | None = None,
+    start_at_frame: int = 0,
+    apply_undo_video_normalization: bool = False,
+    *,
+    stimulus_format: StimulusFormat | None = None,
+) -> None:
+    """Save a stimulus as an H.264 video that browsers and slides play, in colours as of ``stimulus_to_rgb_frames``.
+
+    Pixels are enlarged by a whole factor to a visible size.
+
+    Args:
+        stimulus: ``[channels, time, height, width]`` with one (grey), two (green, UV as violet) or three (RGB)
+            channels.
+        filepath: where to write, ending in ``.mp4``.
+        fps: frames per second of the video; by default the stimulus' own rate (30 if unknown). Less is slow motion.
+        start_at_frame: the first stimulus frame to show.
+        apply_undo_video_normalization: show the projector's 8-bit values, ``value * sd + mean``, rather than the
+            symmetric scale.
+        stimulus_format: frame rate, mean and sd of the stimulus; by default those of Höfling et al. 2024 for two
+            channels, 30 Hz for others.
+
+    Raises:
+        ValueError: if the path does not end in ``.mp4``, the first frame is not in the stimulus, ``fps`` is not
+            positive, or as ``stimulus_to_rgb_frames``.
+    """
+    _check_suffix(filepath, ".mp4")
+    frames, rate = _frames_and_rate(
+        stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format, smallest_factor=2
+    )
+    _write_mp4(filepath, frames, rate)
+
+
+def save_stimulus_to_animated_png(
+    stimulus: Tensor | ArrayLike,
+    filepath: str | Path,
+    fps: float | None = None,
+    start_at_frame: int = 0,
+    apply_undo_video_normalization: bool = False,
+    *,
+    stimulus_format: StimulusFormat | None = None,
+) -> None:
+    """Save a stimulus as an animated PNG, lossless and looping; arguments as ``save_stimulus_to_mp4_video``.
+
+    Raises:
+        ValueError: if the path does not end in ``.png``, or as ``save_stimulus_to_mp4_video``.
+    """
+    _check_suffix(filepath, ".png")
+    data = animated_png_bytes(
+        stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format=stimulus_format
+    )
+    Path(filepath).write_bytes(data)
+
+
+def animated_png_bytes(
+    stimulus: Tensor | ArrayLike,
+    fps: float | None = None,
+    start_at_frame: int = 0,
+    apply_undo_video_normalization: bool = False,
+    *,
+    stimulus_format: StimulusFormat | None = None,
+) -> bytes:
+    """The content of the file that ``save_stimulus_to_animated_png`` writes, e.g. for TensorBoard.
+
+    Raises:
+        ValueError: as ``save_stimulus_to_mp4_video``.
+    """
+    frames, rate = _frames_and_rate(
+        stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format, smallest_factor=1
+    )
+    buffer = BytesIO()
+    _write_with_pillow(buffer, "PNG", frames, rate)
+    return buffer.getvalue()
+
+
+def save_stimulus_to_gif(
+    stimulus: Tensor | ArrayLike,
+    filepath: str | Path,
+    fps: float | None = None,
+    start_at_frame: int = 0,
+    apply_undo_video_normalization: bool = False,
+    *,
+    stimulus_format: StimulusFormat | None = None,
+) -> None:
+    """Save a stimulus as a looping GIF; arguments as ``save_stimulus_to_mp4_video``.
+
+    A GIF has 256 colours a frame and shows each frame for whole hundredths of a second (30 Hz becomes 33 Hz). The
+    animated PNG is exact in both.
+
+    Raises:
+        ValueError: if the path does not end in ``.gif``, or as ``save_stimulus_to_mp4_video``.
+    """
+    _check_suffix(filepath, ".gif")
+    frames, rate = _frames_and_rate(
+        stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format, smallest_factor=1
+    )
+    with Path(filepath).open("wb") as file:
+        _write_with_pillow(file, "GIF", frames, rate)
+
+
+def save_meis_to_mp4_video(
+    dataset: xr.Dataset,
+    filepath: str | Path,
+    fps: float | None = None,
+) -> None:
+    """Save the MEIs of all neurons side by side in one H.264 video, each labelled if there is room.
+
+    Each stimulus has its own symmetric scale about 0, as in ``stimulus_to_rgb_frames``; one that is not finite is grey.
+
+    Args:
+        dataset: MEIs, ``stimulus`` with dimensions (neuron, channel, time, y, x).
+        filepath: where to write, ending in ``.mp4``.
+        fps: frames per second of the video; by default the stimuli's own rate (30 if unknown).
+
+    Raises:
+        ValueError: if the path does not end in ``.mp4``, the dataset has no neurons, or ``fps`` is not positive.
+    """
+    _check_suffix(filepath, ".mp4")
+    if dataset.sizes["neuron"] == 0:
+        raise ValueError("The dataset has no neurons: there is nothing to show.")
+    rate = _frame_rate(fps, dataset_stimulus_format(dataset))
+    stimuli = dataset["stimulus"].transpose("neuron", "channel", "time", "y", "x").values
+    tiles = np.stack([stimulus_to_rgb_frames(stimulus) for stimulus in stimuli])
+    _write_mp4(filepath, _mosaic(tiles, [str(label) for label in dataset["neuron"].values]), rate)
+
+
+def enlarge(frames: Frames, factor: int) -> Frames:
+    """Repeat each pixel of ``[..., height, width, 3]`` ``factor`` times in both directions."""
+    return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def _projector_levels(values: NDArray[np.float64], facts: StimulusFormat) -> NDArray[np.float64]:
+    if facts.mean is None or facts.sd is None:
+        raise ValueError(
+            "The projector's values are stimulus * sd + mean, but mean and sd are not known. Pass a stimulus_format "
+            "that has both, or apply_undo_video_normalization=False."
+        )
+    if len(facts.mean) != len(values):
+        raise ValueError(f"The stimulus has {len(values)} channels, but stimulus_format has {facts.channel_names}.")
+    mean, sd = (np.reshape(value, (-1, 1, 1, 1)) for value in (facts.mean, facts.sd))
+    return values * sd + mean
+
+
+def _check_suffix(filepath: str | Path, suffix: str) -> None:
+    if Path(filepath).suffix.lower() != suffix:
+        raise ValueError(f"This writes {suffix} files, but the path is '{filepath}'. Let it end in '{suffix}'.")
+
+
+def _frame_rate(fps: float | None, facts: StimulusFormat) -> Fraction:
+    if fps is None:
+        fps = facts.frame_rate or 30.0
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"A video needs a positive number of frames per second, got fps={fps}.")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _frames_and_rate(
+    stimulus: Tensor | ArrayLike,
+    fps: float | None,
+    start_at_frame: int,
+    apply_undo_video_normalization: bool,
+    stimulus_format: StimulusFormat | None,
+    smallest_factor: int,
+) -> tuple[Frames, Fraction]:
+    """Enlarged frames ``[time, height, width, 3]``, by an even factor where one is needed, and their rate."""
+    values = stimulus_as_array(stimulus)
+    facts = stimulus_format or assumed_stimulus_format(values.shape)
+    rate = _frame_rate(fps, facts)
+    if not 0 <= start_at_frame < values.shape[1]:
+        raise ValueError(
+            f"The stimulus has frames 0 to {values.shape[1] - 1}, so it cannot start_at_frame={start_at_frame}."
+        )
+    frames = stimulus_to_rgb_frames(
+        values, apply_undo_video_normalization=apply_undo_video_normalization, stimulus_format=facts
+    )
+    half_factor = math.ceil(VISIBLE_SIDE / (2 * max(frames.shape[1:3])))
+    factor = 2 * half_factor if max(frames.shape[1:3]) < VISIBLE_SIDE else smallest_factor
+    return enlarge(frames[start_at_frame:], factor), rate
+
+
+def _write_mp4(filepath: str | Path, frames: Iterable[Frames], rate: Fraction) -> None:
+    """Encode frames ``[height, width, 3]`` of even height and width."""
+    remaining = iter(frames)
+    first = next(remaining)
+    with av.open(str(filepath), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "veryfast"})
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = ColorRange.MPEG
+        for frame in chain([first], remaining):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+                format="yuv420p",
+                src_color_range=ColorRange.JPEG,
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+            )
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _write_with_pillow(file: IO[bytes], file_format: str, frames: Frames, rate: Fraction) -> None:
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    if not others:
+        first.save(file, file_format)
+        return
+    first.save(
+        file, file_format, save_all=True, append_images=others, duration=float(1000 / rate), loop=0, optimize=False
+    )
+
+
+def _mosaic(tiles: Frames, labels: list[str]) -> Iterator[Frames]:
+    """Frames of even size with all ``tiles [neurons, time, height, width, 3]`` on a grid, each under its label."""
+    count, time_steps, height, width, _ = tiles.shape
+    columns = math.ceil(math.sqrt(count * height / width))
+    rows = math.ceil(count / columns)
+    longest = max(columns * (width + 1), rows * (height + 1))
+    factor = max(2, min(MOSAIC_SIDE // longest, VISIBLE_SIDE // 2 // max(height, width)) // 2 * 2)
+    font = ImageFont.load_default(size=13)
+    label_height = 20 if width * factor >= 96 else 0
+    gap = max(2, factor // 2 // 2 * 2)
+    cell_height, cell_width = height * factor + label_height + gap, width * factor + gap
+    background = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), (255, 255, 255))
+    corners = [
+        (gap + number // columns * cell_height + label_height, gap + number % columns * cell_width)
+        for number in range(count)
+    ]
+    if label_height:
+        draw = ImageDraw.Draw(background)
+        for (top, left), label in zip(corners, labels, strict=True):
+            text = label
+            while draw.textlength(text, font=font) > width * factor and len(text) > 2:
+                text = "…" + text[2:]
+            draw.text((left, top - label_height + 2), text, fill=(0, 0, 0), font=font)
+    canvas = np.array(background)
+    for time_step in range(time_steps):
+        for (top, left), tile in zip(corners, tiles[:, time_step], strict=True):
+            canvas[top : top + height * factor, left : left + width * factor] = enlarge(tile, factor)
+        yield canvas.copy()
