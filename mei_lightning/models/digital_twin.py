@@ -1,0 +1,182 @@
+"""A digital twin: a convolutional network trained to answer as the simulated retina does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.simulated import STIMULUS_FORMAT, SimulatedRetina
+
+SHIPPED_WEIGHTS = Path(__file__).with_suffix(".safetensors")
+
+
+class GaussianReadout(nn.Module):
+    """Responses of neurons that each look at the core's features through a Gaussian mask.
+
+    Args:
+        num_neurons: the number of neurons.
+        num_features: the number of feature maps.
+        height: rows of the feature maps.
+        width: columns of the feature maps.
+        centers: where the masks start from, ``[num_neurons, 2]`` as (row, column) of the feature maps; the middle by
+            default.
+    """
+
+    def __init__(
+        self, num_neurons: int, num_features: int, height: int, width: int, centers: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if centers is None:
+            centers = torch.tensor([(height - 1) / 2, (width - 1) / 2]).expand(num_neurons, 2)
+        self.height, self.width = height, width
+        self.center = nn.Parameter(centers.float().clone())
+        self.log_sd = nn.Parameter(torch.zeros(num_neurons))
+        self.weight = nn.Parameter(torch.zeros(num_neurons, num_features))
+        self.bias = nn.Parameter(torch.zeros(num_neurons))
+
+    def masks(self) -> Tensor:
+        """The masks ``[num_neurons, height, width]``, each of unit sum."""
+        rows = torch.arange(self.height, device=self.center.device) - self.center[:, :1]
+        columns = torch.arange(self.width, device=self.center.device) - self.center[:, 1:]
+        squared_distance = rows[:, :, None] ** 2 + columns[:, None, :] ** 2
+        return (
+            (-0.5 * squared_distance / (2 * self.log_sd).exp()[:, None, None])
+            .flatten(1)
+            .softmax(1)
+            .unflatten(1, (self.height, self.width))
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Responses ``[batch, time, neurons]`` to features ``[batch, features, time, height, width]``."""
+        seen = features.flatten(3) @ self.masks().flatten(1).T
+        return F.softplus(torch.einsum("bftn,nf->btn", seen, self.weight) + self.bias)
+
+
+class SpaceTimeConvolution(nn.Sequential):
+    """A convolution over space, padded, and one over time, unpadded; then batch norm and ELU.
+
+    Args:
+        channels_in: channels of the input ``[batch, channels, time, height, width]``.
+        channels_between: channels between the two convolutions.
+        channels_out: channels of the output, which is ``time_size - 1`` frames shorter than the input.
+        space_size: side of the spatial kernel in pixels, odd.
+        time_size: length of the temporal kernel in frames.
+        stride: the output has every ``stride``-th row and column.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_between: int,
+        channels_out: int,
+        space_size: int,
+        time_size: int,
+        stride: int = 1,
+    ) -> None:
+        super().__init__(
+            nn.Conv3d(
+                channels_in,
+                channels_between,
+                (1, space_size, space_size),
+                stride=(1, stride, stride),
+                padding=(0, space_size // 2, space_size // 2),
+                bias=False,
+            ),
+            nn.Conv3d(channels_between, channels_out, (time_size, 1, 1), bias=False),
+            nn.BatchNorm3d(channels_out),
+            nn.ELU(),
+        )
+
+
+class DigitalTwinNetwork(nn.Module):
+    """A core that all sessions share, and a readout for each session.
+
+    The core turns a stimulus into feature maps at every second pixel: a space-time convolution over 21 frames
+    and a spatial one, each with batch norm and ELU. A neuron's response is the softplus of the features under its
+    Gaussian mask, weighed and added up.
+
+    Args:
+        neurons_per_session: the number of neurons of each session.
+        centers: for each session, where the neurons' masks start from, ``[neurons, 2]`` as (row, column) in pixels
+            of the stimulus; the middle by default.
+    """
+
+    def __init__(self, neurons_per_session: Mapping[str, int], centers: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        channels, height, width = len(STIMULUS_FORMAT.channel_names), STIMULUS_FORMAT.height, STIMULUS_FORMAT.width
+        time_size = STIMULUS_FORMAT.frames_lost + 1
+        self.core = nn.Sequential(
+            SpaceTimeConvolution(channels, 24, 48, space_size=9, time_size=time_size, stride=2),
+            SpaceTimeConvolution(48, 32, 48, space_size=3, time_size=1),
+        )
+        self.readout = nn.ModuleDict(
+            {
+                session: GaussianReadout(
+                    count, 48, height // 2, width // 2, None if centers is None else centers[session] / 2
+                )
+                for session, count in neurons_per_session.items()
+            }
+        )
+
+    def forward(self, stimulus: Tensor, data_key: str) -> Tensor:
+        """Responses ``[batch, time - 20, neurons]`` to stimuli ``[batch, channels, time, height, width]``."""
+        return self.readout[data_key](self.core(stimulus))
+
+
+class DigitalTwin(RetinaModel):
+    """A trained model of the simulated retina's neurons, made as such models are made of recorded neurons.
+
+    Its sessions and neurons are those of `SimulatedRetina`, so that what is found on the twin can be tried out on the
+    cells themselves. ``scripts/train_digital_twin.py`` trains it.
+
+    Args:
+        weights: a safetensors file written by the training script; the weights that come with the package by default.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file does not hold weights of a digital twin.
+    """
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        path = Path(weights or SHIPPED_WEIGHTS)
+        retina = SimulatedRetina()
+        network = DigitalTwinNetwork(retina.neurons_per_session)
+        load_weights(network, path)
+        super().__init__(network, STIMULUS_FORMAT, retina.neurons_per_session, name="digital_twin")
+        self._neurons = retina.neurons
+
+    @property
+    def neurons(self) -> pd.DataFrame:
+        """A row for each neuron, with the columns of `SimulatedRetina.neurons`."""
+        return self._neurons.copy()
+
+
+def load_weights(network: DigitalTwinNetwork, path: Path) -> None:
+    """Load a safetensors file into a network, in the network's precision.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file does not hold exactly the network's weights.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There are no digital twin weights at {path}. Leave `weights` out for those that come with the package, "
+            "or write some with scripts/train_digital_twin.py."
+        )
+    try:
+        network.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not hold the weights of a digital twin: scripts/train_digital_twin.py writes them. ({error})"
+        ) from error
+
+
+def save_weights(network: DigitalTwinNetwork, path: Path) -> None:
+    """Write a network's weights to a safetensors file."""
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
