@@ -6,7 +6,7 @@ A constraint maps stimuli ``[rows, channels, time, height, width]`` to stimuli o
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +60,7 @@ def check_dimensions(stimulus_shape: Sequence[int]) -> None:
 def project_norm_and_range(
     stimulus: Tensor,
     norm: float | None = None,
-    low: Tensor | None = None,
-    high: Tensor | None = None,
+    bounds: tuple[Tensor, Tensor] | None = None,
     *,
     norm_is: Literal["fixed", "maximal"] = "fixed",
 ) -> Tensor:
@@ -74,8 +73,8 @@ def project_norm_and_range(
     Args:
         stimulus: ``[rows, channels, time, height, width]``, float32 or float64.
         norm: L2 norm over all entries of a row, or None for none.
-        low: ``[channels]``, at most 0 where there is a norm; -inf for unbounded.
-        high: ``[channels]``, at least 0 where there is a norm; inf for unbounded.
+        bounds: ``(low, high)``, each ``[channels]``, as from `range_bounds`; with a norm, low <= 0 <= high. None for
+            no range.
         norm_is: whether rows have that norm or at most that norm.
 
     Returns:
@@ -83,57 +82,55 @@ def project_norm_and_range(
         close to 0) becomes the limit for large s: within range, its norm as large as its signs allow. A row of zeros
         stays zero; a row with NaN stays not finite.
     """
+    if norm is None and bounds is None:
+        return stimulus.clone()
     rows = stimulus.flatten(2)
-    bounds = None
-    if low is not None and high is not None:
-        bounds = (low.to(rows)[:, None], high.to(rows)[:, None])
-    if norm is None:
-        projected = _clip(rows, bounds)
-    else:
-        projected = _scale_to_norm(rows, norm, bounds)
-        if norm_is == "maximal":
-            clipped = _clip(rows, bounds)
-            projected = torch.where(_energy(clipped) > norm**2, projected, clipped)
-    return projected.view(stimulus.shape)
+    if bounds is not None:
+        bounds = (bounds[0].to(rows)[:, None], bounds[1].to(rows)[:, None])
+    if norm is not None:
+        largest_scale = 1.0 if norm_is == "maximal" else torch.finfo(rows.dtype).max
+        rows = rows * _scale_to_norm(rows, norm, bounds, largest_scale)
+    if bounds is not None:
+        rows = torch.minimum(torch.maximum(rows, bounds[0]), bounds[1])
+    return rows.view(stimulus.shape)
 
 
-def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
-    """``clip(s * x)`` of ``[rows, channels, pixels]``, with the s of each row that gives the norm.
+def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None, largest_scale: float) -> Tensor:
+    """The s ``[rows, 1, 1]``, up to a largest, with ``|clip(s * x)| = norm`` for ``[rows, channels, pixels]``.
 
-    In units of the norm, the energy ``|clip(s * x)|^2`` is a concave, piecewise linear function of s^2. Newton's
-    method on it starts from the s that would do without bounds, never overshoots, and ends in finitely many steps.
+    The energy ``|clip(s * x)|^2`` is a concave, piecewise linear function of s^2. Newton's method on it starts from
+    the s that would do without bounds, never overshoots, and ends in finitely many steps.
     """
     largest = rows.abs().amax((1, 2), keepdim=True)
-    rows = rows / torch.where(largest > 0, largest, 1)
-    energy = _energy(rows)
-    scale = torch.where(energy > 0, energy.rsqrt(), 1)
+    largest = torch.where(largest > 0, largest, 1)
+    scaled = rows / largest
+    energy = _energy(scaled)
+    scale = (norm * torch.where(energy > 0, energy.rsqrt(), 1) / largest).clamp(max=largest_scale)
     if bounds is None:
-        return norm * (scale * rows)
+        return scale
 
-    unit_bounds = (bounds[0] / norm, bounds[1] / norm)
-    precision = torch.finfo(rows.dtype)
+    tolerance = 4 * torch.finfo(rows.dtype).eps * norm**2
+    clipped = torch.empty_like(scaled)
     for _ in range(MAX_PASSES):
-        scaled = scale * rows
-        clipped = _clip(scaled, unit_bounds)
-        missing = 1 - _energy(clipped)
-        free_energy = _energy(scaled.eq_(clipped).mul_(clipped))
-        grows = (missing > 4 * precision.eps) & (free_energy > 0)
-        scale = torch.where(grows, (scale * (1 + missing / free_energy).sqrt()).clamp(max=precision.max), scale)
+        # Writing into two buffers, with maximum and minimum in place of clamp, makes a pass several times faster.
+        torch.mul(rows, scale, out=scaled)
+        torch.maximum(scaled, bounds[0], out=clipped)
+        torch.minimum(clipped, bounds[1], out=clipped)
+        unclipped = scaled.eq_(clipped).mul_(clipped)
+        missing = norm**2 - _energy(clipped)
+        free = _energy(unclipped)
+        grows = (missing > tolerance) & (free > 0) & (scale < largest_scale)
+        scale = torch.where(grows, (scale * (1 + missing / free).sqrt()).clamp(max=largest_scale), scale)
         # A row that has stopped growing stays as it is, so leaving early changes no row. Elsewhere than on the CPU,
         # asking would make the host wait for the device.
         if rows.device.type == "cpu" and not grows.any():
             break
-    return _clip(norm * (scale * rows), bounds)
+    return scale
 
 
-def _clip(rows: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
-    # Three times faster than torch.clamp with bounds that broadcast.
-    return rows.clone() if bounds is None else torch.minimum(torch.maximum(rows, bounds[0]), bounds[1])
-
-
-def _energy(rows: Tensor) -> Tensor:
-    # Two stages: more accurate in float32 than one long sum, and the same for one row as for many.
-    return rows.square().sum(2, keepdim=True).sum(1, keepdim=True)
+def _energy(values: Tensor) -> Tensor:
+    """Sum of squares of each row; overwrites the values. Two sums are more accurate in float32 than one long sum."""
+    return values.square_().sum(2, keepdim=True).sum(1, keepdim=True)
 
 
 def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:
@@ -247,11 +244,12 @@ class NormAndRange(Constraint):
         """The projected stimuli, as a new tensor without gradient."""
         if self.ranges is not None:
             check_channel_count(self.ranges, stimulus.shape)
+        bounds = None if self.low is None or self.high is None else (self.low, self.high)
         if self.mask is None or self.frozen is None:
-            return project_norm_and_range(stimulus, self.norm, self.low, self.high, norm_is=self.norm_is)
-        free = torch.where(self.mask, stimulus, 0)
-        projected = project_norm_and_range(free, self.norm, self.low, self.high, norm_is=self.norm_is)
-        return torch.where(self.mask, projected, self.frozen.to(projected))
+            return project_norm_and_range(stimulus, self.norm, bounds, norm_is=self.norm_is)
+        free = stimulus.detach().masked_fill(~self.mask, 0)
+        projected = project_norm_and_range(free, self.norm, bounds, norm_is=self.norm_is)
+        return projected.masked_fill_(~self.mask, 0).add_(self.frozen.to(projected) * ~self.mask)
 
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet the constraint.
@@ -443,7 +441,7 @@ class Compose(Constraint):
                 )
 
     def _parts(self) -> Iterable[Constraint]:
-        return (part for part in self.children() if isinstance(part, Constraint))
+        return cast(Iterable[Constraint], self.children())
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The constrained stimuli, as a new tensor."""

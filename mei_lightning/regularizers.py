@@ -1,0 +1,161 @@
+"""Costs of stimuli that are hard to show or hard to read: out of range, noisy in time or in space.
+
+A regularizer maps stimuli ``[rows, channels, time, height, width]`` to costs ``[rows]``; an optimisation subtracts them
+from the objective. Costs add and scale: ``TemporalSmoothness() + 2.0 * SpatialTotalVariation()``.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mei_lightning.constraints import ChannelRanges, check_channel_count, check_dimensions, range_bounds
+
+
+def total_variation(stimulus: Tensor, dim: int) -> Tensor:
+    """Sum of absolute differences between neighbours along one dimension: ``[rows, ...]`` to ``[rows]``."""
+    return stimulus.diff(dim=dim).abs().flatten(1).sum(1)
+
+
+def squared_differences(stimulus: Tensor, dim: int) -> Tensor:
+    """Sum of squared differences between neighbours along one dimension: ``[rows, ...]`` to ``[rows]``."""
+    return stimulus.diff(dim=dim).square().flatten(1).sum(1)
+
+
+class Regularizer(nn.Module):
+    """A cost ``[rows]`` of stimuli ``[rows, channels, time, height, width]``, each row on its own.
+
+    Derive from it for a cost of your own, and multiply by ``self.factor`` what ``forward`` returns.
+
+    Args:
+        factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: if the factor is not finite.
+    """
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        if not math.isfinite(factor):
+            raise ValueError(f"{type(self).__name__}(factor={factor}) must be a finite number.")
+        self.factor = factor
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        raise NotImplementedError
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape have no such cost."""
+        check_dimensions(stimulus_shape)
+
+    def __add__(self, other: "Regularizer") -> "SumOfRegularizers":
+        return SumOfRegularizers([self, other]) if isinstance(other, Regularizer) else NotImplemented
+
+    def __mul__(self, factor: float) -> "SumOfRegularizers":
+        return SumOfRegularizers([self], factor) if isinstance(factor, int | float) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def extra_repr(self) -> str:
+        """The values, for ``repr``."""
+        return f"factor={self.factor:g}"
+
+
+class SumOfRegularizers(Regularizer):
+    """``factor * (sum of the costs)``."""
+
+    def __init__(self, regularizers: Iterable[Regularizer], factor: float = 1.0) -> None:
+        super().__init__(factor)
+        self.regularizers = nn.ModuleList(regularizers)
+        if not self.regularizers:
+            raise ValueError("SumOfRegularizers([]) has no regularizers.")
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        first, *others = (regularizer(stimulus) for regularizer in self.regularizers)
+        return self.factor * sum(others, start=first)
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape have no such cost."""
+        for regularizer in cast(Iterable[Regularizer], self.regularizers):
+            regularizer.check(stimulus_shape)
+
+
+class RangePenalty(Regularizer):
+    """How far values exceed the range of their channel: ``factor * sum(max(0, x - high) + max(0, low - x))``.
+
+    A stimulus that a constraint keeps within the same ranges costs nothing; use one or the other.
+
+    Args:
+        ranges: one ``(low, high)`` for each channel, in the model's units; None, for a number or a pair, means
+            unbounded.
+        factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: if a range is not a pair or its low exceeds its high.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, ranges: ChannelRanges, factor: float = 1.0) -> None:
+        super().__init__(factor)
+        low, high = range_bounds(ranges)
+        self.ranges = tuple(ranges)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        check_channel_count(self.ranges, stimulus.shape)
+        values = stimulus.flatten(2)
+        excess = F.relu(values - self.high[:, None]) + F.relu(self.low[:, None] - values)
+        return self.factor * excess.flatten(1).sum(1)
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError unless there is one range for each channel."""
+        check_channel_count(self.ranges, stimulus_shape)
+
+    def extra_repr(self) -> str:
+        """The values, for ``repr``."""
+        return f"ranges={self.ranges}, {super().extra_repr()}"
+
+
+class TemporalTotalVariation(Regularizer):
+    """``factor * sum |x[t + 1] - x[t]|`` over all pixels and channels; 0 for a still image."""
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        return self.factor * total_variation(stimulus, dim=2)
+
+
+class SpatialTotalVariation(Regularizer):
+    """``factor * (sum |x[i + 1, j] - x[i, j]| + sum |x[i, j + 1] - x[i, j]|)`` over all frames and channels.
+
+    The anisotropic total variation, over neighbours along height (i) and along width (j).
+    """
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        return self.factor * (total_variation(stimulus, dim=3) + total_variation(stimulus, dim=4))
+
+
+class TemporalSmoothness(Regularizer):
+    """Lack of smoothness in time, ``factor * sum (x[t + 1] - x[t])^2`` over all pixels; 0 for a still image."""
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        return self.factor * squared_differences(stimulus, dim=2)
+
+
+class SpatialSmoothness(Regularizer):
+    """Lack of smoothness in space, over neighbours along height (i) and along width (j).
+
+    ``factor * (sum (x[i + 1, j] - x[i, j])^2 + sum (x[i, j + 1] - x[i, j])^2)`` over all frames and channels.
+    """
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        return self.factor * (squared_differences(stimulus, dim=3) + squared_differences(stimulus, dim=4))
