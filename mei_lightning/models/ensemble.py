@@ -1,0 +1,73 @@
+"""Several models of the same neurons as one."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mei_lightning.models.base import RetinaModel
+
+
+class Ensemble(RetinaModel):
+    """The mean response of several models of the same neurons, e.g. trained from different seeds.
+
+    Args:
+        members: models with the same stimulus format, the same sessions and the same number of neurons in each.
+        name: what results and logs call the ensemble.
+
+    Raises:
+        ValueError: if there are no members, or two members differ in stimulus format or sessions.
+        TypeError: if a member is not a :class:`~mei_lightning.models.base.RetinaModel`.
+    """
+
+    def __init__(self, members: Sequence[RetinaModel], name: str = "Ensemble") -> None:
+        members = list(members)
+        if not members:
+            raise ValueError("Ensemble([]) has no members; give at least one model.")
+        for index, member in enumerate(members):
+            if not isinstance(member, RetinaModel):
+                raise TypeError(
+                    f"Member {index} of the ensemble is a {type(member).__name__}, not a RetinaModel. Wrap it first: "
+                    "load_model(network) for an openretina model, otherwise "
+                    "RetinaModel(network, StimulusFormat(...), neurons_per_session)."
+                )
+            _check_same_neurons(members[0], member, index)
+        first = members[0]
+        neurons = first.neurons_per_session if first.has_sessions else first.neurons_per_session[""]
+        super().__init__(nn.ModuleList(members), first.stimulus_format, neurons, name)
+
+    @property
+    def members(self) -> list[RetinaModel]:
+        """The models whose responses are averaged."""
+        return list(self.network)  # type: ignore[call-overload]
+
+    @property
+    def neurons(self) -> pd.DataFrame:
+        """A row for each neuron, as the first member has it."""
+        return self.members[0].neurons
+
+    def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
+        """Mean responses ``[batch, time', neurons]`` to stimuli ``[batch, channels, time, height, width]``.
+
+        Raises:
+            ValueError: if the session is missing or unknown.
+        """
+        self.check_session(data_key)
+        return torch.stack([member(stimulus, data_key=data_key) for member in self.members]).mean(dim=0)
+
+
+def _check_same_neurons(first: RetinaModel, member: RetinaModel, index: int) -> None:
+    who = f"Member {index} ('{member.name}') of the ensemble differs from member 0 ('{first.name}')"
+    for field in fields(first.stimulus_format):
+        expected, found = getattr(first.stimulus_format, field.name), getattr(member.stimulus_format, field.name)
+        if expected != found:
+            raise ValueError(f"{who} in its stimulus: {field.name} is {found}, not {expected}.")
+    expected_sessions, found_sessions = first.neurons_per_session, member.neurons_per_session
+    for session in expected_sessions | found_sessions:
+        expected_count, found_count = expected_sessions.get(session), found_sessions.get(session)
+        if expected_count != found_count:
+            found_text = "is missing" if found_count is None else f"has {found_count} neurons"
+            expected_text = "does not have that session" if expected_count is None else f"has {expected_count}"
+            raise ValueError(f"{who}: session '{session}' {found_text} there, member 0 {expected_text}.")

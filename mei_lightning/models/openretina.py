@@ -1,0 +1,344 @@
+"""Models of the openretina package: from its hub, from a checkpoint on disk, or already in memory."""
+
+import importlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mei_lightning.models.base import RetinaModel, StimulusFormat, freeze
+
+CONSENT_VARIABLE = "MEI_LIGHTNING_ALLOW_UNPICKLING"
+
+# Pixel sizes (micrometres) of the two resolutions of the films of Höfling et al. 2024, by (height, width).
+_HOEFLING_PIXEL_SIZES = {(18, 16): 50.0, (72, 64): 12.5}
+_FRAME_RATE = 30.0
+
+
+class OpenRetinaModel(RetinaModel):
+    """A frozen model of the openretina package.
+
+    The stimulus format is inferred. Channels are green and UV if there are two. The frame rate is the one that the
+    checkpoint states; without it a network that sees one frame at a time is a model of still images, and any other
+    is taken to run at 30 Hz (with a warning, unless its stimulus is that of Höfling et al. 2024). Pixel size and
+    normalisation are given only for stimuli of Höfling et al. 2024 (eLife 86860), whose two channels have 18 x 16 or
+    72 x 64 pixels. If you know better, assign ``dataclasses.replace(model.stimulus_format, ...)``.
+
+    Args:
+        source: a name on openretina's hub (e.g. ``"hoefling_2024_low_res"``), the path of a checkpoint (.ckpt), or
+            the path of a folder with an ensemble in openretina's layout (``config_*.yaml``, ``data_info_*.pkl``,
+            ``state_dict_*.pth.tar``).
+        allow_unpickling: your consent to unpickling the source's files, which runs whatever code their author put
+            into them. The environment variable ``MEI_LIGHTNING_ALLOW_UNPICKLING=1`` is consent as well.
+        centred_readouts: read every neuron out at the centre of the visual field, (0, 0) of its Gaussian mask, so
+            that the stimuli of different neurons are centred alike (an option of Höfling et al. 2024).
+        cache_directory: where downloads are kept; openretina's own cache by default. A model that is there already
+            is loaded without a network.
+
+    Raises:
+        FileNotFoundError: if ``source`` is a path to nothing.
+        PermissionError: if consent to unpickling is missing. Nothing has been read or downloaded by then.
+        ImportError: if openretina, or a package that it needs, is not installed.
+        ValueError: if the hub does not have the name, the file holds no openretina model, or the readouts cannot be
+            centred.
+        ConnectionError: if the download fails.
+    """
+
+    source: str | None
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        allow_unpickling: bool = False,
+        centred_readouts: bool = False,
+        cache_directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        path = Path(source).expanduser()
+        is_path = isinstance(source, Path) or path.suffix == ".ckpt" or len(path.parts) > 1
+        if is_path and not path.exists():
+            raise FileNotFoundError(f"There is no openretina checkpoint at '{source}'.")
+        if not (allow_unpickling or os.environ.get(CONSENT_VARIABLE) == "1"):
+            raise PermissionError(
+                f"Loading the openretina model '{source}' unpickles a file, and a pickle can run any code that its "
+                "author put into it. If you trust the source, consent with allow_unpickling=True or with the "
+                f"environment variable {CONSENT_VARIABLE}=1. The built-in model 'digital_twin' needs no consent."
+            )
+        core_readout = _import_core_readout()
+        is_path = is_path or (path.exists() and source not in core_readout._MODEL_NAME_TO_REMOTE_LOCATION)
+        network = _load_path(path) if is_path else _load_from_hub(core_readout, str(source), cache_directory)
+        self._adopt(network, path.stem if is_path else str(source), str(source), centred_readouts)
+
+    @classmethod
+    def from_module(
+        cls, module: nn.Module, *, name: str | None = None, centred_readouts: bool = False
+    ) -> "OpenRetinaModel":
+        """Wrap an openretina model that is in memory already, and freeze it.
+
+        Args:
+            module: a core-readout model of openretina, or an openretina ``EnsembleModel`` of such.
+            name: what results and logs call the model; the name of its class by default.
+            centred_readouts: as in the constructor; the wrapped network is then a copy of ``module``.
+
+        Raises:
+            ValueError: if ``module`` does not say the shape of its stimulus, or its readouts cannot be centred.
+        """
+        model = cls.__new__(cls)
+        model._adopt(module, name or type(module).__name__, None, centred_readouts, copy=True)
+        return model
+
+    def _adopt(
+        self, network: nn.Module, name: str, source: str | None, centred_readouts: bool, copy: bool = False
+    ) -> None:
+        freeze(network)
+        stimulus_format, neurons_per_session = inspect_network(network)
+        if centred_readouts:
+            network = deepcopy(network) if copy else network
+            _centre_readouts(network)
+        super().__init__(network, stimulus_format, neurons_per_session, name)
+        self.source = source
+
+    def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
+        """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
+
+        Raises:
+            ValueError: if the session is missing or unknown.
+        """
+        self.check_session(data_key)
+        return self.network(stimulus, data_key=data_key)
+
+
+def load_core_readout_from_remote(
+    model_path: str, device: str, cache_directory_path: str | os.PathLike[str] | None = None
+) -> RetinaModel:
+    """Load a model with the call that openretina uses, for code that only changes its imports.
+
+    An openretina model is unpickled, and this call has no argument for your consent to it: set the environment
+    variable ``MEI_LIGHTNING_ALLOW_UNPICKLING=1``.
+
+    Args:
+        model_path: a name on openretina's hub, the path of a checkpoint, or a built-in model (``"digital_twin"``,
+            ``"simulated"``; these need neither openretina nor consent).
+        device: where to put the model, e.g. ``"cpu"`` or ``"cuda"``.
+        cache_directory_path: where downloads are kept; openretina's own cache by default.
+
+    Raises:
+        FileNotFoundError, PermissionError, ImportError, ValueError, ConnectionError: as :class:`OpenRetinaModel`.
+    """
+    from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
+
+    if model_path in BUILT_IN_MODELS:
+        return load_model(model_path).to(device)
+    return OpenRetinaModel(model_path, cache_directory=cache_directory_path).to(device)
+
+
+def is_openretina_module(module: nn.Module) -> bool:
+    """Whether a module is of a class of openretina, or of a class derived from one."""
+    return any(base.__module__.split(".")[0] == "openretina" for base in type(module).__mro__)
+
+
+def inspect_network(network: nn.Module) -> tuple[StimulusFormat, dict[str, int]]:
+    """The stimulus and the number of neurons of each session of an openretina model.
+
+    They come from what the model states about its data and from a stimulus of zeros put through every readout.
+
+    Raises:
+        ValueError: if the network does not say the shape of its stimulus, or does not take such a stimulus.
+    """
+    facts = getattr(_members(network)[0], "data_info", None) or {}
+    channels, height, width = _input_shape(_members(network)[0], facts)
+    frames_lost, neurons_per_session = _measure(network, channels, height, width)
+    pixel_size = _HOEFLING_PIXEL_SIZES.get((height, width)) if channels == 2 else None
+    frame_rate = _number(facts.get("stimulus_rate_hz"))
+    if frame_rate is None and not (frames_lost == 0 and _sees_one_frame_at_a_time(network, channels, height, width)):
+        frame_rate = _FRAME_RATE
+        if pixel_size is None:
+            warnings.warn(
+                f"The openretina model {type(network).__name__} does not state its frame rate; it is taken to be "
+                f"{frame_rate:g} Hz. Set another by model.stimulus_format = "
+                "dataclasses.replace(model.stimulus_format, frame_rate=...).",
+                stacklevel=2,
+            )
+    mean, sd = _hoefling_normalisation(height, facts) if pixel_size else (None, None)
+    stimulus_format = StimulusFormat(
+        channel_names=_channel_names(channels),
+        height=height,
+        width=width,
+        frame_rate=frame_rate,
+        pixel_size=pixel_size,
+        mean=mean,
+        sd=sd,
+        frames_lost=frames_lost,
+    )
+    return stimulus_format, neurons_per_session
+
+
+def _import_core_readout() -> ModuleType:
+    try:
+        return importlib.import_module("openretina.models.core_readout")
+    except ImportError as error:
+        raise ImportError(
+            f"An openretina model needs the openretina package, which could not be imported ({error}). Install it "
+            "with: pip install \"mei-lightning[openretina]\" - or use the built-in model 'digital_twin'."
+        ) from error
+
+
+def _load_path(path: Path) -> nn.Module:
+    if path.is_dir() and not any(path.glob("config_*.yaml")):
+        raise ValueError(f"The folder '{path}' holds no ensemble in openretina's layout (there is no config_*.yaml).")
+    try:
+        if path.is_dir():
+            ensembles = importlib.import_module("openretina.utils.nnfabrik_model_loading")
+            return ensembles.load_ensemble_retina_model_from_directory(str(path), "cpu")[1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return _import_core_readout().load_core_readout_model(str(path), "cpu")
+    except Exception as error:
+        raise ValueError(
+            f"'{path}' does not hold a model that openretina can load ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _load_from_hub(core_readout: ModuleType, name: str, cache_directory: str | os.PathLike[str] | None) -> nn.Module:
+    locations: Mapping[str, str] = core_readout._MODEL_NAME_TO_REMOTE_LOCATION
+    if name not in locations:
+        raise ValueError(
+            f"openretina has no model '{name}', and no file of that name exists. The models it knows: "
+            f"{', '.join(locations)}."
+        )
+    cache = Path(cache_directory or core_readout.get_cache_directory()).expanduser()
+    path = cache / locations[name].split("main/")[-1]
+    if not path.is_file():
+        try:
+            path = Path(core_readout.get_local_file_path(locations[name], cache))
+        except Exception as error:
+            raise ConnectionError(
+                f"The openretina model '{name}' could not be downloaded ({type(error).__name__}: {error}). Give the "
+                "path of a checkpoint (.ckpt) that you have, or use the built-in model 'digital_twin'."
+            ) from error
+    return _load_path(path)
+
+
+def _members(network: nn.Module) -> list[Any]:
+    """The core-readout models of an ensemble, or the one model itself."""
+    return list(getattr(network, "members", [network]))
+
+
+def _input_shape(network: Any, facts: Mapping[str, Any]) -> tuple[int, int, int]:
+    if "input_shape" in facts:
+        channels, height, width = facts["input_shape"]
+    elif "in_shape" in getattr(network, "hparams", {}):
+        channels, _, height, width = network.hparams["in_shape"]
+    elif not hasattr(network, "data_info") and hasattr(network, "stimulus_shape"):
+        _, channels, _, height, width = network.stimulus_shape(1)
+    else:
+        raise ValueError(
+            f"{type(network).__name__} does not say the shape of its stimulus (no 'input_shape' in its data_info). "
+            "Wrap it yourself: RetinaModel(network, StimulusFormat(...), neurons_per_session)."
+        )
+    return int(channels), int(height), int(width)
+
+
+@torch.no_grad()
+def _measure(network: nn.Module, channels: int, height: int, width: int) -> tuple[int, dict[str, int]]:
+    """Frames by which the response is shorter than the stimulus, and the number of neurons of each session.
+
+    openretina's readouts enforce constraints on their weights (e.g. that they are positive) when they are used. As
+    each is used here once, the weights stay the same from here on.
+    """
+    parameter = next(network.parameters())
+    failure: RuntimeError | None = None
+    for frames in (64, 128, 256, 512, 1024):
+        try:
+            responses = _responses_of_sessions(network, parameter.new_zeros(1, channels, frames, height, width))
+        except RuntimeError as error:
+            failure = error
+            continue
+        neurons_per_session = {session: values.shape[-1] for session, values in responses.items()}
+        response_frames = next(iter(responses.values())).shape[1]
+        if response_frames > 0:
+            return frames - response_frames, neurons_per_session
+    raise ValueError(
+        f"{type(network).__name__} gives no response to {frames} frames of {channels} x {height} x {width}."
+    ) from failure
+
+
+def _responses_of_sessions(network: nn.Module, stimulus: Tensor) -> dict[str, Tensor]:
+    """Put one stimulus through every readout of every member, computing each core once."""
+    members = _members(network)
+    first, *others = members[0].readout.keys()
+    features: list[tuple[Any, Tensor]] = []
+    hooks = [
+        member.readout.register_forward_pre_hook(lambda readout, inputs: features.append((readout, inputs[0])))
+        for member in members
+    ]
+    try:
+        responses = {first: network(stimulus, data_key=first)}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for readout, readout_input in features:
+        responses |= {session: readout(readout_input, data_key=session) for session in others}
+    return responses
+
+
+@torch.no_grad()
+def _sees_one_frame_at_a_time(network: nn.Module, channels: int, height: int, width: int) -> bool:
+    parameter = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(1, channels, 2, height, width, generator=generator).to(parameter)
+    session = next(iter(_members(network)[0].readout))
+    together = network(frames, data_key=session)
+    swapped = network(frames.flip(2), data_key=session)
+    return torch.allclose(together, swapped.flip(1), rtol=1e-4, atol=1e-6)
+
+
+def _hoefling_normalisation(height: int, facts: Mapping[str, Any]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Mean and sd of green and UV: those that the model states, otherwise those of the original films."""
+    mean, sd = (facts.get(key, math.nan) for key in ("stim_mean", "stim_std"))
+    if all(isinstance(value, int | float) and math.isfinite(value) for value in (mean, sd)) and (mean, sd) != (0, 1):
+        return (mean, mean), (sd, sd)
+    constants = importlib.import_module("openretina.data_io.hoefling_2024.constants")
+    values = constants.pre_normalisation_values_18x16 if height == 18 else constants.MEAN_STD_DICT_74x64
+    return (
+        (values["channel_0_mean"], values["channel_1_mean"]),
+        (values["channel_0_std"], values["channel_1_std"]),
+    )
+
+
+def _channel_names(channels: int) -> tuple[str, ...]:
+    names = {1: ("luminance",), 2: ("green", "UV")}
+    return names.get(channels) or tuple(f"channel {index}" for index in range(channels))
+
+
+def _number(value: Any) -> float | None:
+    """A positive number, also if it is text with a unit (``"85Hz"``); None for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:hz)?\s*", str(value), re.IGNORECASE)
+    return float(match[1]) if match and float(match[1]) > 0 else None
+
+
+@torch.no_grad()
+def _centre_readouts(network: nn.Module) -> None:
+    for member in _members(network):
+        for session, readout in member.readout.items():
+            _readout_position(session, readout).zero_()
+
+
+def _readout_position(session: str, readout: Any) -> Tensor:
+    """The parameter that holds where in the visual field each neuron of a session is read out."""
+    if "mask_mean" in dict(readout.named_parameters()):
+        return readout.mask_mean
+    if "_mu" in dict(readout.named_parameters()) and not (readout._predicted_grid or readout._shared_grid):
+        return readout._mu
+    raise ValueError(
+        f"centred_readouts=True needs a Gaussian mask for each neuron, but session '{session}' has a "
+        f"{type(readout).__name__}, which has none of its own. Leave centred_readouts=False."
+    )
