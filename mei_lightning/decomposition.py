@@ -34,13 +34,19 @@ def decompose(stimulus: ArrayLike) -> tuple[Array, Array, float]:
     scale = np.abs(values).max()
     if scale == 0:
         return np.zeros(time_steps), np.zeros((height, width)), 0.0
-    time_vectors, strengths, space_vectors = np.linalg.svd(
-        (values / scale).reshape(time_steps, height * width), full_matrices=False
-    )
-    centre = space_vectors[0, np.abs(space_vectors[0]).argmax()]
-    temporal = time_vectors[:, 0] * (centre * strengths[0] * scale)
-    spatial = (space_vectors[0] / centre).reshape(height, width)
-    return temporal, spatial, float(strengths[0] ** 2 / np.sum(strengths**2))
+    matrix = (values / scale).reshape(time_steps, height * width)
+    # The first singular vectors, from the smaller of the two Gram matrices: several times faster than a full SVD.
+    if time_steps <= height * width:
+        in_time = np.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+        in_space = in_time @ matrix
+    else:
+        in_space = np.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -1]
+        in_time = matrix @ in_space
+    centre = in_space[np.abs(in_space).argmax()]
+    temporal = in_time * (centre * scale)
+    spatial = (in_space / centre).reshape(height, width)
+    share = np.sum(in_time**2) * np.sum(in_space**2) / np.sum(matrix**2)
+    return temporal, spatial, min(1.0, float(share))
 
 
 def amplitude_spectrum(temporal: ArrayLike, frame_rate: float, cutoff: float = 10.0) -> tuple[Array, Array]:

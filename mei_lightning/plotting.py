@@ -112,7 +112,7 @@ def plot_stimulus_composition(
                 f"Where the window={window} of response frames lies on the stimulus depends on the frames that the "
                 "model loses. Pass stimulus_format=model.stimulus_format, or the response."
             )
-        frames_lost = 0 if trace is None else time_steps - len(trace)
+        frames_lost = 0 if trace is None else max(0, time_steps - len(trace))
     if trace is not None and (len(trace) == 0 or len(trace) != time_steps - frames_lost):
         raise ValueError(
             f"The response has {len(trace)} frames, but a stimulus of {time_steps} frames, of which the model loses "
@@ -201,67 +201,72 @@ def plot_meis(
         raise ValueError(f"There is nothing to draw: {total} neurons in the dataset, {max_neurons=}.")
     rows = [dataset.isel(neuron=number) for number in range(min(total, max_neurons))]
     facts = dataset_stimulus_format(dataset)
-    stimuli = [row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64) for row in rows]
-    decomposed = [[decompose(c) for c in stimulus] if np.isfinite(stimulus).all() else [] for stimulus in stimuli]
     still = dataset.sizes["time"] == 1
-    largest = max((np.abs(temporal).max() for parts in decomposed for temporal, _, _ in parts), default=0.0)
     columns = min(len(rows), max(3, math.ceil(math.sqrt(len(rows)))))
     lines = math.ceil(len(rows) / columns)
     tile_width = max(1.5, 0.7 * len(facts.channel_names))
     map_height = min(tile_width / len(facts.channel_names) * facts.height / facts.width, 1.2)
+    trace_height = 0.0 if still else 0.7
     with mpl.rc_context(STYLE):
         if figure is None:
-            line_height = 0.45 + map_height + (0.0 if still else 0.75)
-            figure = Figure(figsize=(0.5 + (tile_width + 0.25) * columns, 0.7 + line_height * lines))
+            line_height = 0.5 + map_height + trace_height
+            figure = Figure(figsize=(max(0.5 + (tile_width + 0.25) * columns, 3.0), 0.8 + line_height * lines))
         width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+        left, top = 0.45 / width, 1 - 0.72 / height
+        bottom = (0.1 if still else 0.42) / height
         grid = figure.add_gridspec(
-            lines,
-            columns,
-            left=0.45 / width,
-            right=1 - 0.1 / width,
-            top=1 - 0.55 / height,
-            bottom=0.42 / height,
-            wspace=0.22,
-            hspace=0.45 if still else 0.3,
+            lines, columns, left=left, right=1 - 0.1 / width, top=top, bottom=bottom, wspace=0.22, hspace=0.32
         )
-        shown = f"{len(rows)} of {total} neurons" if len(rows) < total else f"{total} neurons"
-        heading = f"{dataset.attrs['model']}: MEIs of {shown}" if "model" in dataset.attrs else f"MEIs of {shown}"
-        figure.text(0.45 / width, 1 - 0.06 / height, heading, fontsize=9, fontweight="bold", ha="left", va="top")
+        count = f"{len(rows)} of {total} neurons" if len(rows) < total else f"{total} neuron{'s' * (total > 1)}"
+        model = f"{dataset.attrs['model']}: " if "model" in dataset.attrs else ""
+        figure.text(
+            left, 1 - 0.08 / height, f"{model}MEIs of {count}", fontsize=9, fontweight="bold", ha="left", va="top"
+        )
         figure.legend(
             handles=[
                 Line2D([], [], color=color, label=name)
                 for name, color in zip(facts.channel_names, _channel_colors(facts), strict=True)
             ],
-            loc="upper right",
-            bbox_to_anchor=(1 - 0.08 / width, 1),
+            loc="upper left",
+            bbox_to_anchor=(left, 1 - 0.2 / height),
             ncols=len(facts.channel_names),
             frameon=False,
+            borderaxespad=0,
+            borderpad=0.3,
         )
-        for number, (row, stimulus, parts) in enumerate(zip(rows, stimuli, decomposed, strict=True)):
-            line, column = divmod(number, columns)
-            below_is_empty = number + columns >= len(rows)
-            tile = grid[line, column].subgridspec(
-                1 if still else 2, 1, height_ratios=[map_height, 0.6][: 1 if still else 2], hspace=0.08
+        trace_axes = []
+        for number, row in enumerate(rows):
+            cell = grid[number // columns, number % columns]
+            tile = (
+                cell.subgridspec(1, 1)
+                if still
+                else cell.subgridspec(2, 1, height_ratios=[map_height, 0.6], hspace=0.15)
             )
             map_ax = figure.add_subplot(tile[0])
             map_ax.set_title(f"{row['neuron'].item()}\n{_short_verdict(row)}", fontsize=6.5, pad=3)
-            if not parts:
+            values = row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64)
+            if not np.isfinite(values).all():
                 map_ax.set_axis_off()
                 map_ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=map_ax.transAxes)
                 continue
-            maps = [channel[0] for channel in stimulus] if still else [spatial for _, spatial, _ in parts]
-            limit = np.abs(maps).max() if still else 1.0
+            parts = [decompose(channel) for channel in values]
+            maps, limit = _maps_and_limit(values, parts)
             _draw_tiles(map_ax, [maps], limit)
             if number == 0:
                 _draw_scale_bar(map_ax, facts, label_size=6)
-            if still:
-                continue
-            trace_ax = figure.add_subplot(tile[1])
-            _draw_traces(trace_ax, [temporal for temporal, _, _ in parts], facts, largest)
-            _shade(trace_ax, [_window_of(row, facts)], facts.frame_rate)
-            trace_ax.tick_params(labelleft=column == 0, labelbottom=below_is_empty, length=2, labelsize=6)
-            if below_is_empty:
-                trace_ax.set_xlabel("time (s)", fontsize=6.5, labelpad=1)
+            if not still:
+                trace_ax = figure.add_subplot(tile[1])
+                trace_ax.patch.set_visible(False)  # the scale bar's label may reach into it
+                _draw_traces(trace_ax, [temporal for temporal, _, _ in parts], facts)
+                _shade(trace_ax, [_window_of(row, facts)], facts.frame_rate)
+                lowest = number + columns >= len(rows)
+                trace_ax.tick_params(labelleft=number % columns == 0, labelbottom=lowest, length=2, labelsize=6)
+                if lowest:
+                    trace_ax.set_xlabel("time (s)", fontsize=6.5, labelpad=1)
+                trace_axes.append(trace_ax)
+        largest = max((ax.get_ylim()[1] for ax in trace_axes), default=1.0)
+        for trace_ax in trace_axes:
+            trace_ax.set_ylim(-largest, largest)
     return figure
 
 
@@ -289,11 +294,11 @@ def contact_sheet(
     values = stimulus_as_array(stimulus)
     if stimulus_format is not None:
         _check_format(values, stimulus_format)
-    picked = values[:, _spread_frames(values.shape[1], num_frames)]
-    rows = [stimulus_to_rgb_frames(picked)] if len(values) <= 3 else []
+    frames = _spread_frames(values.shape[1], num_frames)
+    rows = [stimulus_to_rgb_frames(values)[frames]] if len(values) <= 3 else []
     if len(values) > 1:
-        limit = np.abs(picked).max() or 1.0
-        colors = mpl.colormaps[DIVERGING_MAP](picked / (2 * limit) + 0.5, bytes=True)[..., :3]
+        limit = np.abs(values).max() or 1.0
+        colors = mpl.colormaps[DIVERGING_MAP](values[:, frames] / (2 * limit) + 0.5, bytes=True)[..., :3]
         rows.extend(colors)
     factor = max(1, VISIBLE_SIDE // 4 // max(values.shape[2:]))
     gap = max(1, factor // 2)
@@ -439,14 +444,11 @@ def _draw_still(figure: Figure | SubFigure, values: Array, facts: StimulusFormat
 
 
 def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float]], facts: StimulusFormat) -> None:
+    maps, limit = _maps_and_limit(values, parts)
     if values.shape[1] == 1:
-        maps = [channel[0] for channel in values]
-        limit = np.abs(maps).max() or 1.0
         titles = list(facts.channel_names)
         heading = "Image"
     else:
-        maps = [spatial for _, spatial, _ in parts]
-        limit = 1.0
         separator = " " if len(parts) <= 2 else "\n"
         titles = [
             f"{name}{separator}({share:.0%})" for name, (_, _, share) in zip(facts.channel_names, parts, strict=True)
@@ -467,6 +469,13 @@ def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float
     bar.ax.set_yticklabels(["−1", "0", "1"] if limit == 1 else [f"{-limit:.2g}".replace("-", "−"), "0", f"{limit:.2g}"])
     bar.outline.set_linewidth(0.5)
     bar.ax.tick_params(length=2, labelsize="x-small")
+
+
+def _maps_and_limit(values: Array, parts: list[tuple[Array, Array, float]]) -> tuple[list[Array], float]:
+    """What is drawn of each channel in space, and the value of the darkest red: the image itself of a still image."""
+    if values.shape[1] == 1:
+        return [channel[0] for channel in values], float(np.abs(values).max()) or 1.0
+    return [spatial for _, spatial, _ in parts], 1.0
 
 
 def _draw_tiles(ax: Axes, rows: list[list[Array]], limit: float, margin_right: float = 0.0) -> list[float]:
@@ -511,20 +520,20 @@ def _write(
 
 
 def _draw_temporal(ax: Axes, temporals: list[Array], facts: StimulusFormat, shaded: list[tuple[int, int]]) -> None:
-    _draw_traces(ax, temporals, facts, max(np.abs(temporal).max() for temporal in temporals))
+    _draw_traces(ax, temporals, facts)
     _shade(ax, shaded, facts.frame_rate)
     ax.set_title("Time")
     ax.set_xlabel("time (s)")
     ax.set_ylabel("stimulus")
 
 
-def _draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat, largest: float) -> None:
+def _draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat) -> None:
     frame_rate = facts.frame_rate
     assert frame_rate is not None
     ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
     for temporal, name, color in zip(temporals, facts.channel_names, _channel_colors(facts), strict=True):
         ax.plot(np.arange(len(temporal)) / frame_rate, temporal, color=color, label=name)
-    limit = 1.1 * largest or 1.0
+    limit = 1.1 * float(np.abs(temporals).max()) or 1.0
     ax.set_ylim(-limit, limit)
     ax.set_xlim(-0.5 / frame_rate, (len(temporals[0]) - 0.5) / frame_rate)
     _tidy(ax)
@@ -533,7 +542,8 @@ def _draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat, larges
 def _draw_response(ax: Axes, trace: Array, frames_lost: int, frame_rate: float, linestyle: Any = "-") -> None:
     ax.plot((np.arange(len(trace)) + frames_lost) / frame_rate, trace, color=RESPONSE_COLOR, linestyle=linestyle)
     ax.set_ylabel("response", color=RESPONSE_COLOR)
-    ax.set_ylim(min(0.0, 1.1 * trace.min()), 1.1 * max(trace.max(), 0.0) or 1.0)
+    finite = trace[np.isfinite(trace)]
+    ax.set_ylim(1.1 * finite.min(initial=0.0), 1.1 * finite.max(initial=0.0) or 1.0)
     _tidy(ax)
 
 
@@ -549,7 +559,7 @@ def _draw_spectrum(ax: Axes, temporals: list[Array], facts: StimulusFormat, cuto
             ax.axvline(weighted, color=color, linewidth=0.8, linestyle=":")
     ax.set_xlim(0, cutoff)
     ax.set_ylim(0, 1.3 * ax.dataLim.ymax or 1.0)
-    ax.set_title("Spectrum and its weighted mean")
+    ax.set_title("Spectrum (dotted: mean)")
     ax.set_xlabel("frequency (Hz)")
     ax.set_ylabel("amplitude")
     ax.legend(frameon=False, loc="upper right", handlelength=1.2, borderaxespad=0.2)
