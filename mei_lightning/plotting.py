@@ -210,12 +210,12 @@ def plot_meis(
     with mpl.rc_context(STYLE):
         if figure is None:
             line_height = 0.5 + map_height + trace_height
-            figure = Figure(figsize=(max(0.5 + (tile_width + 0.25) * columns, 3.0), 0.8 + line_height * lines))
+            figure = Figure(figsize=(max(0.6 + (tile_width + 0.25) * columns, 3.0), 0.8 + line_height * lines))
         width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
         left, top = 0.45 / width, 1 - 0.72 / height
         bottom = (0.1 if still else 0.42) / height
         grid = figure.add_gridspec(
-            lines, columns, left=left, right=1 - 0.1 / width, top=top, bottom=bottom, wspace=0.22, hspace=0.32
+            lines, columns, left=left, right=1 - 0.2 / width, top=top, bottom=bottom, wspace=0.22, hspace=0.32
         )
         count = f"{len(rows)} of {total} neurons" if len(rows) < total else f"{total} neuron{'s' * (total > 1)}"
         model = f"{dataset.attrs['model']}: " if "model" in dataset.attrs else ""
