@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -143,7 +143,7 @@ def plot_stimulus_composition(
         _draw_spectrum(freq_ax, [temporal for temporal, _, _ in parts], facts, lowpass_cutoff)
 
 
-def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
+def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> Figure:
     """Draw one neuron's MEI: frames, shape in space, course in time, spectrum, and the neuron's response to it.
 
     Args:
@@ -178,9 +178,7 @@ def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | SubFigure | None
     return figure
 
 
-def plot_meis(
-    dataset: xr.Dataset, figure: Figure | SubFigure | None = None, max_neurons: int = 48
-) -> Figure | SubFigure:
+def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: int = 48) -> Figure:
     """Draw an overview of many MEIs: for each neuron the spatial parts above the temporal parts of its channels.
 
     All temporal parts share one scale; each spatial part is scaled to its own centre.
@@ -381,7 +379,7 @@ def _movie_heights(facts: StimulusFormat) -> tuple[float, float]:
     return strip, strip + 5.0
 
 
-def _draw_movie(figure: Figure | SubFigure, values: Array, row: xr.Dataset, facts: StimulusFormat) -> None:
+def _draw_movie(figure: Figure, values: Array, row: xr.Dataset, facts: StimulusFormat) -> None:
     frame_rate = facts.frame_rate
     assert frame_rate is not None
     strip, total = _movie_heights(facts)
@@ -423,7 +421,7 @@ def _draw_movie(figure: Figure | SubFigure, values: Array, row: xr.Dataset, fact
     response_ax.set_xlabel("time (s)")
 
 
-def _draw_still(figure: Figure | SubFigure, values: Array, facts: StimulusFormat) -> None:
+def _draw_still(figure: Figure, values: Array, facts: StimulusFormat) -> None:
     in_color = 1 < len(values) <= 3
     panels = figure.add_gridspec(
         1,
