@@ -103,8 +103,7 @@ def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | No
     largest = rows.abs().amax((1, 2), keepdim=True)
     largest = torch.where(largest > 0, largest, 1)
     scaled = rows / largest
-    energy = _energy(scaled)
-    scale = (norm * torch.where(energy > 0, energy.rsqrt(), 1) / largest).clamp(max=largest_scale)
+    scale = (norm * _energy(scaled).rsqrt() / largest).clamp(max=largest_scale)
     if bounds is None:
         return scale
 
@@ -118,7 +117,7 @@ def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | No
         unclipped = scaled.eq_(clipped).mul_(clipped)
         missing = norm**2 - _energy(clipped)
         free = _energy(unclipped)
-        grows = (missing > tolerance) & (free > 0) & (scale < largest_scale)
+        grows = (missing > tolerance) & (scale < largest_scale)
         scale = torch.where(grows, (scale * (1 + missing / free).sqrt()).clamp(max=largest_scale), scale)
         # A row that has stopped growing stays as it is, so leaving early changes no row. Elsewhere than on the CPU,
         # asking would make the host wait for the device.

@@ -309,8 +309,11 @@ def test_a_mask_alone_keeps_free_pixels_and_a_range_without_zero_spares_frozen_o
     projected = NormAndRange(mask=[0, 1])(stimulus)
     assert torch.equal(projected[:, 1], stimulus[:, 1])
     assert not projected[:, 0].any()
-    projected = ChannelRange([None, (1.0, 2.0)], mask=[1, 0], frozen=1.5)(stimulus)
+    constraint = ChannelRange([(-1.0, 1.0), (1.0, 2.0)], mask=[1, 0], frozen=[9.0, 1.5])
+    constraint.check_stimulus(stimulus)
+    projected = constraint(stimulus)
     assert (projected[:, 1] == 1.5).all()
+    assert torch.equal(projected[:, 0], stimulus[:, 0].clamp(-1, 1))
 
 
 @pytest.mark.parametrize(("sigma", "frames"), [(0.5, 20), (1.7, 20), (3.0, 5), (2.0, 1)])
