@@ -13,6 +13,7 @@ from pathlib import Path
 import lightning as L
 import pandas as pd
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -59,16 +60,16 @@ class TwinTraining(L.LightningModule):
         self.network = DigitalTwinNetwork(retina.neurons_per_session, centers)
 
     def training_step(self, batch: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
-        """The loss of a batch, in nats a response above the best possible."""
+        """The loss of a batch."""
         movies, responses = batch
         features = self.network.core(movies)
         predicted = torch.cat([self.network.readout[session](features) for session in responses], dim=2)
         wanted = torch.cat(list(responses.values()), dim=2)
-        loss = (predicted - wanted - wanted * (predicted / wanted.clamp(min=1e-6)).log()).mean()
+        loss = poisson_deviance(predicted, wanted)
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on a one-cycle schedule."""
         optimizer = torch.optim.AdamW(
             [
@@ -80,6 +81,11 @@ class TwinTraining(L.LightningModule):
             optimizer, self.hparams["learning_rate"], total_steps=self.hparams["steps"] + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def poisson_deviance(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """How much less likely spikes of the wanted rates are under the predicted ones, in nats a response."""
+    return (predicted - wanted - wanted * (predicted / wanted.clamp(min=1e-6)).log()).mean()
 
 
 def held_out_correlation(twin: DigitalTwin, num_movies: int = 200) -> pd.DataFrame:
