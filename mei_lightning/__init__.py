@@ -1,1 +1,119 @@
 """Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""
+
+from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.progress import StepProgressBar
+from mei_lightning.callbacks.results_writer import ResultsWriter
+from mei_lightning.callbacks.tensorboard import StimulusLogger
+from mei_lightning.constraints import (
+    ChannelRange,
+    Compose,
+    Constraint,
+    FixedNorm,
+    MaximalNorm,
+    NormAndRange,
+    SpatialLowPass,
+    TemporalLowPass,
+)
+from mei_lightning.find import find_meis
+from mei_lightning.mei_module import MEIModule
+from mei_lightning.models.base import RetinaModel, StimulusFormat
+from mei_lightning.models.digital_twin import DigitalTwin
+from mei_lightning.models.ensemble import Ensemble
+from mei_lightning.models.loading import load_model
+from mei_lightning.models.openretina import OpenRetinaModel, load_core_readout_from_remote
+from mei_lightning.models.simulated import SimulatedRetina
+from mei_lightning.module import Status, StimulusModule
+from mei_lightning.neurons import Neuron
+from mei_lightning.objectives import (
+    DecreaseObjective,
+    IncreaseObjective,
+    MaxReducer,
+    MeanReducer,
+    NeuronObjective,
+    Objective,
+    Reducer,
+    SliceMeanReducer,
+)
+from mei_lightning.openretina_api import (
+    ChangeNormJointlyClipRangeSeparately,
+    EarlyStopper,
+    OptimizationStopper,
+    RangeRegularizationLoss,
+    TemporalGaussianLowPassFilterProcessor,
+    optimize_stimulus,
+)
+from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.plotting import plot_mei, plot_meis, plot_stimulus_composition
+from mei_lightning.regularizers import (
+    RangePenalty,
+    Regularizer,
+    SpatialSmoothness,
+    SpatialTotalVariation,
+    TemporalSmoothness,
+    TemporalTotalVariation,
+)
+from mei_lightning.results import save_dataset, to_dataset
+from mei_lightning.video import (
+    save_meis_to_mp4_video,
+    save_stimulus_to_animated_png,
+    save_stimulus_to_gif,
+    save_stimulus_to_mp4_video,
+)
+
+__all__ = [
+    "AnnealedPowerMethod",
+    "ChangeNormJointlyClipRangeSeparately",
+    "ChannelRange",
+    "Compose",
+    "Constraint",
+    "DecreaseObjective",
+    "DigitalTwin",
+    "EarlyStopper",
+    "Ensemble",
+    "FixedNorm",
+    "IncreaseObjective",
+    "MEIModule",
+    "MaxReducer",
+    "MaximalNorm",
+    "MeanReducer",
+    "Neuron",
+    "NeuronObjective",
+    "NormAndRange",
+    "Objective",
+    "OpenRetinaModel",
+    "OptimizationStopper",
+    "RangePenalty",
+    "RangeRegularizationLoss",
+    "Reducer",
+    "Regularizer",
+    "ResultsWriter",
+    "RetinaModel",
+    "RowConvergence",
+    "SimulatedRetina",
+    "SliceMeanReducer",
+    "SpatialLowPass",
+    "SpatialSmoothness",
+    "SpatialTotalVariation",
+    "Status",
+    "StepProgressBar",
+    "StimulusFormat",
+    "StimulusLogger",
+    "StimulusModule",
+    "TemporalGaussianLowPassFilterProcessor",
+    "TemporalLowPass",
+    "TemporalSmoothness",
+    "TemporalTotalVariation",
+    "find_meis",
+    "load_core_readout_from_remote",
+    "load_model",
+    "optimize_stimulus",
+    "plot_mei",
+    "plot_meis",
+    "plot_stimulus_composition",
+    "save_dataset",
+    "save_meis_to_mp4_video",
+    "save_stimulus_to_animated_png",
+    "save_stimulus_to_gif",
+    "save_stimulus_to_mp4_video",
+    "to_dataset",
+]

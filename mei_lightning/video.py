@@ -32,6 +32,10 @@ MOSAIC_SIDE = 1280
 _BT709 = 1
 
 
+COLORS = 3
+"""Channels that a screen can show."""
+
+
 def stimulus_as_array(stimulus: Tensor | ArrayLike) -> NDArray[np.float64]:
     """A copy of a stimulus ``[channels, time, height, width]`` as a float64 array.
 
@@ -106,7 +110,7 @@ def stimulus_to_rgb_frames(
     """
     values = stimulus_as_array(stimulus)
     channels = len(values)
-    if channels > 3:
+    if channels > COLORS:
         raise ValueError(
             f"A screen shows at most three channels, but the stimulus has {channels}. "
             "Pick some, e.g. stimulus[:3], or use plot_stimulus_composition, which shows any number."

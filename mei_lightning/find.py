@@ -1,0 +1,105 @@
+"""One call from a model and some neurons to their MEIs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.progress import StepProgressBar
+from mei_lightning.callbacks.tensorboard import StimulusLogger
+from mei_lightning.constraints import Constraint
+from mei_lightning.mei_module import MEIModule
+from mei_lightning.module import OptimizerFactory
+from mei_lightning.neurons import NeuronOrGroup
+from mei_lightning.objectives import Reducer
+from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.regularizers import Regularizer
+from mei_lightning.results import to_dataset
+
+
+def find_meis(
+    model: nn.Module | str,
+    neurons: Sequence[NeuronOrGroup],
+    *,
+    time_steps: int | None = None,
+    norm: float | None = None,
+    ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
+    reducer: Reducer | None = None,
+    constraint: Constraint | None = None,
+    regularizer: Regularizer | None = None,
+    optimizer: OptimizerFactory = AnnealedPowerMethod,
+    max_steps: int = 100,
+    restarts: int = 4,
+    seed: int = 0,
+    log_directory: str | Path | None = None,
+    accelerator: str = "auto",
+    progress_bar: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> xr.Dataset:
+    """Find the maximally exciting input of each neuron.
+
+    Args:
+        model: a model from ``load_model``, a module of your own as ``RetinaModel(...)``, or a name.
+        neurons: ``(session, index)`` for each neuron, or ``index`` for a model without sessions; a list of neurons
+            in place of one is a group that shares one stimulus.
+        time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
+        norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
+            2 x 50 x 18 x 16 values.
+        ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
+        reducer: how the response over time becomes a score; by default its mean over all response frames.
+        constraint: a constraint in place of norm and ranges.
+        regularizer: a cost to subtract from the score.
+        optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
+        max_steps: the step limit; rows stop earlier once they have converged.
+        restarts: initial stimuli of each neuron; the best result is kept.
+        seed: with the neuron and the restart, it determines the initial stimulus.
+        log_directory: where to write TensorBoard logs; none by default.
+        accelerator: as for Lightning's ``Trainer``.
+        progress_bar: whether to show one.
+        callbacks: further Lightning callbacks, e.g. a ``ModelCheckpoint``.
+
+    Returns:
+        A labelled dataset with the stimuli, scores, response traces, status and all settings; see ``to_dataset``.
+
+    Raises:
+        ValueError: if an argument does not fit the model; nothing has been computed by then.
+        IndexError: if a session has no such neuron.
+    """
+    module = MEIModule(
+        model,
+        neurons,
+        time_steps=time_steps,
+        norm=norm,
+        ranges=ranges,
+        reducer=reducer,
+        constraint=constraint,
+        regularizer=regularizer,
+        optimizer=optimizer,
+        restarts=restarts,
+        seed=seed,
+    )
+    logging = log_directory is not None
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
+        callbacks=[
+            RowConvergence(),
+            *([StimulusLogger()] if logging else []),
+            *([StepProgressBar()] if progress_bar else []),
+            *callbacks,
+        ],
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module)
+    return to_dataset(module)

@@ -1,0 +1,164 @@
+"""The module for MEIs of named neurons: rows, restarts, constraint and reducer from a few plain arguments."""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
+from mei_lightning.models.loading import load_model
+from mei_lightning.module import OptimizerFactory, StimulusModule
+from mei_lightning.neurons import NeuronOrGroup, group_label, group_of, seed_of_row
+from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, check_neuron_indices
+from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.regularizers import Regularizer
+from mei_lightning.stimulus import default_norm, default_time_steps, initial_stimulus
+
+
+class MEIModule(StimulusModule):
+    """Maximally exciting inputs of neurons of a retina model.
+
+    Each neuron, or group of neurons, has as many rows as restarts, each from noise of its own.
+
+    Args:
+        retina: a model or its name: "digital_twin", "simulated", "openretina:NAME", a path to an openretina
+            checkpoint, or an ``nn.Module`` of your own (see ``RetinaModel``).
+        neurons: the neurons, each ``[session, index]`` (or ``index`` for a model without sessions); a list of
+            neurons in place of one is a group that shares one stimulus, scored by their mean response.
+        time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
+        norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
+            2 x 50 x 18 x 16 values.
+        ranges: lowest and highest value of each channel in the model's units; none by default.
+        reducer: how the response over time becomes a score; by default its mean over all response frames.
+        constraint: a constraint in place of norm and ranges.
+        regularizer: a cost to subtract from the score.
+        optimizer: a torch optimizer in place of the annealed power method.
+        restarts: initial stimuli of each neuron; the best result is kept.
+        seed: with the neuron and the restart, it determines the initial stimulus.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        check_interval: steps between two checks for rows that are done.
+
+    Raises:
+        ValueError: if a neuron, session, window, norm or range does not fit the model.
+        IndexError: if a session has no such neuron.
+    """
+
+    def __init__(
+        self,
+        retina: nn.Module | str = "digital_twin",
+        neurons: Sequence[NeuronOrGroup] = (),
+        *,
+        time_steps: int | None = None,
+        norm: float | None = None,
+        ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
+        reducer: Reducer | None = None,
+        constraint: Constraint | None = None,
+        regularizer: Regularizer | None = None,
+        optimizer: OptimizerFactory = AnnealedPowerMethod,
+        restarts: int = 4,
+        seed: int = 0,
+        allow_unpickling: bool = False,
+        check_interval: int = 10,
+    ) -> None:
+        model = load_model(retina, allow_unpickling=allow_unpickling)
+        groups = [group_of(target) for target in neurons]
+        _check_neurons(model, groups)
+        if restarts < 1:
+            raise ValueError(f"restarts={restarts} must be at least 1.")
+        time_steps = default_time_steps(model.stimulus_format) if time_steps is None else time_steps
+        if time_steps <= model.stimulus_format.frames_lost:
+            raise ValueError(
+                f"time_steps={time_steps} leaves no response: model '{model.name}' needs more than "
+                f"{model.stimulus_format.frames_lost} frames."
+            )
+        shape = model.stimulus_shape(time_steps)
+        if constraint is not None and (norm is not None or ranges is not None):
+            raise ValueError("Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both.")
+        if constraint is None:
+            constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
+        reducer = reducer or MeanReducer()
+        seeds = [seed_of_row(seed, group, restart) for group in groups for restart in range(restarts)]
+        rows = [group for group in groups for _ in range(restarts)]
+        objective = NeuronObjective(model, rows, reducer)
+        super().__init__(
+            objective,
+            initial_stimulus(seeds, shape[1:]),
+            constraint=constraint,
+            regularizer=regularizer,
+            optimizer=optimizer,
+            check_interval=check_interval,
+        )
+        self.retina = model
+        self.groups = groups
+        self.reducer = reducer
+        self.seeds = seeds
+        self.restarts = restarts
+        with torch.no_grad():
+            self.response_frames = objective.for_rows([0]).traces(self.stimulus[:1]).shape[1]
+            reducer.forward(torch.zeros(self.response_frames, 1))
+        self.configuration: dict[str, Any] = {
+            "model": model.name,
+            "weights_digest": weights_digest(model),
+            "neurons": [group_label(group) for group in groups],
+            "time_steps": time_steps,
+            "constraint": repr(constraint),
+            "reducer": repr(reducer),
+            "regularizer": None if regularizer is None else repr(regularizer),
+            "restarts": restarts,
+            "seed": seed,
+            "check_interval": check_interval,
+            "mei_lightning": version("mei-lightning"),
+        }
+        self.save_hyperparameters({**self.configuration, "neurons": _shortened(self.configuration["neurons"])})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer of the stimulus; its settings become part of the configuration."""
+        optimizer = super().configure_optimizers()
+        self.configuration["optimizer"] = {"name": type(optimizer).__name__, **_plain(optimizer.defaults)}
+        return optimizer
+
+    @property
+    def labels(self) -> list[str]:
+        """The neurons' labels, ``session/index``."""
+        return list(self.configuration["neurons"])
+
+    @property
+    def stimulus_format(self) -> StimulusFormat:
+        """The physical facts of the model's stimulus."""
+        return self.retina.stimulus_format
+
+    def best_rows(self) -> Tensor:
+        """For each neuron the row of its best restart, ``[neurons]``."""
+        best_restart = self.best_value.view(len(self.groups), self.restarts).argmax(dim=1)
+        return torch.arange(len(self.groups), device=self.device) * self.restarts + best_restart
+
+
+def _check_neurons(model: RetinaModel, groups: Sequence[Sequence[Any]]) -> None:
+    if not groups:
+        raise ValueError(
+            "neurons is empty: name at least one, as (session, index). Model "
+            f"'{model.name}' has {model.neurons_per_session}."
+        )
+    for group in groups:
+        for neuron in group:
+            model.check_session(neuron.session)
+            check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
+    labels = pd.Series([group_label(group) for group in groups])
+    if labels.duplicated().any():
+        raise ValueError(
+            f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
+        )
+
+
+def _shortened(labels: Sequence[str], longest: int = 10) -> str:
+    more = f", ... ({len(labels)} in all)" if len(labels) > longest else ""
+    return ", ".join(labels[:longest]) + more
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=str))

@@ -1,0 +1,331 @@
+"""The LightningModule: a stimulus as the sole trainable parameter, optimised on a frozen model."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mei_lightning.callbacks.frozen_model import FrozenModel
+from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.models.base import StimulusFormat
+from mei_lightning.objectives import Objective, as_objective
+from mei_lightning.optimizers import AnnealedPowerMethod, per_row, row_norms
+from mei_lightning.regularizers import Regularizer
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+
+_NOT_SAVED = ("objective.", "constraint.", "regularizer.")
+_COUPLES_ROWS = ("LBFGS", "Adafactor", "Muon")
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class Status(IntEnum):
+    """How the optimisation of a row stands."""
+
+    ACTIVE = 0
+    CONVERGED = 1
+    NO_GRADIENT = 2
+    NOT_FINITE = 3
+
+    @property
+    def label(self) -> str:
+        """The status in words; a row that is still active when the run ends was stopped at the step limit."""
+        return ("step limit", "converged", "no gradient", "not finite")[self]
+
+
+class StimulusModule(LightningModule):
+    """Optimises each row of a stimulus for an objective; the rows do not know of each other.
+
+    Fit it with any Lightning ``Trainer(max_steps=..., max_epochs=-1)``: an epoch is ``check_interval`` steps, after
+    which callbacks see the stimuli and rows that are done leave the computation. The objective's model is frozen
+    while the trainer runs, comes out as it went in, and is not part of checkpoints.
+
+    Args:
+        objective: an ``Objective``, or a function from stimuli ``[rows, ...]`` to scores ``[rows]``.
+        initial_stimulus: ``[rows, channels, time, height, width]``; projected onto the constraint before the first
+            step.
+        constraint: where stimuli may live; applied after each step, so that all that is logged, saved or returned
+            is feasible.
+        regularizer: a cost ``[rows]`` that is subtracted from the score.
+        optimizer: makes a torch optimizer for ``[stimulus]``; the annealed power method by default.
+        check_interval: steps between two checks for rows that are done (an epoch).
+
+    Attributes:
+        stimulus: the sole parameter, ``[rows, channels, time, height, width]``.
+        best_stimulus, best_score: the best iterate of each row and its own score.
+        status, steps: a ``Status`` and the number of steps taken, for each row.
+
+    Raises:
+        ValueError: if the stimulus cannot meet the constraint, or ``check_interval`` is not positive.
+        TypeError: if the objective is not one.
+    """
+
+    best_stimulus: Tensor
+    best_score: Tensor
+    best_value: Tensor
+    status: Tensor
+    steps: Tensor
+    stalled_value: Tensor
+    stalled_steps: Tensor
+
+    def __init__(
+        self,
+        objective: Objective | Callable[[Tensor], Tensor],
+        initial_stimulus: Tensor,
+        *,
+        constraint: Constraint | None = None,
+        regularizer: Regularizer | None = None,
+        optimizer: OptimizerFactory = AnnealedPowerMethod,
+        check_interval: int = 10,
+    ) -> None:
+        super().__init__()
+        if initial_stimulus.ndim != 5 or not len(initial_stimulus):
+            raise ValueError(
+                "A stimulus is [rows, channels, time, height, width] with at least one row, "
+                f"not {tuple(initial_stimulus.shape)}."
+            )
+        if check_interval < 1:
+            raise ValueError(f"check_interval={check_interval} must be at least 1 step.")
+        self.objective = as_objective(objective)
+        self.constraint = constraint
+        self.regularizer = regularizer
+        self.optimizer_factory = optimizer
+        self.check_interval = check_interval
+
+        stimulus = initial_stimulus.detach().clone()
+        if regularizer is not None:
+            regularizer.check(stimulus.shape)
+        if constraint is not None:
+            constraint.check(stimulus.shape)
+            constraint.check_stimulus(stimulus)
+            stimulus = constraint.to(stimulus.device)(stimulus)
+        self.stimulus = nn.Parameter(stimulus)
+        rows = len(stimulus)
+        lowest = stimulus.new_full((rows,), -torch.inf)
+        self.register_buffer("best_stimulus", stimulus.clone())
+        self.register_buffer("best_score", lowest.clone())
+        self.register_buffer("best_value", lowest.clone())
+        self.register_buffer("status", torch.zeros(rows, dtype=torch.int8, device=stimulus.device))
+        self.register_buffer("steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
+        # Kept here for the RowConvergence callback: what has a value for each row is saved with the rows.
+        self.register_buffer("stalled_value", lowest.clone())
+        self.register_buffer("stalled_steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
+        self._first_closure_call = True
+        self._select_rows(range(rows))
+
+    # What the stimuli are for; modules for named neurons know better
+
+    @property
+    def labels(self) -> list[str]:
+        """What each stimulus of the result is called."""
+        return [f"row_{row}" for row in range(len(self.stimulus))]
+
+    @property
+    def stimulus_format(self) -> StimulusFormat | None:
+        """The physical facts of the stimulus, if known."""
+        return None
+
+    def best_rows(self) -> Tensor:
+        """For each stimulus of the result its row, ``[results]``."""
+        return torch.arange(len(self.stimulus), device=self.device)
+
+    # Data and optimizer
+
+    def train_dataloader(self) -> range:
+        """No data: an epoch of ``check_interval`` steps."""
+        return range(self.check_interval)
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer of the stimulus.
+
+        Raises:
+            ValueError: if the optimizer would make rows depend on each other.
+        """
+        optimizer = self.optimizer_factory([self.stimulus])
+        name = type(optimizer).__name__
+        if name in _COUPLES_ROWS and len(self.stimulus) > 1:
+            raise ValueError(
+                f"{name} couples the {len(self.stimulus)} rows of the stimulus: a neuron's MEI would depend on the "
+                "others in its batch. Optimise one row at a time, or choose another optimizer, e.g. torch.optim.SGD."
+            )
+        return optimizer
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Freeze the objective's model for the time of the fit."""
+        return [FrozenModel(self.objective)]
+
+    # Steps
+
+    def evaluate(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``[rows]`` and values ``[rows]`` (score minus cost) of stimuli of the rows in computation.
+
+        Raises:
+            ValueError: if the objective or the regularizer does not return a number for each row.
+        """
+        scores = self._row_objective(stimulus)
+        _check_rows("objective", self.objective, scores, stimulus)
+        if self.regularizer is None:
+            return scores, scores
+        costs = self.regularizer(stimulus)
+        _check_rows("regularizer", self.regularizer, costs, stimulus)
+        return scores, scores - costs
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        """Minus the sum of the rows' values; remembers each row's best iterate."""
+        stimulus = self.stimulus if self._rows is None else self.stimulus[self._rows]
+        scores, values = self.evaluate(stimulus)
+        if self._first_closure_call:
+            self._first_closure_call = False
+            self._keep_best(stimulus.detach(), scores.detach(), values.detach())
+        return -values.sum()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Retire rows without a gradient and rows whose gradient is not finite."""
+        gradient = self.stimulus.grad
+        if gradient is None:
+            raise ValueError(
+                f"The score of {self.objective!r} does not depend on the stimulus in a differentiable way, so there "
+                "is no gradient. Does the model detach its input or run under torch.no_grad()?"
+            )
+        size = row_norms(gradient)
+        # A row out of computation has a zero gradient too, but is not active any more.
+        self.retire(size == 0, Status.NO_GRADIENT)
+        self.retire(~size.isfinite(), Status.NOT_FINITE)
+        gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Step, then project; rows that are done stay where they are."""
+        before = self.stimulus.detach().clone()
+        self._first_closure_call = True
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():
+            after = self.stimulus.detach() if self.constraint is None else self.constraint(self.stimulus.detach())
+            active = self.active
+            self.stimulus.copy_(torch.where(per_row(active, after), after, before))
+            self.steps += active
+
+    @property
+    def active(self) -> Tensor:
+        """Which rows ``[rows]`` are still being optimised."""
+        return self.status == Status.ACTIVE
+
+    def retire(self, rows: Tensor, status: Status) -> None:
+        """End the optimisation of rows.
+
+        Args:
+            rows: which of all rows, ``[rows]`` of bool; those that are done already keep their status.
+            status: the reason.
+        """
+        self.status.masked_fill_(rows & self.active, int(status))
+
+    def _keep_best(self, stimulus: Tensor, scores: Tensor, values: Tensor) -> None:
+        rows = slice(None) if self._rows is None else self._rows
+        finite = scores.isfinite() & values.isfinite()
+        # A row that became done since the last check is still computed, but must end as if it were not.
+        better = finite & (values > self.best_value[rows]) & self.active[rows]
+        self.best_value[rows] = torch.where(better, values, self.best_value[rows])
+        self.best_score[rows] = torch.where(better, scores, self.best_score[rows])
+        self.best_stimulus[rows] = torch.where(per_row(better, stimulus), stimulus, self.best_stimulus[rows])
+        not_finite = torch.zeros_like(self.active)
+        not_finite[rows] = ~finite
+        self.retire(not_finite, Status.NOT_FINITE)
+
+    # The course of a run
+
+    def on_fit_start(self) -> None:
+        """Refuse what would make rows depend on each other.
+
+        Raises:
+            ValueError: if the trainer clips gradients or uses several devices.
+        """
+        if self.trainer.gradient_clip_val:
+            raise ValueError(
+                f"Trainer(gradient_clip_val={self.trainer.gradient_clip_val}) clips the gradients of all rows "
+                "together. Leave it out: the default optimizer normalises the gradient of each row."
+            )
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"The trainer uses {self.trainer.world_size} devices; use Trainer(devices=1): this version optimises "
+                "on one device."
+            )
+
+    def on_train_start(self) -> None:
+        """Leave out rows that were done before a resumed run was interrupted."""
+        self._select_active_rows()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the population, let rows that are done leave, and stop when none is left."""
+        self._log_population()
+        self._select_active_rows()
+        if not self.active.any():
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        """Score the last iterate too, since it may be the best, and report rows that failed."""
+        with torch.no_grad():
+            stimulus = self.stimulus if self._rows is None else self.stimulus[self._rows]
+            if len(stimulus):
+                self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
+        for status in (Status.NO_GRADIENT, Status.NOT_FINITE):
+            failed = (self.status[self.best_rows()] == status).nonzero().flatten().tolist()
+            if failed:
+                names = ", ".join(self.labels[number] for number in failed[:10])
+                rank_zero_warn(f"{len(failed)} of {len(self.labels)} stimuli ended with '{status.label}': {names}.")
+
+    def _select_active_rows(self) -> None:
+        self._select_rows(self.active.nonzero().flatten().tolist())
+
+    def _select_rows(self, rows: Sequence[int]) -> None:
+        everything = len(rows) == len(self.stimulus)
+        self._rows = None if everything else torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
+        # In a tuple, so that the submodules, which share the model, are not registered a second time.
+        objective = self.objective if everything or not rows else self.objective.for_rows(rows)
+        self._row_objective_in_tuple = (objective.to(self.stimulus.device),)
+
+    @property
+    def _row_objective(self) -> Objective:
+        return self._row_objective_in_tuple[0]
+
+    def _log_population(self) -> None:
+        scores = self.best_score[self.best_score.isfinite()]
+        if len(scores):
+            quantiles = torch.quantile(scores.float(), scores.new_tensor(_QUANTILES, dtype=torch.float32))
+            for level, value in zip(_QUANTILES, quantiles, strict=True):
+                self.log(f"score/quantile_{level:.2f}", value)
+            self.log("score/mean", scores.mean(), prog_bar=True)
+        self.log("rows/active", self.active.sum().float(), prog_bar=True)
+        for status in (Status.CONVERGED, Status.NO_GRADIENT, Status.NOT_FINITE):
+            self.log(f"rows/{status.name.lower()}", (self.status == status).sum().float())
+        self.log("stimulus/norm", row_norms(self.best_stimulus).mean())
+        for part in () if self.constraint is None else self.constraint.modules():
+            if isinstance(part, NormAndRange) and part.low is not None and part.high is not None:
+                low, high = (bound.view(1, -1, 1, 1, 1) for bound in (part.low, part.high))
+                at_bound = (self.best_stimulus <= low) | (self.best_stimulus >= high)
+                self.log("stimulus/clipped_share", at_bound.float().mean())
+
+    # Checkpoints: the stimulus and what belongs to its rows, never the model
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The stimulus and the state of its rows."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.startswith(_NOT_SAVED)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore the stimulus and the state of its rows; the model keeps its weights."""
+        frozen = {name: value for name, value in super().state_dict().items() if name.startswith(_NOT_SAVED)}
+        return super().load_state_dict({**frozen, **state_dict}, strict=strict, assign=assign)
+
+
+def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> None:
+    if values.shape != (len(stimulus),):
+        raise ValueError(
+            f"The {what} returned a tensor of shape {tuple(values.shape)} for {len(stimulus)} row(s); it must return "
+            f"one number for each row, shape ({len(stimulus)},): {source!r}"
+        )

@@ -1,0 +1,66 @@
+"""Naming neurons: a session and an index, alone or as a group that shares one stimulus."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A neuron of a model: its session (None for a model without sessions) and its index there."""
+
+    session: str | None
+    index: int
+
+    @property
+    def label(self) -> str:
+        """``session/index``, or ``index`` for a model without sessions."""
+        return f"{self.session}/{self.index}" if self.session else str(self.index)
+
+
+NeuronLike: TypeAlias = Neuron | tuple[str, int] | int
+NeuronOrGroup: TypeAlias = NeuronLike | Sequence[NeuronLike]
+
+
+def as_neuron(neuron: Any) -> Neuron:
+    """A neuron from ``(session, index)`` or ``index``.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(neuron, Neuron):
+        return neuron
+    if isinstance(neuron, int) and not isinstance(neuron, bool):
+        return Neuron(None, neuron)
+    if isinstance(neuron, Sequence) and len(neuron) == 2:
+        session, index = neuron
+        if (session is None or isinstance(session, str)) and isinstance(index, int):
+            return Neuron(session or None, index)
+    raise ValueError(f"{neuron!r} is not a neuron: give (session, index), or an index for a model without sessions.")
+
+
+def group_of(target: Any) -> tuple[Neuron, ...]:
+    """The neurons of a row: a single one, or a group.
+
+    Raises:
+        ValueError: if the group is empty or something in it is not a neuron.
+    """
+    if isinstance(target, int | Neuron):
+        return (as_neuron(target),)
+    if isinstance(target, Sequence) and target and (target[0] is None or isinstance(target[0], str)):
+        return (as_neuron(target),)
+    if not isinstance(target, Sequence) or isinstance(target, str) or not target:
+        raise ValueError(f"{target!r} names no neuron: give (session, index), an index, or a list of neurons.")
+    return tuple(as_neuron(member) for member in target)
+
+
+def group_label(group: Sequence[Neuron]) -> str:
+    """The neuron's label, or the labels of a group joined by ``+``."""
+    return "+".join(neuron.label for neuron in group)
+
+
+def seed_of_row(seed: int, group: Sequence[Neuron], restart: int) -> int:
+    """A seed of 63 bits that depends on the run's seed, the row's neurons and the restart, and on nothing else."""
+    text = f"{seed}|{group_label(group)}|{restart}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

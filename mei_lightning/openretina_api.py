@@ -1,0 +1,232 @@
+"""openretina's names for optimising a stimulus, with its arguments, on Lightning's trainer."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mei_lightning.constraints import Constraint, NormAndRange, TemporalLowPass
+from mei_lightning.module import StimulusModule
+from mei_lightning.objectives import Objective
+from mei_lightning.regularizers import RangePenalty, Regularizer
+
+T = TypeVar("T")
+
+
+class OptimizationStopper:
+    """Stops after a number of iterations.
+
+    Args:
+        max_iterations: the number; None for no limit.
+    """
+
+    def __init__(self, max_iterations: int | None) -> None:
+        self.max_iterations = sys.maxsize if max_iterations is None else max_iterations
+
+    def early_stop(self, loss: float) -> bool:
+        """Whether to stop after an iteration with this loss."""
+        return False
+
+
+class EarlyStopper(OptimizationStopper):
+    """Stops once the loss has not fallen by more than ``min_delta`` for ``patience`` iterations in a row.
+
+    Args:
+        max_iterations: stop after so many iterations in any case; None for no limit.
+        patience: iterations without progress.
+        min_delta: the least fall of the loss that counts as progress.
+    """
+
+    def __init__(self, max_iterations: int | None = None, patience: int = 1, min_delta: float = 0.0) -> None:
+        super().__init__(max_iterations)
+        self.patience = patience
+        self.min_delta = min_delta
+        self.lowest = float("inf")
+        self.iterations_without_progress = 0
+
+    def early_stop(self, loss: float) -> bool:
+        """Whether to stop after an iteration with this loss."""
+        if loss < self.lowest - self.min_delta:
+            self.lowest = loss
+            self.iterations_without_progress = 0
+        else:
+            self.iterations_without_progress += 1
+        return self.iterations_without_progress >= self.patience
+
+
+class ChangeNormJointlyClipRangeSeparately(NormAndRange):
+    """Norm and range of each channel, both holding together (openretina's leaves the norm too small).
+
+    Args:
+        min_max_values: one ``(low, high)`` for each channel, None for unbounded.
+        norm: L2 norm of each stimulus; None for none.
+    """
+
+    def __init__(self, min_max_values: Iterable[tuple[float | None, float | None]], norm: float | None) -> None:
+        super().__init__(norm, tuple(min_max_values))
+
+
+class TemporalGaussianLowPassFilterProcessor(TemporalLowPass):
+    """Gaussian smoothing over time.
+
+    Args:
+        sigma: standard deviation in frames.
+        kernel_size: accepted for openretina's callers; the kernel is always as long as its Gaussian.
+        device: accepted for openretina's callers; the filter runs where the stimulus is.
+    """
+
+    def __init__(self, sigma: float, kernel_size: int, device: str = "cpu") -> None:
+        super().__init__(sigma)
+
+
+class RangeRegularizationLoss(Regularizer):
+    """The sum of the values' distances from the range of their channel, and of the norm's from its maximum.
+
+    Args:
+        min_max_values: one ``(low, high)`` for each channel, None for unbounded.
+        max_norm: the L2 norm beyond which a stimulus costs; None for none.
+        factor: what the cost is multiplied by.
+    """
+
+    def __init__(
+        self,
+        min_max_values: Iterable[tuple[float | None, float | None]],
+        max_norm: float | None,
+        factor: float = 1.0,
+    ) -> None:
+        super().__init__(factor)
+        self.range_penalty = RangePenalty(tuple(min_max_values))
+        self.max_norm = max_norm
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        cost = self.range_penalty(stimulus)
+        if self.max_norm is not None:
+            cost = cost + (stimulus.flatten(1).norm(dim=1) - self.max_norm).relu()
+        return self.factor * cost
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if the number of ranges is not that of the channels."""
+        self.range_penalty.check(stimulus_shape)
+
+
+class _Forward(Protocol):
+    def forward(self, stimulus: Tensor, /) -> Tensor: ...
+
+
+class _Process(Protocol):
+    def process(self, x: Tensor, /) -> Tensor: ...
+
+
+def optimize_stimulus(
+    stimulus: Tensor,
+    optimizer_init_fn: Callable[[list[Tensor]], Optimizer],
+    objective_object: Objective | _Forward | Callable[[Tensor], Tensor],
+    optimization_stopper: OptimizationStopper,
+    stimulus_regularization_loss: list[Regularizer | _Forward] | Regularizer | _Forward | None = None,
+    stimulus_postprocessor: list[Constraint | _Process] | Constraint | _Process | None = None,
+) -> None:
+    """Optimise a stimulus in place, as openretina's function of this name does.
+
+    Takes the objectives, regularisers and postprocessors of this package and of openretina. As there, the stimulus
+    becomes the last iterate; ``find_meis`` returns the best one and its score.
+
+    Args:
+        stimulus: ``[rows, channels, time, height, width]``; each row is a problem of its own.
+        optimizer_init_fn: makes the torch optimizer for ``[stimulus]``.
+        objective_object: what to maximise.
+        optimization_stopper: when to stop.
+        stimulus_regularization_loss: costs to subtract.
+        stimulus_postprocessor: applied in turn after each step.
+
+    Raises:
+        ValueError: if something does not fit the stimulus; it is unchanged then.
+    """
+    module = StimulusModule(
+        objective_object,  # type: ignore[arg-type]
+        stimulus,
+        constraint=_as_constraint(stimulus_postprocessor),
+        regularizer=_as_regularizer(stimulus_regularization_loss),
+        optimizer=lambda parameters: optimizer_init_fn(list(parameters)),
+    )
+    with torch.no_grad():
+        # openretina projects after the first step, not before it.
+        module.stimulus.copy_(stimulus)
+    on_cpu = stimulus.device.type == "cpu"
+    trainer = Trainer(
+        accelerator="cpu" if on_cpu else stimulus.device.type,
+        devices=1 if on_cpu else [stimulus.device.index or 0],
+        max_steps=optimization_stopper.max_iterations,
+        max_epochs=-1,
+        callbacks=[_StopWithStopper(optimization_stopper)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module)
+    with torch.no_grad():
+        stimulus.copy_(module.stimulus)
+
+
+class _StopWithStopper(Callback):
+    def __init__(self, stopper: OptimizationStopper) -> None:
+        self.stopper = stopper
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.stopper.early_stop(float(outputs["loss"])):
+            trainer.should_stop = True
+
+
+class _Postprocessors(Constraint):
+    def __init__(self, postprocessors: Sequence[Constraint | _Process]) -> None:
+        super().__init__()
+        self.postprocessors = list(postprocessors)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        for postprocessor in self.postprocessors:
+            if isinstance(postprocessor, Constraint):
+                stimulus = postprocessor.to(stimulus.device)(stimulus)
+            else:
+                stimulus = postprocessor.process(stimulus)
+        return stimulus
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        for postprocessor in self.postprocessors:
+            if isinstance(postprocessor, Constraint):
+                postprocessor.check(stimulus_shape)
+
+
+class _RegularizationLosses(Regularizer):
+    def __init__(self, losses: Sequence[Regularizer | _Forward]) -> None:
+        super().__init__()
+        self.losses = list(losses)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        costs = [
+            loss.to(stimulus.device)(stimulus)
+            if isinstance(loss, Regularizer)
+            else torch.stack([torch.as_tensor(loss.forward(row)).reshape(()) for row in stimulus.split(1)])
+            for loss in self.losses
+        ]
+        return torch.stack([cost.to(stimulus) for cost in costs]).sum(dim=0)
+
+
+def _as_constraint(postprocessors: Any) -> Constraint | None:
+    return _Postprocessors(_as_list(postprocessors)) if _as_list(postprocessors) else None
+
+
+def _as_regularizer(losses: Any) -> Regularizer | None:
+    return _RegularizationLosses(_as_list(losses)) if _as_list(losses) else None
+
+
+def _as_list(value: list[T] | T | None) -> list[T]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
