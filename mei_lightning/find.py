@@ -1,6 +1,7 @@
 """One call from a model and some neurons to their MEIs."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import xarray as xr
@@ -14,6 +15,7 @@ from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.constraints import Constraint
 from mei_lightning.mei_module import MEIModule
+from mei_lightning.models.base import frozen
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import Reducer
@@ -70,36 +72,37 @@ def find_meis(
         ValueError: if an argument does not fit the model; nothing has been computed by then.
         IndexError: if a session has no such neuron.
     """
-    module = MEIModule(
-        model,
-        neurons,
-        time_steps=time_steps,
-        norm=norm,
-        ranges=ranges,
-        reducer=reducer,
-        constraint=constraint,
-        regularizer=regularizer,
-        optimizer=optimizer,
-        restarts=restarts,
-        seed=seed,
-    )
-    logging = log_directory is not None
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=max_steps,
-        max_epochs=-1,
-        logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
-        callbacks=[
-            RowConvergence(),
-            *([StimulusLogger()] if logging else []),
-            *([StepProgressBar()] if progress_bar else []),
-            *callbacks,
-        ],
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=progress_bar,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
-    trainer.fit(module)
-    return to_dataset(module)
+    with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        module = MEIModule(
+            model,
+            neurons,
+            time_steps=time_steps,
+            norm=norm,
+            ranges=ranges,
+            reducer=reducer,
+            constraint=constraint,
+            regularizer=regularizer,
+            optimizer=optimizer,
+            restarts=restarts,
+            seed=seed,
+        )
+        logging = log_directory is not None
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            max_steps=max_steps,
+            max_epochs=-1,
+            logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
+            callbacks=[
+                RowConvergence(),
+                *([StimulusLogger()] if logging else []),
+                *([StepProgressBar()] if progress_bar else []),
+                *callbacks,
+            ],
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        trainer.fit(module)
+        return to_dataset(module)

@@ -71,6 +71,8 @@ class MEIModule(StimulusModule):
         if restarts < 1:
             raise ValueError(f"restarts={restarts} must be at least 1.")
         time_steps = default_time_steps(model.stimulus_format) if time_steps is None else time_steps
+        if model.stimulus_format.is_still and time_steps != 1:
+            raise ValueError(f"time_steps={time_steps}: model '{model.name}' sees still images, of 1 frame.")
         if time_steps <= model.stimulus_format.frames_lost:
             raise ValueError(
                 f"time_steps={time_steps} leaves no response: model '{model.name}' needs more than "

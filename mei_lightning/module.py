@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -19,7 +19,6 @@ from mei_lightning.regularizers import Regularizer
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
-_NOT_SAVED = ("objective.", "constraint.", "regularizer.")
 _COUPLES_ROWS = ("LBFGS", "Adafactor", "Muon")
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -184,19 +183,32 @@ class StimulusModule(LightningModule):
             self._keep_best(stimulus.detach(), scores.detach(), values.detach())
         return -values.sum()
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients of the stimulus only: whatever else the objective is made of collects none.
+
+        Raises:
+            ValueError: if the loss has no gradient.
+        """
+        if not loss.requires_grad:
+            self._refuse_without_gradient()
+        loss.backward(inputs=[self.stimulus], **kwargs)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Retire rows without a gradient and rows whose gradient is not finite."""
         gradient = self.stimulus.grad
         if gradient is None:
-            raise ValueError(
-                f"The score of {self.objective!r} does not depend on the stimulus in a differentiable way, so there "
-                "is no gradient. Does the model detach its input or run under torch.no_grad()?"
-            )
+            self._refuse_without_gradient()
         size = row_norms(gradient)
         # A row out of computation has a zero gradient too, but is not active any more.
         self.retire(size == 0, Status.NO_GRADIENT)
         self.retire(~size.isfinite(), Status.NOT_FINITE)
         gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _refuse_without_gradient(self) -> NoReturn:
+        raise ValueError(
+            f"The score of {self.objective!r} does not depend on the stimulus in a differentiable way, so there is no "
+            "gradient. Does the model detach its input or run under torch.no_grad()?"
+        )
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -207,6 +219,7 @@ class StimulusModule(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with torch.no_grad():
             after = self.stimulus.detach() if self.constraint is None else self.constraint(self.stimulus.detach())
+            self.retire(~after.flatten(1).isfinite().all(dim=1), Status.NOT_FINITE)
             active = self.active
             self.stimulus.copy_(torch.where(per_row(active, after), after, before))
             self.steps += active
@@ -259,6 +272,8 @@ class StimulusModule(LightningModule):
     def on_train_start(self) -> None:
         """Leave out rows that were done before a resumed run was interrupted."""
         self._select_active_rows()
+        if not self.active.any():
+            self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
         """Log the population, let rows that are done leave, and stop when none is left."""
@@ -314,13 +329,17 @@ class StimulusModule(LightningModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The stimulus and the state of its rows."""
-        state = super().state_dict(*args, **kwargs)
-        return {name: value for name, value in state.items() if not name.startswith(_NOT_SAVED)}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if _is_own(name)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore the stimulus and the state of its rows; the model keeps its weights."""
-        frozen = {name: value for name, value in super().state_dict().items() if name.startswith(_NOT_SAVED)}
+        frozen = {name: value for name, value in super().state_dict().items() if not _is_own(name)}
         return super().load_state_dict({**frozen, **state_dict}, strict=strict, assign=assign)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name of the state belongs to the module itself, and not to its objective, constraint or model."""
+    return "." not in name
 
 
 def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> None:

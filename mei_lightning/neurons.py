@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 
@@ -31,12 +32,12 @@ def as_neuron(neuron: Any) -> Neuron:
     """
     if isinstance(neuron, Neuron):
         return neuron
-    if isinstance(neuron, int) and not isinstance(neuron, bool):
-        return Neuron(None, neuron)
+    if isinstance(neuron, Integral) and not isinstance(neuron, bool):
+        return Neuron(None, int(neuron))
     if isinstance(neuron, Sequence) and len(neuron) == 2:
         session, index = neuron
-        if (session is None or isinstance(session, str)) and isinstance(index, int):
-            return Neuron(session or None, index)
+        if (session is None or isinstance(session, str)) and isinstance(index, Integral):
+            return Neuron(session or None, int(index))
     raise ValueError(f"{neuron!r} is not a neuron: give (session, index), or an index for a model without sessions.")
 
 
@@ -46,7 +47,7 @@ def group_of(target: Any) -> tuple[Neuron, ...]:
     Raises:
         ValueError: if the group is empty or something in it is not a neuron.
     """
-    if isinstance(target, int | Neuron):
+    if isinstance(target, Integral | Neuron):
         return (as_neuron(target),)
     if isinstance(target, Sequence) and target and (target[0] is None or isinstance(target[0], str)):
         return (as_neuron(target),)

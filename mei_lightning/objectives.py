@@ -186,7 +186,8 @@ class IncreaseObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        self.neuron_indices = [neuron_indices] if isinstance(neuron_indices, int) else list(neuron_indices)
+        indices = [neuron_indices] if isinstance(neuron_indices, int) else neuron_indices
+        self.neuron_indices = [operator.index(index) for index in indices]
         if not self.neuron_indices:
             raise ValueError("neuron_indices is empty: name at least one neuron.")
         self.data_key = data_key
@@ -228,7 +229,7 @@ class NeuronObjective(Objective):
         if not self.groups:
             raise ValueError("neurons is empty: name at least one neuron.")
         self.response_reducer = response_reducer
-        self._sessions: list[tuple[str | None, int]] = []
+        self._sessions: list[tuple[str | None, list[int]]] = []
         by_session: dict[str | None, list[tuple[int, Neuron, float]]] = {}
         for row, group in enumerate(self.groups):
             for neuron in group:
@@ -236,12 +237,13 @@ class NeuronObjective(Objective):
         for number, (session, members) in enumerate(by_session.items()):
             rows = sorted({row for row, _, _ in members})
             place = {row: position for position, row in enumerate(rows)}
-            self._sessions.append((session, max(neuron.index for _, neuron, _ in members)))
+            indices = [neuron.index for _, neuron, _ in members]
+            self._sessions.append((session, [min(indices), max(indices)]))
             for name, values in {
                 "rows": torch.tensor(rows),
                 "places": torch.tensor([place[row] for row, _, _ in members]),
                 "targets": torch.tensor([row for row, _, _ in members]),
-                "neurons": torch.tensor([neuron.index for _, neuron, _ in members]),
+                "neurons": torch.tensor(indices),
                 "weights": torch.tensor([weight for _, _, weight in members]),
             }.items():
                 self.register_buffer(f"{name}_{number}", values, persistent=False)
@@ -249,12 +251,12 @@ class NeuronObjective(Objective):
     def traces(self, stimulus: Tensor) -> Tensor:
         """Responses ``[rows, time']`` of the rows' neurons (a group's mean)."""
         traces: Tensor | None = None
-        for number, (session, highest) in enumerate(self._sessions):
+        for number, (session, extremes) in enumerate(self._sessions):
             rows, places, targets, neurons, weights = (
                 self.get_buffer(f"{name}_{number}") for name in ("rows", "places", "targets", "neurons", "weights")
             )
             responses = session_responses(self.model, stimulus[rows], session)
-            check_neuron_indices([highest], responses.shape[-1], session)
+            check_neuron_indices(extremes, responses.shape[-1], session)
             members = responses[places, :, neurons] * weights[:, None].to(responses.dtype)
             if traces is None:
                 traces = members.new_zeros(len(self.groups), responses.shape[1])

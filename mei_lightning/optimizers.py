@@ -1,5 +1,6 @@
 """The default ascent: normalised gradients, steps relative to the stimulus' norm, annealed."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,13 +25,14 @@ class AnnealedPowerMethod(Optimizer):
         steps: the number of steps from ``start`` to ``end``; further ones keep to ``end``.
 
     Raises:
-        ValueError: unless ``start >= end > 0`` and ``steps >= 1``.
+        ValueError: unless ``start >= end > 0``, finite, and ``steps >= 1``.
     """
 
     def __init__(self, params: Iterable[Tensor], start: float = 1.0, end: float = 0.02, steps: int = 60) -> None:
-        if not start >= end > 0 or steps < 1:
+        if not math.inf > start >= end > 0 or steps < 1:
             raise ValueError(
-                f"AnnealedPowerMethod(start={start}, end={end}, steps={steps}) needs start >= end > 0 and steps >= 1."
+                f"AnnealedPowerMethod(start={start}, end={end}, steps={steps}) needs start >= end > 0, finite, and "
+                "steps >= 1."
             )
         super().__init__(params, {"start": start, "end": end, "steps": steps})
 

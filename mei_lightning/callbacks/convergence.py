@@ -21,7 +21,7 @@ class RowConvergence(Callback):
     """
 
     def __init__(self, relative_gain: float = 1e-3, patience: int = 10) -> None:
-        if relative_gain < 0 or patience < 1:
+        if not relative_gain >= 0 or patience < 1:
             raise ValueError(
                 f"RowConvergence(relative_gain={relative_gain}, patience={patience}) needs relative_gain >= 0 and "
                 "patience >= 1."

@@ -1,7 +1,8 @@
 """What every retina model offers: a stimulus format, sessions of neurons, and frozen weights."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -140,6 +141,21 @@ def freeze(model: nn.Module) -> None:
     """Put a model into evaluation mode and stop gradients into its weights."""
     model.eval()
     model.requires_grad_(False)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Freeze a model for the time of a ``with`` block; each part then gets its own flags back."""
+    training = [(module, module.training) for module in model.modules()]
+    requires_grad = [(weight, weight.requires_grad) for weight in model.parameters()]
+    freeze(model)
+    try:
+        yield
+    finally:
+        for module, was_training in training:
+            module.training = was_training
+        for weight, required_grad in requires_grad:
+            weight.requires_grad_(required_grad)
 
 
 def weights_digest(model: nn.Module) -> str:

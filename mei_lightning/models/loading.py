@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from mei_lightning.models.base import RetinaModel, freeze
@@ -47,11 +48,14 @@ def load_model(
     if isinstance(name_or_path, RetinaModel):
         model = name_or_path
     elif name_or_path in BUILT_IN_MODELS:
-        model = _built_in_model(str(name_or_path))
+        # Networks are made with random weights before theirs are loaded; the user's random state must not notice.
+        with torch.random.fork_rng(devices=[]):
+            model = _built_in_model(str(name_or_path))
     else:
-        model = OpenRetinaModel(
-            _openretina_source(name_or_path), allow_unpickling=allow_unpickling, centred_readouts=centred_readouts
-        )
+        with torch.random.fork_rng(devices=[]):
+            model = OpenRetinaModel(
+                _openretina_source(name_or_path), allow_unpickling=allow_unpickling, centred_readouts=centred_readouts
+            )
     freeze(model)
     return model
 

@@ -1,0 +1,109 @@
+"""Tiny models and one way to fit, shared by the tests."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import nn
+from torch.nn import functional as F
+
+import mei_lightning as ml
+
+VIDEO_FORMAT = ml.StimulusFormat(("green", "UV"), height=6, width=5, frame_rate=30.0, pixel_size=50.0, frames_lost=2)
+STILL_FORMAT = ml.StimulusFormat(("luminance",), height=7, width=6)
+SESSIONS = {"monday": 4, "tuesday": 3}
+
+
+def draw(*shape, generator):
+    return nn.Parameter(torch.randn(shape, generator=generator) * 2 / torch.tensor(shape[1:]).prod().sqrt())
+
+
+class VideoNetwork(nn.Module):
+    """A convolution over space and time, batch norm and dropout, and a readout for each session."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.kernel = draw(4, 2, 3, 3, 3, generator=generator)
+        self.norm = nn.BatchNorm3d(4)
+        self.norm.running_mean.copy_(torch.randn(4, generator=generator) * 0.1)
+        self.norm.running_var.copy_(torch.rand(4, generator=generator) + 0.5)
+        self.dropout = nn.Dropout(0.5)
+        self.readout = nn.ParameterDict(
+            {name: draw(count, 4, 4, 3, generator=generator) for name, count in SESSIONS.items()}
+        )
+
+    def forward(self, stimulus, data_key):
+        features = self.dropout(F.softplus(self.norm(F.conv3d(stimulus, self.kernel))))
+        return F.softplus(torch.einsum("bfthw,nfhw->btn", features, self.readout[data_key]))
+
+
+class StillNetwork(nn.Module):
+    """Two layers on a still image."""
+
+    def __init__(self, seed=0, neurons=5):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.kernel = draw(3, 1, 3, 3, generator=generator)
+        self.readout = draw(neurons, 3, 5, 4, generator=generator)
+
+    def forward(self, image):
+        return torch.einsum("bfhw,nfhw->bn", F.elu(F.conv2d(image, self.kernel)), self.readout)
+
+
+class LinearNetwork(nn.Module):
+    """Each neuron is the inner product with its own kernel, so its MEI is that kernel at the norm."""
+
+    def __init__(self, neurons=3, shape=(2, 4, 6, 5), seed=0, gain=1.0):
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(neurons, *shape, generator=torch.Generator().manual_seed(seed)))
+        self.gain = gain
+
+    def forward(self, stimulus):
+        return self.gain * torch.einsum("bcthw,ncthw->bn", stimulus, self.kernels)[:, None]
+
+
+def video_model(seed=0):
+    return ml.RetinaModel(VideoNetwork(seed), VIDEO_FORMAT, SESSIONS)
+
+
+def still_model(seed=0):
+    return ml.RetinaModel(StillNetwork(seed), STILL_FORMAT, 5)
+
+
+def linear_model(neurons=3, gain=1.0, seed=0):
+    network = LinearNetwork(neurons, seed=seed, gain=gain)
+    return ml.RetinaModel(network, ml.StimulusFormat(("green", "UV"), 6, 5, frame_rate=30.0, frames_lost=3), neurons)
+
+
+def fit(module, max_steps, *callbacks, ckpt_path=None, **options):
+    """Fit with a quiet trainer on the CPU, and return the trainer."""
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, ckpt_path=ckpt_path)
+    return trainer
+
+
+def find(model, neurons, **options):
+    """``find_meis`` on the CPU without a progress bar."""
+    return ml.find_meis(model, neurons, accelerator="cpu", progress_bar=False, **options)
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    return ml.SimulatedRetina()
+
+
+@pytest.fixture(scope="session")
+def twin():
+    return ml.DigitalTwin()
