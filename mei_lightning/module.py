@@ -176,7 +176,7 @@ class StimulusModule(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Minus the sum of the rows' values; remembers each row's best iterate."""
-        stimulus = self.stimulus if self._rows is None else self.stimulus[self._rows]
+        stimulus = self._stimulus_in_computation()
         scores, values = self.evaluate(stimulus)
         if self._first_closure_call:
             self._first_closure_call = False
@@ -285,7 +285,7 @@ class StimulusModule(LightningModule):
     def on_train_end(self) -> None:
         """Score the last iterate too, since it may be the best, and report rows that failed."""
         with torch.no_grad():
-            stimulus = self.stimulus if self._rows is None else self.stimulus[self._rows]
+            stimulus = self._stimulus_in_computation()
             if len(stimulus):
                 self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
         for status in (Status.NO_GRADIENT, Status.NOT_FINITE):
@@ -293,6 +293,10 @@ class StimulusModule(LightningModule):
             if failed:
                 names = ", ".join(self.labels[number] for number in failed[:10])
                 rank_zero_warn(f"{len(failed)} of {len(self.labels)} stimuli ended with '{status.label}': {names}.")
+
+    def _stimulus_in_computation(self) -> Tensor:
+        # A plain tensor in either case: openretina's layers ask for exactly that type, which a Parameter is not.
+        return self.stimulus[:] if self._rows is None else self.stimulus[self._rows]
 
     def _select_active_rows(self) -> None:
         self._select_rows(self.active.nonzero().flatten().tolist())
