@@ -1,0 +1,154 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import find, fit, linear_model, still_model, video_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mei_lightning as ml
+
+
+def ascend_by_hand(stimulus, gradient_of, start, end, steps, taken):
+    """The documented formula, one row and one step at a time, in numpy."""
+    rows = []
+    for row in stimulus.double().numpy():
+        for number in range(taken):
+            share = min(number / max(steps - 1, 1), 1.0)
+            length = np.exp((1 - share) * np.log(start) + share * np.log(end))
+            gradient = gradient_of(row)
+            row = row + length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient)
+        rows.append(row)
+    return np.stack(rows)
+
+
+@given(
+    start=st.floats(0.01, 5),
+    ratio=st.floats(0.01, 1),
+    steps=st.integers(1, 8),
+    taken=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=25, deadline=None)
+def test_steps_follow_the_formula(start, ratio, steps, taken, seed):
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(3, 2, 4, generator=generator, dtype=torch.float64)
+    target = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    stimulus = first.clone().requires_grad_()
+    optimizer = ml.AnnealedPowerMethod([stimulus], start=start, end=start * ratio, steps=steps)
+    for _ in range(taken):
+        optimizer.zero_grad()
+        (0.5 * (stimulus - target).square().sum()).backward()
+        optimizer.step()
+    expected = ascend_by_hand(first, lambda row: target.numpy() - row, start, start * ratio, steps, taken)
+    # The step's length is kept in float32.
+    np.testing.assert_allclose(stimulus.detach().numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_row_without_gradient_and_a_row_of_zeros():
+    stimulus = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    stimulus.grad = torch.tensor([[0.0, 0.0], [0.0, -2.0], [-7.0, 0.0]])
+    ml.AnnealedPowerMethod([stimulus], start=0.5).step()
+    # A row of zeros has no norm to be relative to; it steps in the stimulus' own units.
+    torch.testing.assert_close(stimulus.detach(), torch.tensor([[3.0, 4.0], [0.0, 0.5], [1.5, 0.0]]))
+
+
+def test_a_closure_is_evaluated_once_with_gradients():
+    stimulus = torch.ones(2, 3, requires_grad=True)
+    optimizer = ml.AnnealedPowerMethod([stimulus])
+    calls = []
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        loss = -stimulus.sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == -6
+    assert calls == [True]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"start": 0.01},
+        {"end": 0.0},
+        {"end": -1.0},
+        {"end": 2.0},
+        {"steps": 0},
+        {"start": float("nan")},
+        {"end": float("nan")},
+        {"start": float("inf")},
+    ],
+)
+def test_bad_arguments_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"AnnealedPowerMethod\(start=.* needs start >= end > 0") as caught:
+        ml.AnnealedPowerMethod([torch.zeros(1, 1)], **wrong)
+    for name, value in wrong.items():
+        assert f"{name}={value}" in str(caught.value)
+
+
+def test_linear_neurons_get_their_kernels():
+    model = linear_model(neurons=3)
+    meis = find(model, [0, 1, 2], time_steps=4, norm=5.0, restarts=1, max_steps=60)
+    for number in range(3):
+        kernel = model.network.kernels[number].numpy()
+        found = meis["stimulus"].values[number]
+        cosine = (found * kernel).sum() / np.linalg.norm(found) / np.linalg.norm(kernel)
+        assert cosine >= 0.999
+        assert meis["score"].values[number] == pytest.approx(5 * np.linalg.norm(kernel), rel=1e-3)
+
+
+def test_linear_neurons_within_a_box_get_their_clipped_kernels():
+    """The maximum of <k, x> with |x| = r and |x_i| <= b is clip(s * k); scipy finds s."""
+    from scipy.optimize import brentq
+
+    model = linear_model(neurons=2)
+    meis = find(model, [0, 1], time_steps=4, norm=5.0, ranges=[(-0.5, 0.5)] * 2, restarts=1, max_steps=80)
+    for number in range(2):
+        kernel = model.network.kernels[number].double().numpy()
+        scale = brentq(lambda s, k=kernel: np.linalg.norm((s * k).clip(-0.5, 0.5)) - 5.0, 1e-6, 1e6)
+        best = (kernel * (scale * kernel).clip(-0.5, 0.5)).sum()
+        assert 0.999 * best <= meis["score"].values[number] <= best * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("gain", [1e-6, 1e-3, 1e6])
+def test_the_scale_of_the_responses_does_not_matter(gain):
+    class Amplified(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, image):
+            return gain * self.network(image)
+
+    plain = still_model()
+    amplified = ml.RetinaModel(Amplified(still_model().network), plain.stimulus_format, 5)
+    one, other = (find(model, [0, 3], max_steps=30, restarts=2) for model in (plain, amplified))
+    np.testing.assert_allclose(other["stimulus"], one["stimulus"], atol=1e-5)
+    np.testing.assert_allclose(other["score"], gain * one["score"], rtol=1e-5)
+    np.testing.assert_array_equal(other["steps"], one["steps"])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        ml.AnnealedPowerMethod,
+        partial(torch.optim.SGD, lr=1.0),
+        partial(torch.optim.SGD, lr=0.3, momentum=0.9),
+        partial(torch.optim.Adam, lr=0.05),
+        partial(torch.optim.AdamW, lr=0.05),
+        partial(torch.optim.RMSprop, lr=0.02),
+    ],
+    ids=["power method", "SGD", "momentum", "Adam", "AdamW", "RMSprop"],
+)
+@pytest.mark.parametrize("model", [video_model, still_model], ids=["video", "still"])
+def test_optimizers_raise_the_score_of_every_row(model, optimizer):
+    retina = model()
+    neurons = [("monday", 0), ("tuesday", 2)] if retina.has_sessions else [0, 4]
+    module = ml.MEIModule(retina, neurons, optimizer=optimizer, restarts=2)
+    before = module.objective(module.stimulus).detach()
+    fit(module, 15)
+    assert (module.best_score > before + 0.1 * before.abs()).all()
+    assert (module.objective(module.stimulus) > before).all()
