@@ -402,7 +402,7 @@ def test_what_does_not_fit_is_an_error_that_leaves_the_stimulus_alone(target, ex
         optimize_stimulus(
             stimulus,
             partial(torch.optim.SGD, lr=1.0),
-            IncreaseObjective(load_model("digital_twin"), **target),
+            IncreaseObjective(load_model("simulated"), **target),
             OptimizationStopper(3),
             **extras,
         )
