@@ -11,6 +11,7 @@ from mei_lightning.constraints import (
     FixedNorm,
     MaximalNorm,
     NormAndRange,
+    RescaleThenClip,
     SpatialLowPass,
     TemporalLowPass,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "RangeRegularizationLoss",
     "Reducer",
     "Regularizer",
+    "RescaleThenClip",
     "ResultsWriter",
     "RetinaModel",
     "RowConvergence",

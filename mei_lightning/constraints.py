@@ -366,6 +366,38 @@ class ChannelRange(NormAndRange):
         super().__init__(ranges=ranges, mask=mask, frozen=frozen)
 
 
+class RescaleThenClip(Constraint):
+    """Scale each row to a norm, then clip each channel to its range: the rule of Höfling et al. 2024 (eLife 86860).
+
+    For reproducing published stimuli. Clipping takes away some of the norm, the more the larger the steps are; in
+    `NormAndRange` both hold.
+
+    Args:
+        norm: L2 norm before clipping, in the model's units.
+        ranges: one ``(low, high)`` for each channel, in the model's units; None means unbounded.
+
+    Raises:
+        ValueError: if the norm is not positive or a range is empty.
+    """
+
+    def __init__(self, norm: float, ranges: ChannelRanges) -> None:
+        super().__init__()
+        self.rescale = FixedNorm(norm)
+        self.clip = ChannelRange(ranges)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The constrained stimuli, as a new tensor without gradient."""
+        return self.clip(self.rescale(stimulus))
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if the number of ranges is not that of the channels."""
+        self.clip.check(stimulus_shape)
+
+    def check_stimulus(self, stimulus: Tensor) -> None:
+        """Raise a ValueError if a row is not finite or zero."""
+        self.rescale.check_stimulus(stimulus)
+
+
 class _LowPass(Constraint):
     dims: tuple[int, ...]
 

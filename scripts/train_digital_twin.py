@@ -63,7 +63,7 @@ class TwinTraining(L.LightningModule):
         """The loss of a batch."""
         movies, responses = batch
         features = self.network.core(movies)
-        predicted = torch.cat([self.network.readout[session](features) for session in responses], dim=2)
+        predicted = torch.cat([self.network.readout[session](features) for session in responses], dim=2).float()
         wanted = torch.cat(list(responses.values()), dim=2)
         loss = poisson_deviance(predicted, wanted)
         self.log("loss", loss, prog_bar=True)
@@ -104,8 +104,8 @@ def main() -> None:
     """Train, write the weights, and print how well they predict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=1500, help="gradient steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, help="movies in a step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="gradient steps (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="movies in a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=0.005, help="highest rate (default: %(default)s)")
     parser.add_argument("--weight-decay", type=float, default=0.01, help="of the core (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and movies (default: %(default)s)")
@@ -117,7 +117,12 @@ def main() -> None:
         Recordings(arguments.batch_size, num_frames=50, seed=arguments.seed), batch_size=None, num_workers=1
     )
     trainer = L.Trainer(
-        max_steps=arguments.steps, gradient_clip_val=1.0, accelerator="cpu", logger=False, enable_checkpointing=False
+        max_steps=arguments.steps,
+        gradient_clip_val=1.0,
+        precision="bf16-mixed",
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
     )
     trainer.fit(training, recordings)
     save_weights(training.network, arguments.weights)

@@ -15,6 +15,7 @@ from mei_lightning.constraints import (
     FixedNorm,
     MaximalNorm,
     NormAndRange,
+    RescaleThenClip,
     SpatialLowPass,
     TemporalLowPass,
     range_bounds,
@@ -427,3 +428,16 @@ def test_repr_shows_the_values():
         "NormAndRange(norm=30, norm_is='fixed', ranges=((-0.5, None), None), "
         "mask=(2, 1, 1, 1) with 1 of 2 free, frozen=-0.25)"
     )
+
+
+def test_rescale_then_clip_is_the_published_rule():
+    stimulus = torch.randn(3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    rule = RescaleThenClip(30.0, [(-0.654, 6.269), (-0.913, 6.269)])
+    for row, result in zip(stimulus.numpy(), rule(stimulus).numpy(), strict=True):
+        scaled = 30.0 * row / np.sqrt((row.astype(float) ** 2).sum())
+        expected = np.stack([scaled[0].clip(-0.654, 6.269), scaled[1].clip(-0.913, 6.269)])
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="2 channel range"):
+        rule.check((1, 3, 4, 5, 6))
+    with pytest.raises(ValueError, match="zero"):
+        rule.check_stimulus(torch.zeros(1, 2, 4, 5, 6))

@@ -1,0 +1,45 @@
+"""The MEIs of many neurons in one run: a script to read, copy and edit.
+
+python scripts/optimize_population.py --model digital_twin --type color_opponent
+"""
+
+import argparse
+
+from mei_lightning import find_meis, load_model, plot_meis, save_dataset, save_meis_to_mp4_video
+
+
+def main() -> None:
+    """Optimise a stimulus for each neuron of some sessions and a cell type."""
+    parser = argparse.ArgumentParser(description="The MEIs of many neurons.")
+    parser.add_argument("--model", default="digital_twin", help="digital_twin, simulated, or openretina:NAME")
+    parser.add_argument("--sessions", nargs="*", help="recording sessions; all by default")
+    parser.add_argument("--type", help="cell type, where the model knows the types of its neurons; all by default")
+    parser.add_argument("--norm", type=float, default=30.0, help="L2 norm of each stimulus in the model's units")
+    parser.add_argument("--restarts", type=int, default=4, help="initial stimuli of each neuron")
+    parser.add_argument("--output", default="logs/population", help="where the results go")
+    arguments = parser.parse_args()
+
+    model = load_model(arguments.model)
+    neurons = model.neurons
+    if arguments.sessions:
+        neurons = neurons[neurons["session"].isin(arguments.sessions)]
+    if arguments.type:
+        neurons = neurons[neurons["type"] == arguments.type]
+
+    meis = find_meis(
+        model,
+        list(zip(neurons["session"], neurons["index"].tolist(), strict=True)),
+        norm=arguments.norm,
+        restarts=arguments.restarts,
+        log_directory=arguments.output,
+    )
+
+    store = save_dataset(meis, f"{arguments.output}/meis.zarr")
+    plot_meis(meis).savefig(f"{arguments.output}/meis.png", dpi=150)
+    save_meis_to_mp4_video(meis, f"{arguments.output}/meis.mp4")
+    print(meis[["score", "status", "steps"]].to_dataframe().to_string())
+    print(f"{len(neurons)} MEIs: {store}, with a picture and a video beside it")
+
+
+if __name__ == "__main__":
+    main()

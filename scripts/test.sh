@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then lint, types and tests. Options are passed on to pytest, e.g.
+#   bash scripts/test.sh -k constraints
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh test
+# openretina without its own dependencies, which would bring a CUDA torch and much that the tests do not use.
+.venv/bin/pip install --quiet --constraint scripts/constraints.txt --requirement tests/openretina-requirements.txt
+.venv/bin/pip install --quiet --no-deps "openretina>=1.1,<2"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest "$@"
