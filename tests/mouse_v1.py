@@ -19,6 +19,22 @@ def _depthwise_separable(channels: int) -> nn.Module:
     )
 
 
+class PointReadout(nn.Module):
+    """Each neuron reads the feature map at one point: ``[batch, channels, y, x]`` to ``[batch, neurons]``."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        position = weights["source_grid"] @ weights["mu_transform.0.weight"].T + weights["mu_transform.0.bias"]
+        self.register_buffer("position", position.clamp(-1, 1))
+        self.register_buffer("features", weights["_features"][0, :, 0])
+        self.register_buffer("bias", weights["bias"])
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        grid = self.position[None, :, None].expand(len(feature_map), -1, -1, -1)
+        sampled = grid_sample(feature_map, grid, align_corners=True)[..., 0]
+        return elu((sampled * self.features).sum(1) + self.bias) + 1
+
+
 class MouseV1Network(nn.Module):
     """Responses ``[batch, neurons]`` of one session to images ``[batch, 2, 36, 64]``."""
 
@@ -29,23 +45,15 @@ class MouseV1Network(nn.Module):
         self.core = nn.Sequential(first, *hidden)
         core_weights = [value for name, value in weights.items() if name.startswith("core.features")]
         self.core.load_state_dict(dict(zip(self.core.state_dict(), core_weights, strict=True)))
-        self.readouts = {}
+        self.readouts = nn.ModuleDict()
         for session in sorted({name.split(".")[1] for name in weights if name.startswith("readout.")}):
-            readout = {
-                name.removeprefix(f"readout.{session}."): value
-                for name, value in weights.items()
-                if name.startswith(f"readout.{session}.")
-            }
-            position = (
-                readout["source_grid"] @ readout["mu_transform.0.weight"].T + readout["mu_transform.0.bias"]
-            ).clamp(-1, 1)
-            self.readouts[session] = (position, readout["_features"][0, :, 0], readout["bias"])
+            prefix = f"readout.{session}."
+            self.readouts[session] = PointReadout(
+                {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+            )
 
     def forward(self, image: Tensor, data_key: str) -> Tensor:
-        position, features, bias = self.readouts[data_key]
-        grid = position[None, :, None].expand(len(image), -1, -1, -1)
-        sampled = grid_sample(self.core(image), grid, align_corners=True)[..., 0]
-        return elu((sampled * features).sum(1) + bias) + 1
+        return self.readouts[data_key](self.core(image))
 
 
 def load_mouse_v1() -> RetinaModel:
@@ -54,5 +62,5 @@ def load_mouse_v1() -> RetinaModel:
         pytest.skip("MEI_LIGHTNING_TEST_DATA does not name the folder with mouse_v1_color.pt")
     weights = torch.load(Path(folder) / "mouse_v1_color.pt", weights_only=True, map_location="cpu")
     network = MouseV1Network(weights)
-    neurons = {session: len(bias) for session, (_, _, bias) in network.readouts.items()}
+    neurons = {session: len(readout.bias) for session, readout in network.readouts.items()}
     return RetinaModel(network, StimulusFormat(("green", "UV"), height=36, width=64), neurons, name="mouse_v1")
