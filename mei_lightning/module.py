@@ -313,7 +313,8 @@ class StimulusModule(LightningModule):
         return self._row_objective_in_tuple[0]
 
     def _log_population(self) -> None:
-        scores = self.best_score[self.best_score.isfinite()]
+        scores = self.best_score[self.best_rows()]
+        scores = scores[scores.isfinite()]
         if len(scores):
             quantiles = torch.quantile(scores.float(), scores.new_tensor(_QUANTILES, dtype=torch.float32))
             for level, value in zip(_QUANTILES, quantiles, strict=True):

@@ -1,0 +1,280 @@
+"""What a run leaves in TensorBoard, in a CSV file, in checkpoints and on the screen."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import find, fit, linear_model, still_model, video_model
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+import mei_lightning as ml
+
+RANGES = [(-0.2, 0.5), (-0.3, 0.4)]
+NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1)]
+QUANTILES = ["0.00", "0.25", "0.50", "0.75", "1.00"]
+
+
+def module_of(model, neurons=NEURONS, **options):
+    return ml.MEIModule(model, neurons, **{"time_steps": 9, "restarts": 2, "norm": 4.0, "ranges": RANGES, **options})
+
+
+def fit_with(logger, module, max_steps, *callbacks):
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=logger,
+        callbacks=list(callbacks),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module)
+    return trainer
+
+
+def events_in(directory):
+    (file,) = Path(directory).rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file), size_guidance=dict.fromkeys(("images", "scalars", "histograms", "tensors"), 0))
+    events.Reload()
+    return events
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of 50 steps (5 checks) with two shown neurons, its module and its events."""
+    directory = tmp_path_factory.mktemp("run")
+    module = module_of(video_model())
+    logger = TensorBoardLogger(directory, name="", default_hp_metric=False)
+    fit_with(logger, module, 50, ml.StimulusLogger(["monday/2", "tuesday/1"], every_n_checks=2))
+    return module, events_in(directory)
+
+
+def test_scalars_tell_of_the_population(run):
+    module, events = run
+    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    expected = {"score/mean", "rows/active", "rows/converged", "rows/no_gradient", "rows/not_finite"}
+    expected |= {"stimulus/norm", "stimulus/clipped_share"} | {f"score/quantile_{level}" for level in QUANTILES}
+    assert expected <= set(scalars)
+    assert scalars["rows/active"] == [6.0] * 5
+    np.testing.assert_allclose(scalars["stimulus/norm"], 4.0, rtol=1e-5)
+    assert np.all(np.diff(scalars["score/mean"]) >= 0)
+    assert scalars["score/mean"][-1] > scalars["score/mean"][0]
+
+    stimulus = module.best_stimulus
+    low, high = (torch.tensor(bounds).view(1, 2, 1, 1, 1) for bounds in zip(*RANGES, strict=True))
+    share = ((stimulus <= low) | (stimulus >= high)).float().mean().item()
+    assert 0.01 < share < 0.99
+    assert scalars["stimulus/clipped_share"][-1] == pytest.approx(share, abs=0.02)
+
+
+def test_quantiles_and_mean_are_those_of_the_neurons(run):
+    """Of the best restart of each, as in the results: a bad restart that is not kept does not count."""
+    module, events = run
+    scores = module.best_score.view(3, 2).amax(1).numpy()
+    # The very last step is scored after the last check, so it may add a little.
+    assert events.Scalars("score/mean")[-1].value == pytest.approx(scores.mean(), rel=1e-2)
+    for level in QUANTILES:
+        logged = events.Scalars(f"score/quantile_{level}")[-1].value
+        assert logged == pytest.approx(np.quantile(scores, float(level)), rel=1e-2)
+
+
+def test_histogram_of_scores(run):
+    module, events = run
+    histogram = events.Histograms("scores")[-1].histogram_value
+    scores = module.best_score.view(3, 2).amax(1)
+    assert histogram.num == 3
+    assert histogram.sum == pytest.approx(scores.sum().item(), rel=1e-5)
+    assert histogram.max == pytest.approx(scores.max().item(), rel=1e-5)
+
+
+def test_shown_neurons_have_pictures_at_every_second_check_and_at_the_end(run):
+    _, events = run
+    kinds = ("stimulus", "frames", "composition")
+    assert set(events.Tags()["images"]) == {f"{label}/{kind}" for label in ("monday/2", "tuesday/1") for kind in kinds}
+    for tag in events.Tags()["images"]:
+        assert sorted({event.step for event in events.Images(tag)}) == [10, 30, 50]
+
+
+def test_stimulus_is_an_animation_of_every_frame(run):
+    module, events = run
+    (stimulus,) = ml.to_dataset(module)["stimulus"].sel(neuron=["tuesday/1"]).values
+    event = events.Images("tuesday/1/stimulus")[-1]
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        assert image.n_frames == 9
+        frames = []
+        for number in range(9):
+            image.seek(number)
+            frames.append(np.asarray(image.convert("RGB"), dtype=float))
+    assert frames[0].shape[0] / frames[0].shape[1] == pytest.approx(6 / 5, rel=0.05)
+    brightness = np.array([frame.mean() for frame in frames])
+    assert np.corrcoef(brightness, stimulus.mean((0, 2, 3)))[0, 1] > 0.9
+
+
+def test_pictures_of_the_run_differ_and_can_be_decoded(run):
+    _, events = run
+    sizes = {}
+    for kind in ("frames", "composition"):
+        pictures = [
+            np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+            for event in events.Images(f"monday/2/{kind}")
+        ]
+        assert not np.array_equal(pictures[0], pictures[-1])
+        sizes[kind] = pictures[0].shape
+    assert sizes["composition"][1] > 2.5 * sizes["composition"][0]
+
+
+def test_configuration_among_the_hyperparameters(run):
+    module, events = run
+    content = HParamsPluginData.FromString(events.PluginTagToContent("hparams")["_hparams_/session_start_info"])
+    values = {name: value.string_value for name, value in content.session_start_info.hparams.items()}
+    assert values["model"] == "VideoNetwork"
+    assert values["neurons"] == "monday/0, monday/2, tuesday/1"
+    assert values["time_steps"] == "9"
+    assert values["seed"] == "0"
+    assert "norm=4" in values["constraint"]
+    assert values["weights_digest"] == module.configuration["weights_digest"]
+    expected = module.best_score.view(3, 2).amax(1).mean().item()
+    assert events.Scalars("final/score_mean")[-1].value == pytest.approx(expected, rel=1e-5)
+    assert events.Scalars("final/steps")[-1].value == 50
+
+
+def test_find_meis_logs_the_first_four_neurons(tmp_path):
+    neurons = [("monday", 0), ("monday", 1), ("monday", 2), ("tuesday", 0), ("tuesday", 1)]
+    find(video_model(), neurons, time_steps=5, restarts=1, max_steps=3, log_directory=tmp_path)
+    shown = {tag.rsplit("/", 1)[0] for tag in events_in(tmp_path).Tags()["images"]}
+    assert shown == {"monday/0", "monday/1", "monday/2", "tuesday/0"}
+
+
+def test_still_image_has_no_animation(tmp_path):
+    find(still_model(), [2], restarts=1, max_steps=3, log_directory=tmp_path)
+    assert set(events_in(tmp_path).Tags()["images"]) == {"2/frames", "2/composition"}
+
+
+def test_stimuli_without_names_or_format(tmp_path):
+    """A plain StimulusModule: an objective and a tensor."""
+    module = ml.StimulusModule(
+        lambda stimulus: stimulus[:, :, :3].mean((1, 2, 3, 4)),
+        torch.randn(2, 1, 7, 4, 4),
+        constraint=ml.FixedNorm(2.0),
+    )
+    fit_with(TensorBoardLogger(tmp_path, name="", default_hp_metric=False), module, 10, ml.StimulusLogger())
+    events = events_in(tmp_path)
+    assert {"row_0/stimulus", "row_1/stimulus"} <= set(events.Tags()["images"])
+    assert events.Histograms("scores")
+
+
+def test_unknown_neuron_is_an_error_before_any_step():
+    module = module_of(video_model())
+    with pytest.raises(ValueError, match=r"cannot show 'friday/1'; the run has monday/0, monday/2, tuesday/1"):
+        fit(module, 2, ml.StimulusLogger(["monday/0", "friday/1"]))
+    assert (module.steps == 0).all()
+
+
+def test_interval_must_be_positive():
+    with pytest.raises(ValueError, match=r"every_n_checks=0\) must be at least 1"):
+        ml.StimulusLogger(every_n_checks=0)
+
+
+def test_csv_logger(tmp_path):
+    module = module_of(video_model())
+    trainer = fit_with(CSVLogger(tmp_path, name=""), module, 30, ml.StimulusLogger())
+    with open(Path(trainer.logger.log_dir) / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["rows/active"]) for row in rows] == [6.0] * 3
+    means = [float(row["score/mean"]) for row in rows]
+    assert means == sorted(means)
+    assert means[-1] > means[0]
+
+
+def test_model_checkpoint_of_the_best_mean_score(tmp_path):
+    """Monitors what the module logs; the checkpoint holds stimuli only and brings them back."""
+    module = module_of(video_model())
+    checkpoint = ModelCheckpoint(tmp_path, monitor="score/mean", mode="max", filename="best")
+    fit(module, 40, checkpoint)
+    saved = torch.load(checkpoint.best_model_path, weights_only=True)
+    assert not any("objective" in name or "network" in name for name in saved["state_dict"])
+    scores = saved["state_dict"]["best_score"].view(3, 2).amax(1)
+    assert float(checkpoint.best_model_score) == pytest.approx(scores.mean().item(), rel=1e-5)
+    again = module_of(video_model())
+    again.load_state_dict(saved["state_dict"])
+    assert torch.equal(again.stimulus, saved["state_dict"]["stimulus"])
+    with torch.no_grad():
+        recomputed, _ = again.evaluate(again.best_stimulus)
+    torch.testing.assert_close(recomputed, again.best_score)
+
+
+def test_progress_bar_shows_active_rows_and_mean_score(capsys):
+    module = module_of(video_model())
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=25,
+        max_epochs=-1,
+        logger=False,
+        callbacks=[ml.StepProgressBar()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module)
+    shown = "".join(capsys.readouterr())
+    last = shown.replace("\n", "\r").split("25/25")[-1]
+    assert "25/25" in shown
+    assert "rows/active=6" in last
+    assert "score/mean=" in last
+    assert "v_num" not in shown
+
+
+class Values(Callback):
+    """Remembers the best value of each row at each step."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.values.append(pl_module.best_value.tolist())
+
+
+@pytest.mark.parametrize(("relative_gain", "patience"), [(1e-3, 10), (0.05, 2), (0.0, 3), (0.01, 1)])
+def test_rows_converge_when_the_gain_over_some_steps_is_too_small(relative_gain, patience):
+    """Against the rule in plain Python, on the best values as they were."""
+    module = module_of(video_model(), check_interval=4)
+    record = Values()
+    fit(module, 120, ml.RowConvergence(relative_gain, patience), record)
+    for row, steps in enumerate(module.steps.tolist()):
+        best = [values[row] for values in record.values]
+        level, since, expected = best[0], 0, None
+        for step, value in enumerate(best[1:], start=2):
+            since = 0 if value > level * (1 + relative_gain) + 1e-12 else since + 1
+            level = value if since == 0 else level
+            if since == patience:
+                expected = step
+                break
+        assert steps == (expected or len(best))
+        assert module.status[row] == (ml.Status.CONVERGED if expected else ml.Status.ACTIVE)
+    assert (module.status == ml.Status.CONVERGED).any()
+
+
+def test_run_ends_when_all_rows_have_converged():
+    module = ml.MEIModule(linear_model(), [0, 1, 2], time_steps=4, norm=3.0, check_interval=5)
+    trainer = fit(module, 1000, ml.RowConvergence(1e-3, 5))
+    assert (module.status == ml.Status.CONVERGED).all()
+    longest = module.steps.max().item()
+    assert longest <= trainer.global_step < longest + 5
+    assert trainer.global_step < 200
+
+
+@pytest.mark.parametrize(("relative_gain", "patience"), [(-0.1, 5), (0.1, 0)])
+def test_convergence_refuses_what_makes_no_sense(relative_gain, patience):
+    with pytest.raises(ValueError, match=r"needs relative_gain >= 0 and patience >= 1"):
+        ml.RowConvergence(relative_gain, patience)
