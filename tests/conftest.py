@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 import mei_lightning as ml
 
+# Models this small only lose by sharing work among threads, and much so on a busy machine.
+torch.set_num_threads(1)
+
 VIDEO_FORMAT = ml.StimulusFormat(("green", "UV"), height=6, width=5, frame_rate=30.0, pixel_size=50.0, frames_lost=2)
 STILL_FORMAT = ml.StimulusFormat(("luminance",), height=7, width=6)
 SESSIONS = {"monday": 4, "tuesday": 3}

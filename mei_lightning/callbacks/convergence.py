@@ -41,5 +41,5 @@ class RowConvergence(Callback):
         least = module.stalled_value + self.relative_gain * module.stalled_value.abs()
         gained = torch.where(started, module.best_value > least, module.best_value.isfinite())
         module.stalled_value.copy_(torch.where(gained, module.best_value, module.stalled_value))
-        module.stalled_steps.add_(1).masked_fill_(gained, 0)
+        module.stalled_steps.add_(module.active).masked_fill_(gained, 0)
         module.retire(module.stalled_steps >= self.patience, Status.CONVERGED)
