@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import find, fit, linear_model, still_model, video_model
-from lightning.pytorch import Callback, Trainer
+from conftest import find, fit, still_model, video_model
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
@@ -233,48 +233,3 @@ def test_progress_bar_shows_active_rows_and_mean_score(capsys):
     assert "rows/active=6" in last
     assert "score/mean=" in last
     assert "v_num" not in shown
-
-
-class Values(Callback):
-    """Remembers the best value of each row at each step."""
-
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        self.values.append(pl_module.best_value.tolist())
-
-
-@pytest.mark.parametrize(("relative_gain", "patience"), [(1e-3, 10), (0.05, 2), (0.0, 3), (0.01, 1)])
-def test_rows_converge_when_the_gain_over_some_steps_is_too_small(relative_gain, patience):
-    """Against the rule in plain Python, on the best values as they were."""
-    module = module_of(video_model(), check_interval=4)
-    record = Values()
-    fit(module, 120, ml.RowConvergence(relative_gain, patience), record)
-    for row, steps in enumerate(module.steps.tolist()):
-        best = [values[row] for values in record.values]
-        level, since, expected = best[0], 0, None
-        for step, value in enumerate(best[1:], start=2):
-            since = 0 if value > level * (1 + relative_gain) + 1e-12 else since + 1
-            level = value if since == 0 else level
-            if since == patience:
-                expected = step
-                break
-        assert steps == (expected or len(best))
-        assert module.status[row] == (ml.Status.CONVERGED if expected else ml.Status.ACTIVE)
-    assert (module.status == ml.Status.CONVERGED).any()
-
-
-def test_run_ends_when_all_rows_have_converged():
-    module = ml.MEIModule(linear_model(), [0, 1, 2], time_steps=4, norm=3.0, check_interval=5)
-    trainer = fit(module, 1000, ml.RowConvergence(1e-3, 5))
-    assert (module.status == ml.Status.CONVERGED).all()
-    longest = module.steps.max().item()
-    assert longest <= trainer.global_step < longest + 5
-    assert trainer.global_step < 200
-
-
-@pytest.mark.parametrize(("relative_gain", "patience"), [(-0.1, 5), (0.1, 0)])
-def test_convergence_refuses_what_makes_no_sense(relative_gain, patience):
-    with pytest.raises(ValueError, match=r"needs relative_gain >= 0 and patience >= 1"):
-        ml.RowConvergence(relative_gain, patience)
