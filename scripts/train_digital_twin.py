@@ -22,6 +22,7 @@ from mei_lightning.models.natural_movies import naturalistic_movies
 from mei_lightning.models.simulated import SimulatedRetina
 
 HELD_OUT_SEED = 1_000_000
+CALIBRATION_STEPS = 30
 
 
 class Recordings(IterableDataset):
@@ -62,6 +63,8 @@ class TwinTraining(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
         """The loss of a batch."""
         movies, responses = batch
+        if self.global_step == CALIBRATION_STEPS:
+            freeze_batch_norm(self.network)
         features = self.network.core(movies)
         predicted = torch.cat([self.network.readout[session](features) for session in responses], dim=2).float()
         wanted = torch.cat(list(responses.values()), dim=2)
@@ -81,6 +84,17 @@ class TwinTraining(L.LightningModule):
             optimizer, self.hparams["learning_rate"], total_steps=self.hparams["steps"] + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def freeze_batch_norm(network: torch.nn.Module) -> None:
+    """Normalise by the running statistics from now on.
+
+    The movies of one batch are few and of very different contrast: normalised by that batch, a feature that few of
+    them drive, such as motion in one direction, would lose its size.
+    """
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):
+            layer.eval()
 
 
 def poisson_deviance(predicted: Tensor, wanted: Tensor) -> Tensor:

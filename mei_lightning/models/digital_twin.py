@@ -1,5 +1,6 @@
 """A digital twin: a convolutional network trained to answer as the simulated retina does."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,12 +95,27 @@ class SpaceTimeConvolution(nn.Sequential):
         )
 
 
+class StackedCore(nn.Sequential):
+    """Layers after one another, whose features are all put out, one layer's after the other's."""
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Features ``[batch, features, time', height', width']`` of stimuli ``[batch, channels, time, height, width]``.
+
+        All layers but the first keep time, height and width.
+        """
+        features = []
+        for layer in self:
+            stimulus = layer(stimulus)
+            features.append(stimulus)
+        return torch.cat(features, dim=1)
+
+
 class DigitalTwinNetwork(nn.Module):
     """A core that all sessions share, and a readout for each session.
 
     The core turns a stimulus into feature maps at every second pixel: a space-time convolution over 21 frames
-    and a spatial one, each with batch norm and ELU. A neuron's response is the softplus of the features under its
-    Gaussian mask, weighed and added up.
+    and a spatial one, each with batch norm and ELU. A neuron's response is the softplus of both layers' features
+    under its Gaussian mask, weighed and added up.
 
     Args:
         neurons_per_session: the number of neurons of each session.
@@ -111,14 +127,13 @@ class DigitalTwinNetwork(nn.Module):
         super().__init__()
         channels, height, width = len(STIMULUS_FORMAT.channel_names), STIMULUS_FORMAT.height, STIMULUS_FORMAT.width
         time_size = STIMULUS_FORMAT.frames_lost + 1
-        self.core = nn.Sequential(
-            SpaceTimeConvolution(channels, 24, 48, space_size=9, time_size=time_size, stride=2),
-            SpaceTimeConvolution(48, 32, 48, space_size=3, time_size=1),
-        )
+        first = SpaceTimeConvolution(channels, 24, 48, space_size=9, time_size=time_size, stride=2)
+        start_from_moving_gabors(first)
+        self.core = StackedCore(first, SpaceTimeConvolution(48, 16, 32, space_size=3, time_size=1))
         self.readout = nn.ModuleDict(
             {
                 session: GaussianReadout(
-                    count, 48, height // 2, width // 2, None if centers is None else centers[session] / 2
+                    count, 48 + 32, height // 2, width // 2, None if centers is None else centers[session] / 2
                 )
                 for session, count in neurons_per_session.items()
             }
@@ -127,6 +142,31 @@ class DigitalTwinNetwork(nn.Module):
     def forward(self, stimulus: Tensor, data_key: str) -> Tensor:
         """Responses ``[batch, time - 20, neurons]`` to stimuli ``[batch, channels, time, height, width]``."""
         return self.readout[data_key](self.core(stimulus))
+
+
+@torch.no_grad()
+def start_from_moving_gabors(layer: SpaceTimeConvolution) -> None:
+    """Add Gabor patterns that move in twelve directions to a first layer's random weights.
+
+    So features that tell a direction of motion from its opposite are there from the start.
+
+    Args:
+        layer: at least 12 channels between its convolutions, and 48 out.
+    """
+    space, time = layer.get_parameter("0.weight"), layer.get_parameter("1.weight")
+    pixel = torch.arange(space.shape[-1]) - space.shape[-1] // 2
+    envelope = torch.exp(-(pixel[:, None] ** 2 + pixel**2) / (2 * 2.0**2))
+    lag = torch.arange(time.shape[2], 0, -1)
+    time_course = 0.5 * ((lag / 6) * torch.exp(1 - lag / 6)) ** 4
+    for i in range(6):
+        angle = math.pi * i / 6
+        phase = 2 * math.pi / 7 * (pixel * math.cos(angle) + pixel[:, None] * math.sin(angle))
+        for j, pattern in enumerate((phase.cos() * envelope, phase.sin() * envelope)):
+            space[2 * i + j, :, 0] += pattern / pattern.norm()
+        for j in range(8):
+            turn = 2 * math.pi * lag / 10 + math.pi / 2 * (j % 4)
+            time[8 * i + j, 2 * i, :, 0, 0] += time_course * turn.cos()
+            time[8 * i + j, 2 * i + 1, :, 0, 0] += time_course * turn.sin() * (1 if j < 4 else -1)
 
 
 class DigitalTwin(RetinaModel):
