@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.loading import load_model
@@ -121,8 +122,18 @@ class MEIModule(StimulusModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer of the stimulus; its settings become part of the configuration."""
         optimizer = super().configure_optimizers()
-        self.configuration["optimizer"] = {"name": type(optimizer).__name__, **_plain(optimizer.defaults)}
+        self._add_to_configuration(optimizer={"name": type(optimizer).__name__, **_plain(optimizer.defaults)})
         return optimizer
+
+    def on_fit_start(self) -> None:
+        """As in ``StimulusModule``; when the run stops becomes part of the configuration."""
+        super().on_fit_start()
+        rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
+        self._add_to_configuration(max_steps=self.trainer.max_steps, convergence=rules[0] if rules else None)
+
+    def _add_to_configuration(self, **settings: Any) -> None:
+        self.configuration |= settings
+        self.hparams.update(settings)
 
     @property
     def labels(self) -> list[str]:
@@ -135,8 +146,11 @@ class MEIModule(StimulusModule):
         return self.retina.stimulus_format
 
     def best_rows(self) -> Tensor:
-        """For each neuron the row of its best restart, ``[neurons]``."""
-        best_restart = self.best_value.view(len(self.groups), self.restarts).argmax(dim=1)
+        """For each neuron the row of its best restart, ``[neurons]``; the first of those that are equally good."""
+        values = self.best_value.view(len(self.groups), self.restarts)
+        highest = values.amax(dim=1, keepdim=True)
+        # Restarts often end at the same optimum. Rounding, which varies with the batch, must not choose among them.
+        best_restart = (values >= highest - 1e-5 * highest.abs()).int().argmax(dim=1)
         return torch.arange(len(self.groups), device=self.device) * self.restarts + best_restart
 
 

@@ -29,6 +29,9 @@ class RowConvergence(Callback):
         self.relative_gain = relative_gain
         self.patience = patience
 
+    def __repr__(self) -> str:
+        return f"RowConvergence(relative_gain={self.relative_gain:g}, patience={self.patience})"
+
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int

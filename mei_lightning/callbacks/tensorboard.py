@@ -81,9 +81,9 @@ class StimulusLogger(Callback):
         writer.add_image(f"{label}/frames", sheet, step, dataformats="HWC")
         if stimulus.shape[1] > 1 and len(stimulus) <= COLORS:
             _add_animation(writer, f"{label}/stimulus", animated_png_bytes(stimulus, stimulus_format=facts), step)
-        figure = Figure(figsize=(12, 3.5), layout="constrained")
-        spatial, temporal, spectrum = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
-        plot_stimulus_composition(stimulus, temporal, spectrum, spatial, stimulus_format=facts)
+        figure = Figure(figsize=(6, 5.5), layout="constrained")
+        axes = figure.subplot_mosaic([["space", "space"], ["time", "spectrum"]], height_ratios=(1.2, 1))
+        plot_stimulus_composition(stimulus, axes["time"], axes["spectrum"], axes["space"], stimulus_format=facts)
         writer.add_figure(f"{label}/composition", figure, step)
 
 
