@@ -1,0 +1,252 @@
+"""What holds for every model, optimizer and set of neurons, checked through what a user calls."""
+
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import STILL_FORMAT, StillNetwork, find, fit, still_model, video_model
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import mei_lightning as ml
+from mei_lightning.models.base import weights_digest
+
+OPTIMIZERS = {
+    "power method": ml.AnnealedPowerMethod,
+    "SGD": partial(torch.optim.SGD, lr=2.0),
+    "Adam": partial(torch.optim.Adam, lr=0.05),
+}
+VIDEO_NEURONS = [("monday", 0), ("tuesday", 1), ("monday", 3), [("monday", 1), ("tuesday", 2)]]
+STILL_NEURONS = [0, 4, [1, 2]]
+SIMULATED_NEURONS = [("session_1", 0), ("session_2", 1)]
+
+
+@pytest.fixture(params=["video", "still", "simulated", "twin"])
+def case(request):
+    """A model, neurons of it, and options that make its stimulus small."""
+    if request.param == "video":
+        return video_model(), VIDEO_NEURONS, {"time_steps": 8}
+    if request.param == "still":
+        return still_model(), STILL_NEURONS, {}
+    model = request.getfixturevalue(request.param)
+    return model, SIMULATED_NEURONS, {"time_steps": model.stimulus_format.frames_lost + 4}
+
+
+def ranges_of(model):
+    """Ranges that are tight enough to matter at the default norm."""
+    return [(-1.5, 2.0), (-2.0, 1.0)][: len(model.stimulus_format.channel_names)]
+
+
+def assert_same_meis(one, other, atol=1e-5):
+    np.testing.assert_array_equal(one["neuron"], other["neuron"])
+    for name in ("stimulus", "score", "response"):
+        np.testing.assert_allclose(one[name], other[name], atol=atol, rtol=atol, err_msg=name)
+    for name in ("status", "steps", "restart", "seed"):
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+# A row does not know its neighbours
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_mei_is_the_same_alone_in_a_batch_and_in_another_order(case, optimizer):
+    model, neurons, options = case
+    options = {**options, "max_steps": 12, "restarts": 2, "optimizer": optimizer, "ranges": ranges_of(model)}
+    batch = find(model, neurons, **options)
+    another_order = find(model, neurons[::-1], **options)
+    assert_same_meis(another_order.isel(neuron=slice(None, None, -1)), batch)
+    for number, neuron in enumerate(neurons):
+        assert_same_meis(find(model, [neuron], **options), batch.isel(neuron=[number]))
+
+
+@pytest.mark.parametrize("check_interval", [1, 7])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("retina", [video_model, still_model], ids=["video", "still"])
+def test_rows_that_leave_disturb_nobody(retina, optimizer, check_interval):
+    """With convergence, every row is the row of a run that it has for itself, whenever the others leave."""
+    neurons = VIDEO_NEURONS if retina is video_model else STILL_NEURONS
+    options = {"restarts": 1, "optimizer": optimizer}
+    convergence = ml.RowConvergence(relative_gain=1e-3, patience=3)
+    module = ml.MEIModule(retina(), neurons, check_interval=check_interval, **options)
+    fit(module, 60, convergence)
+    assert len(module.steps.unique()) > 1
+    for row, neuron in enumerate(neurons):
+        alone = ml.MEIModule(retina(), [neuron], check_interval=60, **options)
+        fit(alone, 60, convergence)
+        torch.testing.assert_close(alone.stimulus[0], module.stimulus[row], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone.best_stimulus[0], module.best_stimulus[row], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone.best_score[0], module.best_score[row], atol=1e-5, rtol=1e-5)
+        assert (alone.steps[0], alone.status[0]) == (module.steps[row], module.status[row])
+
+
+class FailingNetwork(StillNetwork):
+    """On monday neuron 1 is dead and neuron 2 answers NaN; on tuesday the gradient is NaN at finite responses."""
+
+    def forward(self, image, data_key):
+        if data_key == "tuesday":
+            # The slope of the root at 0 is infinite, and infinity times 0 is NaN.
+            return (image.flatten(1)[:, :1] * 0).square().sqrt()
+        constant = torch.tensor([0.0, 0.0, torch.nan, 0.0, 0.0]).expand(len(image), 5)
+        return torch.where(torch.tensor([True, False, False, True, True]), super().forward(image), constant)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_dead_and_broken_neurons_are_named_and_disturb_nobody(optimizer):
+    model = ml.RetinaModel(FailingNetwork(), STILL_FORMAT, {"monday": 5, "tuesday": 1})
+    options = {"max_steps": 15, "restarts": 2, "optimizer": optimizer}
+    neurons = [("monday", 0), ("monday", 1), ("tuesday", 0), ("monday", 2), ("monday", 4)]
+    with pytest.warns(UserWarning, match="stimuli ended with") as caught:
+        meis = find(model, neurons, **options)
+    messages = [str(warning.message) for warning in caught if "stimuli ended with" in str(warning.message)]
+    assert messages == [
+        "1 of 5 stimuli ended with 'no gradient': monday/1.",
+        "2 of 5 stimuli ended with 'not finite': tuesday/0, monday/2.",
+    ]
+    assert meis["status"].values[[1, 2, 3]].tolist() == ["no gradient", "not finite", "not finite"]
+    assert np.isfinite(meis["stimulus"]).all()
+    healthy = meis.isel(neuron=[0, 4])
+    assert_same_meis(healthy, find(model, [("monday", 0), ("monday", 4)], **options))
+
+
+# Feasible at every step that anyone sees
+
+
+class Watch(Callback):
+    """Keeps what the trainer's callbacks get to see."""
+
+    def __init__(self):
+        self.seen = []
+        self.scores = []
+
+    def _look(self, trainer, module, *_):
+        self.seen += [module.stimulus.detach().clone(), module.best_stimulus.clone()]
+        with torch.no_grad():
+            self.scores.append(module.objective(module.stimulus))
+
+    on_train_start = on_train_batch_start = on_before_optimizer_step = _look
+    on_train_batch_end = on_train_epoch_end = on_train_end = on_save_checkpoint = _look
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_norm_and_range_hold_wherever_a_stimulus_is_seen(case, optimizer, tmp_path):
+    model, neurons, options = case
+    ranges, norm = ranges_of(model), 6.0
+    watch = Watch()
+    checkpoints = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=3)
+    options = {**options, "norm": norm, "ranges": ranges, "max_steps": 12, "restarts": 1, "optimizer": optimizer}
+    meis = find(model, neurons, callbacks=[watch, checkpoints], **options)
+
+    saved = []
+    for path in tmp_path.glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert not any("network" in name or "." in name for name in state)
+        saved += [state["stimulus"], state["best_stimulus"]]
+    assert len(saved) == 8
+    assert len(watch.seen) > 4 * 12
+    for stimulus in [*watch.seen, *saved, torch.from_numpy(meis["stimulus"].values)]:
+        np.testing.assert_allclose(stimulus.double().flatten(1).norm(dim=1), norm, rtol=1e-5)
+        for channel, (low, high) in enumerate(ranges):
+            assert stimulus[:, channel].min() >= low - 1e-5
+            assert stimulus[:, channel].max() <= high + 1e-5
+
+
+# The best iterate is what you get, with its own score
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), partial(torch.optim.SGD, lr=30.0)])
+def test_the_result_is_the_best_stimulus_seen_with_its_own_score(case, optimizer):
+    model, neurons, options = case
+    watch = Watch()
+    reducer = ml.MaxReducer()
+    options = {**options, "optimizer": optimizer, "ranges": ranges_of(model), "restarts": 2, "max_steps": 12}
+    meis = find(model, neurons, reducer=reducer, callbacks=[watch], **options)
+
+    best = torch.from_numpy(meis["stimulus"].values)
+    objective = ml.NeuronObjective(model, neurons, reducer)
+    np.testing.assert_allclose(objective(best), meis["score"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(objective.traces(best), meis["response"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(meis["response"].max("response_time"), meis["score"], rtol=1e-5, atol=1e-5)
+
+    # Every score of any restart, from the initial stimulus to that after the last step.
+    seen = torch.stack(watch.scores).view(-1, len(neurons), 2)
+    highest = seen.amax(dim=(0, 2)).numpy()
+    np.testing.assert_allclose(meis["score"], highest, rtol=1e-5, atol=1e-5)
+
+
+# The model, and the rest of the process, come out as they went in
+
+
+def facts_of(model):
+    return (
+        [(name, module.training) for name, module in model.named_modules()],
+        [(name, weight.requires_grad, weight.grad) for name, weight in model.named_parameters()],
+        [(name, len(part._forward_hooks), len(part._forward_pre_hooks)) for name, part in model.named_modules()],
+        weights_digest(model),
+    )
+
+
+def random_state():
+    return random.getstate(), [part.tolist() for part in np.random.get_state()[1:2]], torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+class Fail(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 3:
+            raise RuntimeError("the power went out")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("flags", ["frozen", "training", "mixed"])
+@pytest.mark.parametrize("retina", [video_model, still_model], ids=["video", "still"])
+def test_the_model_and_the_random_state_come_out_as_they_went_in(retina, flags, fails):
+    model = retina()
+    neurons = VIDEO_NEURONS if retina is video_model else STILL_NEURONS
+    expected = find(model, neurons, max_steps=5, restarts=1)
+    if flags != "frozen":
+        model.train().requires_grad_(True)
+    if flags == "mixed":
+        model.network.eval()
+        model.network.kernel.requires_grad_(False)
+    before, before_random = facts_of(model), random_state()
+    if fails:
+        with pytest.raises(RuntimeError, match="the power went out"):
+            find(model, neurons, max_steps=5, restarts=1, callbacks=[Fail()])
+    else:
+        # The flags do not matter to the result either: there is no dropout in an MEI.
+        assert_same_meis(find(model, neurons, max_steps=5, restarts=1), expected, atol=0)
+    assert facts_of(model) == before
+    assert random_state() == before_random
+
+
+@pytest.mark.parametrize("name", ["simulated", "digital_twin"])
+def test_a_built_in_model_draws_nothing_from_the_global_generators(name):
+    before = random_state()
+    find(name, [("session_1", 0)], max_steps=2, restarts=1, time_steps=24)
+    assert random_state() == before
+
+
+# Seeds
+
+
+def test_the_seed_decides_the_initial_stimuli(case):
+    model, neurons, options = case
+    options = {**options, "max_steps": 3, "restarts": 2}
+    one = find(model, neurons, seed=1, **options)
+    torch.manual_seed(99)
+    assert_same_meis(find(model, neurons, seed=1, **options), one, atol=0)
+    other = find(model, neurons, seed=2, **options)
+    assert not np.isclose(other["stimulus"], one["stimulus"]).all(axis=(1, 2, 3, 4)).any()
+    assert set(one["seed"].values).isdisjoint(other["seed"].values)
+
+
+def test_an_initial_stimulus_depends_on_its_neuron_and_restart_only():
+    few = ml.MEIModule(video_model(), VIDEO_NEURONS[1:3], restarts=2, seed=5)
+    many = ml.MEIModule(video_model(), VIDEO_NEURONS, restarts=3, seed=5)
+    rows = [3, 4, 6, 7]
+    assert [many.seeds[row] for row in rows] == few.seeds
+    torch.testing.assert_close(many.stimulus[rows], few.stimulus, atol=0, rtol=0)
+    flat = many.stimulus.flatten(1)
+    similarity = (flat @ flat.T / flat.norm(dim=1).square()).fill_diagonal_(0)
+    assert similarity.abs().max() < 0.5
