@@ -20,6 +20,8 @@ from mei_lightning.regularizers import Regularizer
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 _COUPLES_ROWS = ("LBFGS", "Adafactor", "Muon")
+ROUNDING = 1e-6
+"""Relative difference up to which two scores in float32 count as equal."""
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -56,7 +58,9 @@ class StimulusModule(LightningModule):
 
     Attributes:
         stimulus: the sole parameter, ``[rows, channels, time, height, width]``.
-        best_stimulus, best_score: the best iterate of each row and its own score.
+        best_stimulus, best_score: the best iterate of each row and its own score; the last of those that are equal
+            up to rounding.
+        best_value: the highest value of each row, its score minus its cost.
         status, steps: a ``Status`` and the number of steps taken, for each row.
 
     Raises:
@@ -242,10 +246,13 @@ class StimulusModule(LightningModule):
         rows = slice(None) if self._rows is None else self._rows
         finite = scores.isfinite() & values.isfinite()
         # A row that became done since the last check is still computed, but must end as if it were not.
-        better = finite & (values > self.best_value[rows]) & self.active[rows]
-        self.best_value[rows] = torch.where(better, values, self.best_value[rows])
-        self.best_score[rows] = torch.where(better, scores, self.best_score[rows])
-        self.best_stimulus[rows] = torch.where(per_row(better, stimulus), stimulus, self.best_stimulus[rows])
+        counts = finite & self.active[rows]
+        best = torch.where(counts, torch.maximum(values, self.best_value[rows]), self.best_value[rows])
+        # At the optimum the last iterate is kept: rounding, which varies with the batch, must not choose among them.
+        kept = counts & (values >= best - ROUNDING * best.abs())
+        self.best_value[rows] = best
+        self.best_score[rows] = torch.where(kept, scores, self.best_score[rows])
+        self.best_stimulus[rows] = torch.where(per_row(kept, stimulus), stimulus, self.best_stimulus[rows])
         not_finite = torch.zeros_like(self.active)
         not_finite[rows] = ~finite
         self.retire(not_finite, Status.NOT_FINITE)
