@@ -185,7 +185,7 @@ def test_a_fresh_core_tells_directions_of_motion_apart():
         stimulus = torch.stack([torch.cos(phase - sign * 2 * math.pi * frame / 10) for sign in (1, -1)])
         with torch.no_grad():
             features = first[1](first[0](stimulus[:, None].expand(-1, 2, -1, -1, -1)))[..., 4, 4].std(2)
-        forwards, backwards = features[:, 8 * i : 8 * i + 8].unflatten(1, (2, 4)).mean(2).T
+        backwards, forwards = features[:, 8 * i : 8 * i + 8].unflatten(1, (2, 4)).mean(2).T
         assert forwards[0] > 2 * forwards[1]
         assert backwards[1] > 2 * backwards[0]
 
