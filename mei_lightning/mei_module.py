@@ -20,6 +20,17 @@ from mei_lightning.optimizers import AnnealedPowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.stimulus import default_norm, default_time_steps, initial_stimulus
 
+_DEFINES_ROWS = (
+    "weights_digest",
+    "neurons",
+    "time_steps",
+    "constraint",
+    "reducer",
+    "regularizer",
+    "restarts",
+    "seed",
+)
+
 
 class MEIModule(StimulusModule):
     """Maximally exciting inputs of neurons of a retina model.
@@ -130,6 +141,24 @@ class MEIModule(StimulusModule):
         super().on_fit_start()
         rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
         self._add_to_configuration(max_steps=self.trainer.max_steps, convergence=rules[0] if rules else None)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the configuration with the rows."""
+        checkpoint["configuration"] = self.configuration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the rows of another run.
+
+        Raises:
+            ValueError: if the checkpoint is of another model, other neurons or other settings of the stimulus.
+        """
+        saved = checkpoint["configuration"]
+        for name in _DEFINES_ROWS:
+            if saved[name] != self.configuration[name]:
+                raise ValueError(
+                    f"The checkpoint is of another run: its {name} is {saved[name]!r}, here it is "
+                    f"{self.configuration[name]!r}. Resume with the settings of the first run, or start a new one."
+                )
 
     def _add_to_configuration(self, **settings: Any) -> None:
         self.configuration |= settings

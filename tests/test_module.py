@@ -199,6 +199,7 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     module = video_module()
     fit(module, 10, ModelCheckpoint(tmp_path, filename="run"))
     checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    assert checkpoint["configuration"] == module.configuration
     assert set(checkpoint["state_dict"]) == {
         "stimulus",
         "best_stimulus",
@@ -212,6 +213,26 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     assert all(len(value) == len(module.stimulus) for value in checkpoint["state_dict"].values())
     optimizer = checkpoint["optimizer_states"][0]["state"]
     assert all(len(value) == len(module.stimulus) for state in optimizer.values() for value in state.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"neurons": [1, 0]}, "neurons"),
+        ({"retina": still_model(seed=1)}, "weights_digest"),
+        ({"seed": 1}, "seed"),
+        ({"norm": 2.0}, "constraint"),
+        ({"reducer": ml.MaxReducer()}, "reducer"),
+        ({"regularizer": ml.SpatialSmoothness(0.1)}, "regularizer"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, name):
+    settings = {"retina": still_model(), "neurons": [0, 1], "norm": 1.0}
+    fit(ml.MEIModule(**settings), 3).save_checkpoint(tmp_path / "other.ckpt")
+    module = ml.MEIModule(**{**settings, **options})
+    with pytest.raises(ValueError, match=f"checkpoint is of another run: its {name} is"):
+        fit(module, 6, ckpt_path=tmp_path / "other.ckpt")
+    assert not module.steps.any()
 
 
 def test_a_checkpoint_with_a_misnamed_entry_is_refused():
