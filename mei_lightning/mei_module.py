@@ -144,6 +144,8 @@ class MEIModule(StimulusModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the configuration with the rows."""
+        # Lightning's command line would take hyperparameters found in a checkpoint for the user's options.
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
         checkpoint["configuration"] = self.configuration
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,210 @@
+"""The command line, as a user types it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+from torch import nn
+
+from mei_lightning import find_meis
+from mei_lightning.cli import main
+from mei_lightning.module import StimulusModule
+
+CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
+QUIET = "--trainer.enable_progress_bar=false"
+ONE_NEURON = [
+    "fit",
+    "--model.retina=simulated",
+    "--model.neurons=[[session_1,0]]",
+    QUIET,
+]
+RESULTS = Path("logs/meis/version_0")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mei-lightning"])
+
+
+class StillModel(nn.Module):
+    """A user's own model of still images with three channels and no sessions."""
+
+    def __init__(self, num_neurons: int) -> None:
+        super().__init__()
+        weights = torch.randn(num_neurons, 3 * 5 * 7, generator=torch.Generator().manual_seed(0))
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, image):
+        return nn.functional.softplus(image.flatten(1) @ self.weights.T)
+
+
+def test_command_line_writes_the_dataset_of_find_meis():
+    main([*ONE_NEURON, "--trainer.max_steps=30", "--model.norm=10", "--model.seed=3"])
+    written = xr.open_zarr(RESULTS / "meis.zarr").load()
+    expected = find_meis("simulated", [("session_1", 0)], norm=10, seed=3, max_steps=30, progress_bar=False)
+    np.testing.assert_allclose(written.stimulus, expected.stimulus, atol=1e-6)
+    assert written.attrs == expected.attrs
+    assert set(written.variables) == set(expected.variables)
+    assert {path.name for path in RESULTS.iterdir()} >= {"config.yaml", "meis.png", "mei.png", "meis.mp4"}
+
+
+def test_neurons_in_a_group_share_a_stimulus():
+    group = "--model.neurons=[[[session_1,0],[session_2,0]],[session_1,1]]"
+    main([*ONE_NEURON, group, "--trainer.max_steps=2"])
+    assert list(xr.open_zarr(RESULTS / "meis.zarr").neuron.values) == ["session_1/0+session_2/0", "session_1/1"]
+
+
+def test_own_model_by_class_path():
+    config = {
+        "retina": {
+            "class_path": "mei_lightning.RetinaModel",
+            "init_args": {
+                "network": {"class_path": f"{__name__}.StillModel", "init_args": {"num_neurons": 4}},
+                "stimulus_format": {"channel_names": ["red", "green", "blue"], "height": 5, "width": 7},
+                "neurons_per_session": 4,
+            },
+        },
+        "neurons": [1, 3],
+        "norm": 2.0,
+    }
+    Path("own.yaml").write_text(yaml.safe_dump({"model": config}))
+    main(["fit", "--config=own.yaml", QUIET])
+    meis = xr.open_zarr(RESULTS / "meis.zarr")
+    assert meis.stimulus.shape == (2, 3, 1, 5, 7)
+    expected = StillModel(4).weights.detach()[[1, 3]].view(2, 3, 1, 5, 7)
+    expected = 2.0 * expected / expected.flatten(1).norm(dim=1)[:, None, None, None, None]
+    np.testing.assert_allclose(meis.stimulus, expected, atol=1e-3)
+
+
+def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
+    config = {
+        "time_steps": 30,
+        "constraint": {
+            "class_path": "mei_lightning.Compose",
+            "init_args": {
+                "constraints": [
+                    {"class_path": "mei_lightning.SpatialLowPass", "init_args": {"sigma": 0.5}},
+                    {"class_path": "mei_lightning.NormAndRange", "init_args": {"norm": 7, "ranges": [[-0.5, 1], None]}},
+                ]
+            },
+        },
+        "regularizer": {"class_path": "mei_lightning.TemporalSmoothness", "init_args": {"factor": 0.01}},
+        "reducer": {"class_path": "mei_lightning.MaxReducer"},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}},
+    }
+    Path("all.yaml").write_text(yaml.safe_dump({"model": config}))
+    main([*ONE_NEURON, "--config=all.yaml", "--trainer.max_steps=5"])
+    meis = xr.open_zarr(RESULTS / "meis.zarr")
+    green = meis.stimulus.sel(channel="green")
+    assert np.linalg.norm(meis.stimulus) == pytest.approx(7, rel=1e-5)
+    assert float(green.min()) >= -0.5
+    assert float(green.max()) <= 1
+    assert meis.score.item() == pytest.approx(meis.response.max().item(), rel=1e-5)
+    assert '"name": "Adam"' in meis.attrs["configuration"]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "simulated"])
+def test_shipped_configurations_run(name):
+    main(["fit", f"--config={CONFIGS / name}.yaml", "--trainer.max_steps=1", QUIET])
+    assert len(xr.open_zarr(RESULTS / "meis.zarr").neuron) == 8
+
+
+def test_published_recipe_is_plain_gradient_ascent(tmp_path):
+    checkpoints = pytest.importorskip("openretina_checkpoints")
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoints.write_example_checkpoint(checkpoint)
+    steps = 4
+    main(
+        [
+            "fit",
+            f"--config={CONFIGS / 'hoefling_2024.yaml'}",
+            f"--model.retina.init_args.source={checkpoint}",
+            f"--trainer.max_steps={steps}",
+            QUIET,
+        ]
+    )
+    meis = xr.open_zarr(RESULTS / "meis.zarr")
+
+    model = checkpoints.example_core_readout().eval()
+    stimulus = torch.randn(1, 2, 50, 18, 16, generator=torch.Generator().manual_seed(int(meis.seed)))
+
+    def constrained(x):
+        x = 30 * x / x.norm()
+        return torch.stack([x[:, 0].clamp(-0.654, 6.269), x[:, 1].clamp(-0.913, 6.269)], dim=1)
+
+    stimulus, scores = constrained(stimulus), []
+    for _ in range(steps + 1):
+        stimulus.requires_grad_(True)
+        score = model(stimulus, data_key="session_2_ventral2_20201016")[0, :, 10].mean()
+        scores.append(score.item())
+        (gradient,) = torch.autograd.grad(score, stimulus)
+        stimulus = constrained((stimulus + 10 * gradient).detach())
+    assert meis.score.item() == pytest.approx(max(scores), rel=1e-4)
+
+
+def test_resumes_from_a_checkpoint():
+    options = [*ONE_NEURON, "--model.norm=10", "--convergence.patience=1000"]
+    main([*options, "--trainer.max_steps=10"])
+    checkpoint = next(RESULTS.glob("checkpoints/*.ckpt"))
+    main([*options, "--trainer.max_steps=20", f"--ckpt_path={checkpoint}"])
+    main([*options, "--trainer.max_steps=20"])
+    resumed, whole = (xr.open_zarr(f"logs/meis/version_{run}/meis.zarr") for run in (1, 2))
+    np.testing.assert_allclose(resumed.stimulus, whole.stimulus, atol=1e-5)
+    assert resumed.steps.item() == whole.steps.item() == 20
+    with pytest.raises(ValueError, match="of another run: its seed is 0, here it is 1"):
+        main([*options, "--model.seed=1", f"--ckpt_path={checkpoint}"])
+
+
+def test_without_a_logger_nobodys_config_is_touched():
+    Path("config.yaml").write_text("mine")
+    main([*ONE_NEURON, "--trainer.max_steps=1", "--trainer.logger=false", "--results.directory=here"])
+    assert Path("config.yaml").read_text() == "mine"
+    assert Path("here/meis.zarr").is_dir()
+
+
+def test_results_are_never_overwritten(monkeypatch):
+    monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
+    Path("here/meis.zarr").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match=r"here/meis.zarr exists already"):
+        main([*ONE_NEURON, "--results.directory=here"])
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ("--model.neurons=[]", ValueError, r"name at least one.*session_1"),
+        ("--model.neurons=[[session_9,0]]", ValueError, r"no session 'session_9'.*session_1, session_2"),
+        ("--model.neurons=[[session_1,99]]", IndexError, r"'session_1' has no neuron 99: its 36 neurons are 0 to 35"),
+        ("--model.ranges=[[0,1]]", ValueError, r"1 channel range\(s\) for a stimulus of 2 channel"),
+        ("--model.time_steps=20", ValueError, r"time_steps=20 leaves no response.*more than 20 frames"),
+        ("--model.restarts=0", ValueError, r"restarts=0 must be at least 1"),
+        ("--stimulus_logger.neurons=[nobody]", ValueError, r"cannot show 'nobody'"),
+    ],
+)
+def test_errors_name_what_is_wrong_before_any_work(monkeypatch, option, error, message):
+    monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
+    with pytest.raises(error, match=message):
+        main([*ONE_NEURON, option])
+
+
+def test_help_describes_every_option(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--help"])
+    text = capsys.readouterr().out
+    own = text[text.index("--model.retina") :]
+    for option in own.split("\n  --")[1:]:
+        name, *rest = option.split("\n", 1)
+        described = " ".join([name, *rest]).split("(type:")[0].split()
+        assert len([word for word in described if word.isalpha()]) > 3, option
+
+
+def test_print_config_is_a_config(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*ONE_NEURON, "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["restarts"] == 4
+    assert config["convergence"] == {"relative_gain": 0.001, "patience": 10}
