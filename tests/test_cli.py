@@ -130,7 +130,7 @@ def test_published_recipe_is_plain_gradient_ascent(tmp_path):
     meis = xr.open_zarr(RESULTS / "meis.zarr")
 
     model = checkpoints.example_core_readout().eval()
-    stimulus = torch.randn(1, 2, 50, 18, 16, generator=torch.Generator().manual_seed(int(meis.seed)))
+    stimulus = torch.randn(1, 2, 50, 18, 16, generator=torch.Generator().manual_seed(meis.seed.item()))
 
     def constrained(x):
         x = 30 * x / x.norm()
