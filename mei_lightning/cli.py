@@ -30,6 +30,12 @@ class MEICommandLine(LightningCLI):
         parser.add_lightning_class_args(StimulusLogger, "stimulus_logger")
         parser.add_lightning_class_args(ResultsWriter, "results")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        # Lightning would unpickle the checkpoint given to --ckpt_path; ours hold tensors and plain values only.
+        parser.set_defaults({"weights_only": True})
+        return parser
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Show one progress bar for the run, unless progress bars are switched off."""
         wanted = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False

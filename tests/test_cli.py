@@ -159,6 +159,17 @@ def test_resumes_from_a_checkpoint():
         main([*options, "--model.seed=1", f"--ckpt_path={checkpoint}"])
 
 
+def test_checkpoint_is_not_unpickled():
+    class Malicious:
+        def __reduce__(self):
+            return Path.touch, (Path("ran"),)
+
+    torch.save({"state_dict": {}, "payload": Malicious()}, "malicious.ckpt")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        main([*ONE_NEURON, "--ckpt_path=malicious.ckpt"])
+    assert not Path("ran").exists()
+
+
 def test_without_a_logger_nobodys_config_is_touched():
     Path("config.yaml").write_text("mine")
     main([*ONE_NEURON, "--trainer.max_steps=1", "--trainer.logger=false", "--results.directory=here"])
@@ -207,4 +218,5 @@ def test_print_config_is_a_config(capsys):
         main([*ONE_NEURON, "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["restarts"] == 4
+    assert config["weights_only"] is True
     assert config["convergence"] == {"relative_gain": 0.001, "patience": 10}

@@ -1,0 +1,75 @@
+"""What the README tells a user to do works."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# These two are what the continuous integration runs.
+RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh"}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+def test_python_listings_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    listings = blocks("python")
+    assert len(listings) == 5
+    names = {"__name__": "readme"}
+    for listing in listings:
+        exec(compile(listing, "README.md", "exec"), names)
+    assert {path.name for path in tmp_path.iterdir()} >= {"meis.png", "meis.zarr", "meis.mp4", "mei.mp4"}
+    assert set(names["meis"].status.values) == {"converged"}
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in RUN_BY_CI])
+def test_commands_run(command, tmp_path):
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if command.startswith("tensorboard"):
+        with subprocess.Popen([*shlex.split(command), "--port", "6093"], cwd=tmp_path, env=environment) as server:
+            try:
+                assert "TensorBoard" in page("http://localhost:6093")
+            finally:
+                server.terminate()
+        return
+    result = subprocess.run(shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def page(address):
+    for _ in range(120):
+        try:
+            return urllib.request.urlopen(address).read().decode()
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"Nothing answers at {address}.")
+
+
+def test_commands_of_the_gate_are_in_the_readme():
+    gate = (ROOT / ".ci" / "run").read_text()
+    for command in RUN_BY_CI:
+        assert command in commands()
+        assert command in gate
+
+
+def test_pictures_exist():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
