@@ -21,7 +21,7 @@ from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.digital_twin import DigitalTwin
 from mei_lightning.models.ensemble import Ensemble
 from mei_lightning.models.loading import load_model
-from mei_lightning.models.openretina import OpenRetinaModel, load_core_readout_from_remote
+from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.models.simulated import SimulatedRetina
 from mei_lightning.module import Status, StimulusModule
 from mei_lightning.neurons import Neuron
@@ -41,6 +41,7 @@ from mei_lightning.openretina_api import (
     OptimizationStopper,
     RangeRegularizationLoss,
     TemporalGaussianLowPassFilterProcessor,
+    load_core_readout_from_remote,
     optimize_stimulus,
 )
 from mei_lightning.optimizers import AnnealedPowerMethod

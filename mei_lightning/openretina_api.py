@@ -1,5 +1,6 @@
 """openretina's names for optimising a stimulus, with its arguments, on Lightning's trainer."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mei_lightning.constraints import Constraint, NormAndRange, TemporalLowPass
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
+from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.module import StimulusModule
 from mei_lightning.objectives import Objective
 from mei_lightning.regularizers import RangePenalty, Regularizer
@@ -120,6 +124,28 @@ class _Forward(Protocol):
 
 class _Process(Protocol):
     def process(self, x: Tensor, /) -> Tensor: ...
+
+
+def load_core_readout_from_remote(
+    model_path: str, device: str, cache_directory_path: str | os.PathLike[str] | None = None
+) -> RetinaModel:
+    """Load a model with the call that openretina uses, for code that only changes its imports.
+
+    An openretina model is unpickled, and this call has no argument for your consent to it: set the environment
+    variable ``MEI_LIGHTNING_ALLOW_UNPICKLING=1``.
+
+    Args:
+        model_path: a name on openretina's hub, the path of a checkpoint, or a built-in model (``"digital_twin"``,
+            ``"simulated"``; these need neither openretina nor consent).
+        device: where to put the model, e.g. ``"cpu"`` or ``"cuda"``.
+        cache_directory_path: where downloads are kept; openretina's own cache by default.
+
+    Raises:
+        FileNotFoundError, PermissionError, ImportError, ValueError, ConnectionError: as :class:`OpenRetinaModel`.
+    """
+    if model_path in BUILT_IN_MODELS:
+        return load_model(model_path).to(device)
+    return OpenRetinaModel(model_path, cache_directory=cache_directory_path).to(device)
 
 
 def optimize_stimulus(

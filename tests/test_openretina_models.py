@@ -22,7 +22,8 @@ from openretina_checkpoints import (
     write_unified_checkpoint,
 )
 
-from mei_lightning.models.openretina import OpenRetinaModel, load_core_readout_from_remote
+from mei_lightning.models.openretina import OpenRetinaModel
+from mei_lightning.openretina_api import load_core_readout_from_remote
 
 GREEN_UV_MEAN, GREEN_UV_SD = (37.417, 36.132), (28.905, 39.841)
 

@@ -116,30 +116,6 @@ class OpenRetinaModel(RetinaModel):
         return self.network(stimulus, data_key=data_key)
 
 
-def load_core_readout_from_remote(
-    model_path: str, device: str, cache_directory_path: str | os.PathLike[str] | None = None
-) -> RetinaModel:
-    """Load a model with the call that openretina uses, for code that only changes its imports.
-
-    An openretina model is unpickled, and this call has no argument for your consent to it: set the environment
-    variable ``MEI_LIGHTNING_ALLOW_UNPICKLING=1``.
-
-    Args:
-        model_path: a name on openretina's hub, the path of a checkpoint, or a built-in model (``"digital_twin"``,
-            ``"simulated"``; these need neither openretina nor consent).
-        device: where to put the model, e.g. ``"cpu"`` or ``"cuda"``.
-        cache_directory_path: where downloads are kept; openretina's own cache by default.
-
-    Raises:
-        FileNotFoundError, PermissionError, ImportError, ValueError, ConnectionError: as :class:`OpenRetinaModel`.
-    """
-    from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
-
-    if model_path in BUILT_IN_MODELS:
-        return load_model(model_path).to(device)
-    return OpenRetinaModel(model_path, cache_directory=cache_directory_path).to(device)
-
-
 def is_openretina_module(module: nn.Module) -> bool:
     """Whether a module is of a class of openretina, or of a class derived from one."""
     return any(base.__module__.split(".")[0] == "openretina" for base in type(module).__mro__)
