@@ -99,9 +99,10 @@ class MEIModule(StimulusModule):
         seeds = [seed_of_row(seed, group, restart) for group in groups for restart in range(restarts)]
         rows = [group for group in groups for _ in range(restarts)]
         objective = NeuronObjective(model, rows, reducer)
+        weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
         super().__init__(
             objective,
-            initial_stimulus(seeds, shape[1:]),
+            initial_stimulus(seeds, shape[1:]).to(weight_type),
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,

@@ -206,7 +206,6 @@ class StimulusModule(LightningModule):
         # A row out of computation has a zero gradient too, but is not active any more.
         self.retire(size == 0, Status.NO_GRADIENT)
         self.retire(~size.isfinite(), Status.NOT_FINITE)
-        gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
     def _refuse_without_gradient(self) -> NoReturn:
         raise ValueError(

@@ -5,7 +5,7 @@ python scripts/optimize_population.py --model digital_twin --type color_opponent
 
 import argparse
 
-from mei_lightning import find_meis, load_model, plot_meis, save_dataset, save_meis_to_mp4_video
+from mei_lightning import ResultsWriter, find_meis, load_model
 
 
 def main() -> None:
@@ -22,8 +22,12 @@ def main() -> None:
     model = load_model(arguments.model)
     neurons = model.neurons
     if arguments.sessions:
+        for session in arguments.sessions:
+            model.check_session(session)
         neurons = neurons[neurons["session"].isin(arguments.sessions)]
     if arguments.type:
+        if "type" not in neurons or arguments.type not in set(neurons["type"]):
+            parser.error(f"--type {arguments.type}: the neurons' types are {sorted(set(neurons.get('type', ())))}")
         neurons = neurons[neurons["type"] == arguments.type]
 
     meis = find_meis(
@@ -32,13 +36,9 @@ def main() -> None:
         norm=arguments.norm,
         restarts=arguments.restarts,
         log_directory=arguments.output,
+        callbacks=[ResultsWriter(arguments.output)],
     )
-
-    store = save_dataset(meis, f"{arguments.output}/meis.zarr")
-    plot_meis(meis).savefig(f"{arguments.output}/meis.png", dpi=150)
-    save_meis_to_mp4_video(meis, f"{arguments.output}/meis.mp4")
     print(meis[["score", "status", "steps"]].to_dataframe().to_string())
-    print(f"{len(neurons)} MEIs: {store}, with a picture and a video beside it")
 
 
 if __name__ == "__main__":

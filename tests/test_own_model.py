@@ -1,30 +1,16 @@
 """A model of the user's own, as the README brings it."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
 import mei_lightning as ml
 
-OWN_MODEL = """
-from torch import nn
-
-from mei_lightning import RetinaModel, StimulusFormat, find_meis
-
-
-class LinearNonlinear(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.filters = nn.Conv3d(2, 8, kernel_size=(15, 12, 10))  # 8 neurons, 2 channels, 15 frames, 12 x 10 pixels
-
-    def forward(self, stimulus):  # [batch, channels, time, height, width]
-        drive = self.filters(stimulus)  # [batch, neurons, time', 1, 1]
-        return nn.functional.softplus(drive)[..., 0, 0].mT  # [batch, time', neurons]
-
-
-stimulus = StimulusFormat(("green", "UV"), height=12, width=10, frame_rate=60.0, pixel_size=40.0, frames_lost=14)
-model = RetinaModel(LinearNonlinear(), stimulus, neurons_per_session=8)
-meis = find_meis(model, neurons=[0, 3, 5], norm=10.0)
-"""
+README = (Path(__file__).parents[1] / "README.md").read_text()
+OWN_MODEL = next(block for block in README.split("```") if "class LinearNonlinear" in block).removeprefix("python")
 
 
 def test_a_module_of_a_dozen_lines():
@@ -45,3 +31,13 @@ def test_a_module_of_a_dozen_lines():
     found = meis["stimulus"].values.reshape(3, -1)
     cosine = (found * filters).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(filters, axis=1)
     assert (cosine > 0.999).all()
+
+
+def test_a_model_in_double_precision_has_its_meis_in_double_precision():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    meis = ml.find_meis(
+        ml.RetinaModel(network, ml.StimulusFormat(("grey",), 3, 4), 3), [0, 2], norm=2.0, progress_bar=False
+    )
+    weights, bias = (parameter.detach()[[0, 2]] for parameter in network[1].parameters())
+    assert meis.stimulus.dtype == "float64"
+    assert meis.score.values == pytest.approx(2.0 * weights.norm(dim=1) + bias)
