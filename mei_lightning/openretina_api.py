@@ -1,8 +1,10 @@
 """openretina's names for optimising a stimulus, with its arguments, on Lightning's trainer."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -183,20 +185,33 @@ def optimize_stimulus(
         # openretina projects after the first step, not before it.
         module.stimulus.copy_(stimulus)
     on_cpu = stimulus.device.type == "cpu"
-    trainer = Trainer(
-        accelerator="cpu" if on_cpu else stimulus.device.type,
-        devices=1 if on_cpu else [stimulus.device.index or 0],
-        max_steps=optimization_stopper.max_iterations,
-        max_epochs=-1,
-        callbacks=[_StopWithStopper(optimization_stopper)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module)
+    with _silent_trainer():
+        trainer = Trainer(
+            accelerator="cpu" if on_cpu else stimulus.device.type,
+            devices=1 if on_cpu else [stimulus.device.index or 0],
+            max_steps=optimization_stopper.max_iterations,
+            max_epochs=-1,
+            callbacks=[_StopWithStopper(optimization_stopper)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module)
     with torch.no_grad():
         stimulus.copy_(module.stimulus)
+
+
+@contextmanager
+def _silent_trainer() -> Iterator[None]:
+    # openretina's function prints nothing, and users call it in loops.
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _StopWithStopper(Callback):

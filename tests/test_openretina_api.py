@@ -407,3 +407,11 @@ def test_what_does_not_fit_is_an_error_that_leaves_the_stimulus_alone(target, ex
             **extras,
         )
     assert torch.equal(stimulus, noise())
+
+
+def test_prints_nothing_as_openretinas_function(capfd, caplog):
+    objective = IncreaseObjective(load_model("simulated"), 0, "session_1", MeanReducer())
+    stimulus = torch.randn(1, 2, 40, 18, 16)
+    optimize_stimulus(stimulus, partial(torch.optim.SGD, lr=1.0), objective, OptimizationStopper(2))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
