@@ -55,6 +55,7 @@ from mei_lightning.regularizers import (
     TemporalTotalVariation,
 )
 from mei_lightning.results import save_dataset, to_dataset
+from mei_lightning.selection import NeuronSelection
 from mei_lightning.video import (
     save_meis_to_mp4_video,
     save_stimulus_to_animated_png,
@@ -80,6 +81,7 @@ __all__ = [
     "MeanReducer",
     "Neuron",
     "NeuronObjective",
+    "NeuronSelection",
     "NormAndRange",
     "Objective",
     "OpenRetinaModel",

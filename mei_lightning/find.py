@@ -22,11 +22,12 @@ from mei_lightning.objectives import Reducer
 from mei_lightning.optimizers import AnnealedPowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import to_dataset
+from mei_lightning.selection import NeuronSelection
 
 
 def find_meis(
     model: nn.Module | str,
-    neurons: Sequence[NeuronOrGroup],
+    neurons: NeuronSelection | Sequence[NeuronOrGroup],
     *,
     time_steps: int | None = None,
     norm: float | None = None,
@@ -48,7 +49,8 @@ def find_meis(
     Args:
         model: a model from ``load_model``, a module of your own as ``RetinaModel(...)``, or a name.
         neurons: ``(session, index)`` for each neuron, or ``index`` for a model without sessions; a list of neurons
-            in place of one is a group that shares one stimulus.
+            in place of one is a group that shares one stimulus. Or a ``NeuronSelection``, e.g.
+            ``NeuronSelection(sessions=["session_1"], where={"type": "on_off"})``; ``NeuronSelection()`` is all neurons.
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
             2 x 50 x 18 x 16 values.

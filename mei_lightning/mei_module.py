@@ -14,10 +14,11 @@ from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.module import OptimizerFactory, StimulusModule
-from mei_lightning.neurons import NeuronOrGroup, group_label, group_of, seed_of_row
-from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, check_neuron_indices
+from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
+from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer
 from mei_lightning.optimizers import AnnealedPowerMethod
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.selection import NeuronSelection
 from mei_lightning.stimulus import default_norm, default_time_steps, initial_stimulus
 
 _DEFINES_ROWS = (
@@ -41,7 +42,8 @@ class MEIModule(StimulusModule):
         retina: a model or its name: "digital_twin", "simulated", "openretina:NAME", a path to an openretina
             checkpoint, or an ``nn.Module`` of your own (see ``RetinaModel``).
         neurons: the neurons, each ``[session, index]`` (or ``index`` for a model without sessions); a list of
-            neurons in place of one is a group that shares one stimulus, scored by their mean response.
+            neurons in place of one is a group that shares one stimulus, scored by their mean response. Or a
+            ``NeuronSelection``: sessions, indices, values in the model's neuron table, or a random sample.
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
             2 x 50 x 18 x 16 values.
@@ -63,7 +65,7 @@ class MEIModule(StimulusModule):
     def __init__(
         self,
         retina: nn.Module | str = "digital_twin",
-        neurons: Sequence[NeuronOrGroup] = (),
+        neurons: NeuronSelection | Sequence[NeuronOrGroup] = (),
         *,
         time_steps: int | None = None,
         norm: float | None = None,
@@ -78,7 +80,8 @@ class MEIModule(StimulusModule):
         check_interval: int = 10,
     ) -> None:
         model = load_model(retina, allow_unpickling=allow_unpickling)
-        groups = [group_of(target) for target in neurons]
+        chosen = neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons
+        groups = [group_of(target) for target in chosen]
         _check_neurons(model, groups)
         if restarts < 1:
             raise ValueError(f"restarts={restarts} must be at least 1.")

@@ -1,6 +1,7 @@
 """Naming neurons: a session and an index, alone or as a group that shares one stimulus."""
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -65,3 +66,11 @@ def seed_of_row(seed: int, group: Sequence[Neuron], restart: int) -> int:
     """A seed of 63 bits that depends on the run's seed, the row's neurons and the restart, and on nothing else."""
     text = f"{seed}|{group_label(group)}|{restart}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def check_neuron_indices(indices: Sequence[int], num_neurons: int, session: str | None) -> None:
+    """Raise an IndexError unless every index names one of the session's neurons."""
+    for index in indices:
+        if not 0 <= operator.index(index) < num_neurons:
+            where = "The model" if session is None else f"Session {session!r}"
+            raise IndexError(f"{where} has no neuron {index}: its {num_neurons} neurons are 0 to {num_neurons - 1}.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mei_lightning.neurons import Neuron, NeuronOrGroup, group_of
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_of
 
 
 class Reducer:
@@ -305,11 +305,3 @@ def session_responses(model: nn.Module, stimulus: Tensor, session: str | None) -
             f"{tuple(stimulus.shape)}; expected [batch, time', neurons] or [batch, neurons]."
         )
     return responses
-
-
-def check_neuron_indices(indices: Sequence[int], num_neurons: int, session: str | None) -> None:
-    """Raise an IndexError unless every index names one of the session's neurons."""
-    for index in indices:
-        if not 0 <= operator.index(index) < num_neurons:
-            where = "The model" if session is None else f"Session {session!r}"
-            raise IndexError(f"{where} has no neuron {index}: its {num_neurons} neurons are 0 to {num_neurons - 1}.")

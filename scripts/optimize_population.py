@@ -5,7 +5,7 @@ python scripts/optimize_population.py --model digital_twin --type color_opponent
 
 import argparse
 
-from mei_lightning import ResultsWriter, find_meis, load_model
+from mei_lightning import NeuronSelection, ResultsWriter, find_meis, load_model
 
 
 def main() -> None:
@@ -14,25 +14,21 @@ def main() -> None:
     parser.add_argument("--model", default="digital_twin", help="digital_twin, simulated, or openretina:NAME")
     parser.add_argument("--sessions", nargs="*", help="recording sessions; all by default")
     parser.add_argument("--type", help="cell type, where the model knows the types of its neurons; all by default")
+    parser.add_argument("--sample", type=int, help="choose so many of these neurons at random; all by default")
     parser.add_argument("--norm", type=float, default=30.0, help="L2 norm of each stimulus in the model's units")
     parser.add_argument("--restarts", type=int, default=4, help="initial stimuli of each neuron")
     parser.add_argument("--output", default="logs/population", help="where the results go")
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)
-    neurons = model.neurons
-    if arguments.sessions:
-        for session in arguments.sessions:
-            model.check_session(session)
-        neurons = neurons[neurons["session"].isin(arguments.sessions)]
-    if arguments.type:
-        if "type" not in neurons or arguments.type not in set(neurons["type"]):
-            parser.error(f"--type {arguments.type}: the neurons' types are {sorted(set(neurons.get('type', ())))}")
-        neurons = neurons[neurons["type"] == arguments.type]
-
+    neurons = NeuronSelection(
+        sessions=arguments.sessions,
+        where={"type": arguments.type} if arguments.type else None,
+        sample=arguments.sample,
+    )
     meis = find_meis(
         model,
-        list(zip(neurons["session"], neurons["index"].tolist(), strict=True)),
+        neurons,
         norm=arguments.norm,
         restarts=arguments.restarts,
         log_directory=arguments.output,

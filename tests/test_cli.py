@@ -9,7 +9,7 @@ import xarray as xr
 import yaml
 from torch import nn
 
-from mei_lightning import find_meis
+from mei_lightning import NeuronSelection, find_meis, load_model
 from mei_lightning.cli import main
 from mei_lightning.module import StimulusModule
 
@@ -56,6 +56,14 @@ def test_neurons_in_a_group_share_a_stimulus():
     group = "--model.neurons=[[[session_1,0],[session_2,0]],[session_1,1]]"
     main([*ONE_NEURON, group, "--trainer.max_steps=2"])
     assert list(xr.open_zarr(RESULTS / "meis.zarr").neuron.values) == ["session_1/0+session_2/0", "session_1/1"]
+
+
+def test_neurons_by_what_they_are():
+    chosen = "--model.neurons={sessions: [session_2, session_3], where: {type: on_off}, sample: 3}"
+    main([*ONE_NEURON, chosen, "--trainer.max_steps=1"])
+    selection = NeuronSelection(sessions=["session_2", "session_3"], where={"type": "on_off"}, sample=3)
+    expected = [neuron.label for neuron in selection.of(load_model("simulated"))]
+    assert list(xr.open_zarr(RESULTS / "meis.zarr").neuron.values) == expected
 
 
 def test_own_model_by_class_path():

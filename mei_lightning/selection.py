@@ -1,0 +1,70 @@
+"""Choosing neurons of a model by what they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.neurons import Neuron, check_neuron_indices
+
+
+@dataclass(frozen=True)
+class NeuronSelection:
+    """Neurons of a model that meet every condition given; without conditions, all of them.
+
+    Args:
+        sessions: names of recording sessions.
+        indices: indices of neurons, the same in each session.
+        where: columns of the model's neuron table with the value they must have, or a list of values, e.g.
+            ``{"type": "color_opponent"}`` or, for a boolean column, ``{"good_quality": True}``.
+        sample: choose so many at random from those that meet the conditions.
+        seed: determines the random choice.
+    """
+
+    sessions: Sequence[str] | None = None
+    indices: Sequence[int] | None = None
+    where: Mapping[str, bool | int | float | str | Sequence[bool | int | float | str]] | None = None
+    sample: int | None = None
+    seed: int = 0
+
+    def of(self, model: RetinaModel) -> list[Neuron]:
+        """The chosen neurons of a model, in the order of its table.
+
+        Raises:
+            ValueError: if a session, column or value does not exist, nothing is left, or there are fewer neurons
+                than the sample asks for.
+            IndexError: if a session has no neuron of an index asked for.
+        """
+        table = model.neurons
+        if self.sessions is not None:
+            for session in self.sessions:
+                model.check_session(session)
+            table = table[table["session"].isin(list(self.sessions))]
+        if self.indices is not None:
+            for session in table["session"].unique():
+                check_neuron_indices(self.indices, model.neurons_per_session[session], session or None)
+            table = table[table["index"].isin(list(self.indices))]
+        for column, value in (self.where or {}).items():
+            table = table[_has_value(model.neurons, column, value).loc[table.index]]
+        if self.sample is not None:
+            if not 1 <= self.sample <= len(table):
+                raise ValueError(f"sample={self.sample} is not between 1 and the {len(table)} neurons to choose from.")
+            table = table.sample(self.sample, random_state=self.seed).sort_index()
+        if table.empty:
+            raise ValueError(f"No neuron of model '{model.name}' meets all conditions of {self}.")
+        return [
+            Neuron(session if model.has_sessions else None, int(index))
+            for session, index in zip(table["session"], table["index"], strict=True)
+        ]
+
+
+def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:
+    if column not in table:
+        raise ValueError(f"The neuron table has no column {column!r}; it has {', '.join(table.columns)}.")
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    for wanted in values:
+        if not (table[column] == wanted).any():
+            existing = ", ".join(map(str, table[column].unique()[:20]))
+            raise ValueError(f"No neuron has {column} = {wanted!r}; there is {existing}.")
+    return table[column].isin(values)
