@@ -65,7 +65,8 @@ def find_meis(
         log_directory: where to write TensorBoard logs; none by default.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.
-        callbacks: further Lightning callbacks, e.g. a ``ModelCheckpoint``.
+        callbacks: further Lightning callbacks, e.g. a ``ModelCheckpoint``, or a ``RowConvergence`` in place of the
+            default one.
 
     Returns:
         A labelled dataset with the stimuli, scores, response traces, status and all settings; see ``to_dataset``.
@@ -96,7 +97,7 @@ def find_meis(
             max_epochs=-1,
             logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
             callbacks=[
-                RowConvergence(),
+                *([] if any(isinstance(callback, RowConvergence) for callback in callbacks) else [RowConvergence()]),
                 *([StimulusLogger()] if logging else []),
                 *([StepProgressBar()] if progress_bar else []),
                 *callbacks,

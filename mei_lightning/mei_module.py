@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_diges
 from mei_lightning.models.loading import load_model
 from mei_lightning.module import OptimizerFactory, StimulusModule
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
-from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer
+from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, session_responses
 from mei_lightning.optimizers import AnnealedPowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.selection import NeuronSelection
@@ -93,6 +94,8 @@ class MEIModule(StimulusModule):
                 f"time_steps={time_steps} leaves no response: model '{model.name}' needs more than "
                 f"{model.stimulus_format.frames_lost} frames."
             )
+        if isinstance(ranges, np.ndarray):
+            ranges = ranges.tolist()
         shape = model.stimulus_shape(time_steps)
         if constraint is not None and (norm is not None or ranges is not None):
             raise ValueError("Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both.")
@@ -116,9 +119,14 @@ class MEIModule(StimulusModule):
         self.reducer = reducer
         self.seeds = seeds
         self.restarts = restarts
-        with torch.no_grad():
-            self.response_frames = objective.for_rows([0]).traces(self.stimulus[:1]).shape[1]
-            reducer.forward(torch.zeros(self.response_frames, 1))
+        for session in dict.fromkeys(neuron.session for group in groups for neuron in group):
+            _check_responses(model, self.stimulus[:1].detach(), session)
+        reduced = reducer.forward(torch.zeros(time_steps - model.stimulus_format.frames_lost, 2))
+        if reduced.shape != (2,):
+            raise ValueError(
+                f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
+                "reduces the time axis, which is axis 0."
+            )
         self.configuration: dict[str, Any] = {
             "model": model.name,
             "weights_digest": weights_digest(model),
@@ -141,7 +149,13 @@ class MEIModule(StimulusModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """As in ``StimulusModule``; when the run stops becomes part of the configuration."""
+        """As in ``StimulusModule``; when the run stops becomes part of the configuration.
+
+        Raises:
+            ValueError: if the trainer takes no step.
+        """
+        if self.trainer.max_steps == 0:
+            raise ValueError("max_steps=0 leaves nothing to do; give the number of steps.")
         super().on_fit_start()
         rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
         self._add_to_configuration(max_steps=self.trainer.max_steps, convergence=rules[0] if rules else None)
@@ -203,6 +217,19 @@ def _check_neurons(model: RetinaModel, groups: Sequence[Sequence[Any]]) -> None:
     if labels.duplicated().any():
         raise ValueError(
             f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
+        )
+
+
+@torch.no_grad()
+def _check_responses(model: RetinaModel, stimulus: Tensor, session: str | None) -> None:
+    shape = tuple(session_responses(model, stimulus, session).shape)
+    frames = stimulus.shape[2] - model.stimulus_format.frames_lost
+    neurons = model.neurons_per_session[session or ""]
+    if shape != (1, frames, neurons):
+        raise ValueError(
+            f"Model '{model.name}' answered a stimulus of {stimulus.shape[2]} frames with responses of shape {shape}, "
+            f"but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
+            f"{model.stimulus_format.frames_lost}, neurons_per_session, and the order of the network's output."
         )
 
 

@@ -118,7 +118,8 @@ class StimulusModule(LightningModule):
         # Kept here for the RowConvergence callback: what has a value for each row is saved with the rows.
         self.register_buffer("stalled_value", lowest.clone())
         self.register_buffer("stalled_steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
-        self._first_closure_call = True
+        # Optimizers that search along a line call the closure several times a step, at points that nobody will see.
+        self._first_closure_call = self._first_gradient = True
         self._select_rows(range(rows))
 
     # What the stimuli are for; modules for named neurons know better
@@ -150,11 +151,14 @@ class StimulusModule(LightningModule):
             ValueError: if the optimizer would make rows depend on each other.
         """
         optimizer = self.optimizer_factory([self.stimulus])
+        if not any(parameter is self.stimulus for group in optimizer.param_groups for parameter in group["params"]):
+            raise ValueError("The optimizer does not hold the stimulus: make it for the parameters that it is given.")
         name = type(optimizer).__name__
         if name in _COUPLES_ROWS and len(self.stimulus) > 1:
             raise ValueError(
                 f"{name} couples the {len(self.stimulus)} rows of the stimulus: a neuron's MEI would depend on the "
-                "others in its batch. Optimise one row at a time, or choose another optimizer, e.g. torch.optim.SGD."
+                "others in its batch. Optimise one row at a time (one neuron, restarts=1), or choose another "
+                "optimizer, e.g. torch.optim.SGD."
             )
         return optimizer
 
@@ -202,6 +206,9 @@ class StimulusModule(LightningModule):
         gradient = self.stimulus.grad
         if gradient is None:
             self._refuse_without_gradient()
+        if not self._first_gradient:
+            return
+        self._first_gradient = False
         size = row_norms(gradient)
         # A row out of computation has a zero gradient too, but is not active any more.
         self.retire(size == 0, Status.NO_GRADIENT)
@@ -209,8 +216,8 @@ class StimulusModule(LightningModule):
 
     def _refuse_without_gradient(self) -> NoReturn:
         raise ValueError(
-            f"The score of {self.objective!r} does not depend on the stimulus in a differentiable way, so there is no "
-            "gradient. Does the model detach its input or run under torch.no_grad()?"
+            f"The score of {type(self.objective).__name__} does not depend on the stimulus in a differentiable way, "
+            "so there is no gradient. Does the model detach its input or run under torch.no_grad()?"
         )
 
     def optimizer_step(
@@ -218,7 +225,7 @@ class StimulusModule(LightningModule):
     ) -> None:
         """Step, then project; rows that are done stay where they are."""
         before = self.stimulus.detach().clone()
-        self._first_closure_call = True
+        self._first_closure_call = self._first_gradient = True
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with torch.no_grad():
             after = self.stimulus.detach() if self.constraint is None else self.constraint(self.stimulus.detach())
@@ -357,5 +364,5 @@ def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> 
     if values.shape != (len(stimulus),):
         raise ValueError(
             f"The {what} returned a tensor of shape {tuple(values.shape)} for {len(stimulus)} row(s); it must return "
-            f"one number for each row, shape ({len(stimulus)},): {source!r}"
+            f"one number for each row, shape ({len(stimulus)},): {type(source).__name__}"
         )

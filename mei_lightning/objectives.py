@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -146,7 +147,8 @@ class FunctionObjective(Objective):
     """A plain function as an objective.
 
     Args:
-        function: maps stimuli ``[rows, channels, time, height, width]`` to scores ``[rows]``.
+        function: maps stimuli ``[rows, channels, time, height, width]`` to scores ``[rows]``. An ``nn.Module`` is
+            frozen for the time of the fit; the models that any other function uses are for you to freeze.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -186,8 +188,7 @@ class IncreaseObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        indices = [neuron_indices] if isinstance(neuron_indices, int) else neuron_indices
-        self.neuron_indices = [operator.index(index) for index in indices]
+        self.neuron_indices = [operator.index(index) for index in np.atleast_1d(neuron_indices).tolist()]
         if not self.neuron_indices:
             raise ValueError("neuron_indices is empty: name at least one neuron.")
         self.data_key = data_key
@@ -284,6 +285,8 @@ def as_objective(objective: object) -> Objective:
     """
     if isinstance(objective, Objective):
         return objective
+    if isinstance(objective, nn.Module):
+        return FunctionObjective(objective)
     if callable(forward := getattr(objective, "forward", None)):
         return RowByRowObjective(forward)
     if callable(objective):

@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import STILL_FORMAT, fit, still_model, video_model
+from conftest import STILL_FORMAT, find, fit, still_model, video_model
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -404,3 +404,26 @@ def test_settings_are_kept_with_the_run():
     assert module.configuration["weights_digest"] == weights_digest(module.retina)
     assert module.hparams["seed"] == 7
     assert len(module.seeds) == 6
+
+
+def test_an_optimizer_of_something_else_is_refused():
+    module = ml.StimulusModule(
+        lambda stimulus: stimulus.flatten(1).sum(1),
+        torch.ones(1, 1, 1, 2, 2),
+        optimizer=lambda _: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0),
+    )
+    with pytest.raises(ValueError, match="does not hold the stimulus"):
+        fit(module, 1)
+
+
+def test_a_run_of_no_steps_is_refused(simulated):
+    with pytest.raises(ValueError, match="max_steps=0 leaves nothing to do"):
+        find(simulated, [("session_1", 0)], max_steps=0)
+
+
+def test_find_meis_takes_another_convergence(simulated):
+    meis = find(
+        simulated, [("session_1", 0)], restarts=1, callbacks=[ml.RowConvergence(relative_gain=10.0, patience=2)]
+    )
+    assert meis.steps.item() < 10
+    assert "patience=2" in meis.attrs["configuration"]

@@ -41,3 +41,42 @@ def test_a_model_in_double_precision_has_its_meis_in_double_precision():
     weights, bias = (parameter.detach()[[0, 2]] for parameter in network[1].parameters())
     assert meis.stimulus.dtype == "float64"
     assert meis.score.values == pytest.approx(2.0 * weights.norm(dim=1) + bias)
+
+
+class Wrong(nn.Module):
+    """A network of 3 neurons that loses 2 frames, as it is or with neurons and time exchanged."""
+
+    def __init__(self, transposed=False):
+        super().__init__()
+        self.transposed = transposed
+
+    def forward(self, stimulus):
+        responses = stimulus.mean((1, 3, 4))[:, 2:, None].repeat(1, 1, 3)
+        return responses.mT if self.transposed else responses
+
+
+@pytest.mark.parametrize(
+    ("network", "neurons", "frames_lost", "message"),
+    [
+        (Wrong(), 3, 0, r"responses of shape \(1, 18, 3\).*should be \(1, 20, 3\)"),
+        (Wrong(), 5, 2, r"responses of shape \(1, 20, 3\).*should be \(1, 20, 5\)"),
+        (Wrong(transposed=True), 3, 2, r"responses of shape \(1, 3, 20\).*order of the network's output"),
+    ],
+)
+def test_a_network_that_is_not_as_described_is_refused(network, neurons, frames_lost, message):
+    model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5, 30.0, frames_lost=frames_lost), neurons)
+    with pytest.raises(ValueError, match=message):
+        ml.find_meis(model, [0], progress_bar=False)
+
+
+def test_a_reducer_of_the_wrong_axis_is_refused():
+    with pytest.raises(ValueError, match=r"MeanReducer\(axis=1\) turned responses.*time axis, which is axis 0"):
+        ml.find_meis("simulated", [("session_1", 0)], reducer=ml.MeanReducer(axis=1), progress_bar=False)
+
+
+def test_counts_and_indices_may_be_numpy_integers():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), 3, 4), np.int64(3))
+    stimulus = torch.zeros(1, 1, 1, 3, 4)
+    score = ml.IncreaseObjective(model, np.int64(2), None, ml.MeanReducer())(stimulus)
+    assert score.item() == pytest.approx(network[1].bias[2].item())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.mei_module import MEIModule
@@ -42,8 +43,8 @@ class ResultsWriter(Callback):
         self._write(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what there is when the user interrupts the run."""
-        if isinstance(exception, KeyboardInterrupt):
+        """Write what there is when the user, or a cluster's time limit, interrupts the run."""
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             self._write(trainer, pl_module)
 
     def _place(self, trainer: Trainer) -> Path:

@@ -91,10 +91,9 @@ class RetinaModel(nn.Module):
         self.network = network
         self.stimulus_format = stimulus_format
         self.name = name or type(network).__name__
-        self.has_sessions = not isinstance(neurons_per_session, int)
-        self._neurons_per_session = (
-            {"": neurons_per_session} if isinstance(neurons_per_session, int) else dict(neurons_per_session)
-        )
+        self.has_sessions = isinstance(neurons_per_session, Mapping)
+        counts = neurons_per_session if isinstance(neurons_per_session, Mapping) else {"": neurons_per_session}
+        self._neurons_per_session = {session: int(count) for session, count in counts.items()}
         freeze(self)
 
     @property
