@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_of
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.read_out import SessionReadOut, session_responses
+from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_of
 
 
 class Reducer:
@@ -213,6 +215,9 @@ class DecreaseObjective(IncreaseObjective):
 class NeuronObjective(Objective):
     """The response of each row's own neuron, or the mean response of its own group of neurons.
 
+    Only the responses of these neurons are computed, and what sessions share only once, if the model is a
+    ``RetinaModel`` that can do so. The weights are those that the model has when the objective is made.
+
     Args:
         model: as for ``IncreaseObjective``.
         neurons: for each row a neuron, ``(session, index)`` (or ``index`` for a model without sessions), or a
@@ -220,8 +225,12 @@ class NeuronObjective(Objective):
         response_reducer: turns responses ``[time', rows]`` into ``[rows]``.
 
     Raises:
-        ValueError: if there are no rows or a group is empty.
+        ValueError: if there are no rows, a group is empty, or a ``RetinaModel`` has no such session.
+        IndexError: if a ``RetinaModel`` has no such neuron; in ``forward``, if any other model has not.
     """
+
+    rows: Tensor
+    sizes: Tensor
 
     def __init__(self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer) -> None:
         super().__init__()
@@ -230,40 +239,20 @@ class NeuronObjective(Objective):
         if not self.groups:
             raise ValueError("neurons is empty: name at least one neuron.")
         self.response_reducer = response_reducer
-        self._sessions: list[tuple[str | None, list[int]]] = []
-        by_session: dict[str | None, list[tuple[int, Neuron, float]]] = {}
-        for row, group in enumerate(self.groups):
-            for neuron in group:
-                by_session.setdefault(neuron.session, []).append((row, neuron, 1.0 / len(group)))
-        for number, (session, members) in enumerate(by_session.items()):
-            rows = sorted({row for row, _, _ in members})
-            place = {row: position for position, row in enumerate(rows)}
-            indices = [neuron.index for _, neuron, _ in members]
-            self._sessions.append((session, [min(indices), max(indices)]))
-            for name, values in {
-                "rows": torch.tensor(rows),
-                "places": torch.tensor([place[row] for row, _, _ in members]),
-                "targets": torch.tensor([row for row, _, _ in members]),
-                "neurons": torch.tensor(indices),
-                "weights": torch.tensor([weight for _, _, weight in members]),
-            }.items():
-                self.register_buffer(f"{name}_{number}", values, persistent=False)
+        rows = [row for row, group in enumerate(self.groups) for _ in group]
+        members = [neuron for group in self.groups for neuron in group]
+        if isinstance(model, RetinaModel):
+            self.read_out = model.read_out(rows, members)
+        else:
+            self.read_out = SessionReadOut(model, rows, members)
+        self.register_buffer("rows", torch.tensor(rows), persistent=False)
+        self.register_buffer("sizes", torch.tensor([len(group) for group in self.groups]), persistent=False)
 
     def traces(self, stimulus: Tensor) -> Tensor:
         """Responses ``[rows, time']`` of the rows' neurons (a group's mean)."""
-        traces: Tensor | None = None
-        for number, (session, extremes) in enumerate(self._sessions):
-            rows, places, targets, neurons, weights = (
-                self.get_buffer(f"{name}_{number}") for name in ("rows", "places", "targets", "neurons", "weights")
-            )
-            responses = session_responses(self.model, stimulus[rows], session)
-            check_neuron_indices(extremes, responses.shape[-1], session)
-            members = responses[places, :, neurons] * weights[:, None].to(responses.dtype)
-            if traces is None:
-                traces = members.new_zeros(len(self.groups), responses.shape[1])
-            traces = traces.index_add(0, targets, members)
-        assert traces is not None
-        return traces
+        responses = self.read_out(stimulus)
+        sums = responses.new_zeros(len(self.groups), responses.shape[1]).index_add(0, self.rows, responses)
+        return sums / self.sizes[:, None]
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
@@ -295,16 +284,3 @@ def as_objective(objective: object) -> Objective:
         f"{objective!r} is not an objective: give an Objective, or a function that maps stimuli "
         "[rows, channels, time, height, width] to scores [rows]."
     )
-
-
-def session_responses(model: nn.Module, stimulus: Tensor, session: str | None) -> Tensor:
-    """Responses ``[rows, time', neurons]`` of one session; a model that returns no time axis has one frame."""
-    responses = model(stimulus) if session is None else model(stimulus, data_key=session)
-    if responses.ndim == 2:
-        responses = responses[:, None]
-    if responses.ndim != 3:
-        raise ValueError(
-            f"The model returned responses of shape {tuple(responses.shape)} for a stimulus of shape "
-            f"{tuple(stimulus.shape)}; expected [batch, time', neurons] or [batch, neurons]."
-        )
-    return responses

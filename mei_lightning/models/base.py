@@ -1,13 +1,16 @@
 """What every retina model offers: a stimulus format, sessions of neurons, and frozen weights."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
+from mei_lightning.models.read_out import SessionReadOut
+from mei_lightning.neurons import Neuron, check_neuron_indices
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,37 @@ class RetinaModel(nn.Module):
             stimulus = stimulus[:, :, 0]
         responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
         return responses[:, None] if responses.ndim == 2 else responses
+
+    def read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+        """A module for the responses of chosen neurons, each to one stimulus of a batch.
+
+        It maps stimuli ``[batch, channels, time, height, width]`` to responses ``[len(neurons), time']``, of which
+        entry ``m`` is the response of ``neurons[m]`` to the stimulus ``rows[m]``. It may hold a copy of the neurons'
+        weights: make it anew if the weights have changed. A subclass that overrides ``forward`` of a model that has a
+        fast ``read_out`` overrides ``_read_out`` as well.
+
+        Args:
+            rows: for each response the index of its stimulus in the batch. A row may occur several times.
+            neurons: for each response its neuron. Neurons may belong to different sessions, and occur several times.
+
+        Raises:
+            ValueError: if a session is missing or unknown, there are no neurons, or not as many rows as neurons.
+            IndexError: if a session has no such neuron.
+        """
+        if not neurons or len(rows) != len(neurons):
+            raise ValueError(f"read_out needs a row for each of at least one neuron: {len(rows)} and {len(neurons)}.")
+        indices: dict[str | None, list[int]] = {}
+        for neuron in neurons:
+            indices.setdefault(neuron.session, []).append(neuron.index)
+        for session, of_session in indices.items():
+            self.check_session(session)
+            extremes = [min(of_session), max(of_session)]
+            check_neuron_indices(extremes, self._neurons_per_session[session or ""], session)
+        return self._read_out(rows, neurons)
+
+    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+        """Make the module of ``read_out``: the slow way that is right for every model."""
+        return SessionReadOut(self, rows, neurons)
 
     def check_session(self, session: str | None) -> None:
         """Raise a ValueError that lists the sessions unless ``session`` is one of them."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.read_out import MeanReadOut
+from mei_lightning.neurons import Neuron
 
 
 class Ensemble(RetinaModel):
@@ -56,6 +58,9 @@ class Ensemble(RetinaModel):
         """
         self.check_session(data_key)
         return torch.stack([member(stimulus, data_key=data_key) for member in self.members]).mean(dim=0)
+
+    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+        return MeanReadOut([member.read_out(rows, neurons) for member in self.members])
 
 
 def _check_same_neurons(first: RetinaModel, member: RetinaModel, index: int) -> None:

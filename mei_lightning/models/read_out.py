@@ -1,0 +1,187 @@
+"""Read-outs: the responses of chosen neurons, each to a stimulus of its own, computed together."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mei_lightning.neurons import Neuron, check_neuron_indices
+
+# So many neurons of the same stimulus share one copy of its features. It bounds the memory of large groups.
+_SLOT_WIDTH = 32
+
+
+class SessionReadOut(nn.Module):
+    """Responses of chosen neurons of any model, which is called once for each session, with only the session's rows.
+
+    Args:
+        model: called as ``model(stimulus, data_key=session)``, or ``model(stimulus)`` for neurons without a session;
+            returns responses ``[batch, time', neurons]`` (or ``[batch, neurons]``).
+        rows: for each response the index of its stimulus in the batch.
+        neurons: for each response its neuron.
+
+    Raises:
+        IndexError: in ``forward``, if a session has no such neuron.
+    """
+
+    order: Tensor
+
+    def __init__(self, model: nn.Module, rows: Sequence[int], neurons: Sequence[Neuron]) -> None:
+        super().__init__()
+        self.model = model
+        self._sessions: list[tuple[str | None, list[int]]] = []
+        places_of_sessions, order = _by_session(neurons)
+        self.register_buffer("order", order, persistent=False)
+        for number, (session, places) in enumerate(places_of_sessions.items()):
+            indices = [neurons[place].index for place in places]
+            distinct_rows, row_of_place = np.unique([rows[place] for place in places], return_inverse=True)
+            self._sessions.append((session, [min(indices), max(indices)]))
+            self.register_buffer(f"rows_{number}", torch.from_numpy(distinct_rows), persistent=False)
+            self.register_buffer(f"places_{number}", torch.from_numpy(row_of_place), persistent=False)
+            self.register_buffer(f"neurons_{number}", torch.tensor(indices), persistent=False)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Responses ``[len(neurons), time']`` to stimuli ``[batch, ...]``."""
+        members = []
+        for number, (session, extremes) in enumerate(self._sessions):
+            rows, places, neurons = (self.get_buffer(f"{name}_{number}") for name in ("rows", "places", "neurons"))
+            responses = session_responses(self.model, stimulus[rows], session)
+            check_neuron_indices(extremes, responses.shape[-1], session)
+            members.append(responses[places, :, neurons])
+        return torch.cat(members)[self.order]
+
+
+class MaskReadOut(nn.Module):
+    """Responses of neurons that each look at a core's features through a mask of their own.
+
+    Args:
+        rows: for each response the index of its features in the batch.
+        masks: for each response its neuron's mask, ``[len(rows), height', width']``.
+        weights: for each response its neuron's weights of the features, ``[len(rows), features]``.
+        bias: for each response its neuron's bias, ``[len(rows)]``.
+        nonlinearity: turns the drive, the weighed features under the mask plus the bias, into a response.
+    """
+
+    nonlinearity: Callable[[Tensor], Tensor]
+    masks: Tensor
+    weights: Tensor
+    bias: Tensor
+    slot_rows: Tensor
+    slots: Tensor
+    places: Tensor
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        masks: Tensor,
+        weights: Tensor,
+        bias: Tensor,
+        nonlinearity: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        self.nonlinearity = nonlinearity
+        slot_rows, slots, places = _slots(rows)
+        self._rows_in_order = torch.equal(slot_rows, torch.arange(len(slot_rows)))
+        for name, value in {
+            "masks": masks.flatten(1),
+            "weights": weights,
+            "bias": bias,
+            "slot_rows": slot_rows,
+            "slots": slots,
+            "places": places,
+        }.items():
+            self.register_buffer(name, value.detach().to(masks.device), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Responses ``[len(rows), time']`` to features ``[batch, features, time', height', width']``."""
+        size = features.shape[1:3]
+        # Copying the features, and their gradients, takes longer than all the rest.
+        copied = features if self._rows_in_order and len(features) == len(self.slot_rows) else features[self.slot_rows]
+        seen = copied.flatten(3).flatten(1, 2) @ self.masks[self.slots].mT
+        drive = (seen.unflatten(1, size) * self.weights[self.slots].mT[:, :, None]).sum(dim=1)
+        return self.nonlinearity(drive.mT.flatten(0, 1)[self.places] + self.bias[:, None])
+
+
+class MeanReadOut(nn.Module):
+    """The mean of several read-outs of the same neurons.
+
+    Args:
+        members: the read-outs.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Responses ``[neurons, time']`` to stimuli ``[batch, channels, time, height, width]``."""
+        return torch.stack([member(stimulus) for member in self.members]).mean(dim=0)
+
+
+def gather_neurons(
+    neurons: Sequence[Neuron], of_session: Callable[[str | None, Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """What a model knows about each neuron, in the order of ``neurons``.
+
+    Args:
+        neurons: the neurons; one may occur several times.
+        of_session: maps a session and indices ``[n]`` of its neurons to tensors ``[n, ...]``.
+
+    Returns:
+        Those tensors of all sessions, ``[len(neurons), ...]``.
+    """
+    places_of_sessions, order = _by_session(neurons)
+    parts = [
+        of_session(session, torch.tensor([neurons[place].index for place in places]))
+        for session, places in places_of_sessions.items()
+    ]
+    return tuple(torch.cat(tensors)[order.to(tensors[0].device)] for tensors in zip(*parts, strict=True))
+
+
+def session_responses(model: nn.Module, stimulus: Tensor, session: str | None) -> Tensor:
+    """Responses ``[rows, time', neurons]`` of one session; a model that returns no time axis has one frame."""
+    responses = model(stimulus) if session is None else model(stimulus, data_key=session)
+    if responses.ndim == 2:
+        responses = responses[:, None]
+    if responses.ndim != 3:
+        raise ValueError(
+            f"The model returned responses of shape {tuple(responses.shape)} for a stimulus of shape "
+            f"{tuple(stimulus.shape)}; expected [batch, time', neurons] or [batch, neurons]."
+        )
+    return responses
+
+
+def _by_session(neurons: Sequence[Neuron]) -> tuple[dict[str | None, list[int]], Tensor]:
+    """The places of each session's neurons, and what puts all sessions' neurons, one after the other, in order."""
+    places: dict[str | None, list[int]] = {}
+    for place, neuron in enumerate(neurons):
+        places.setdefault(neuron.session, []).append(place)
+    return places, torch.argsort(torch.tensor([place for session in places.values() for place in session]))
+
+
+def _slots(rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Put responses to the same stimulus side by side, into slots of equal width.
+
+    Returns:
+        The row of each slot ``[slots]``, the responses in it ``[slots, width]``, and the place of each response in
+        the flattened slots ``[len(rows)]``.
+    """
+    distinct_rows, row_of_response, counts = np.unique(np.asarray(rows), return_inverse=True, return_counts=True)
+    width = min(_SLOT_WIDTH, int(counts.max()))
+    slots_of_row = -(-counts // width)
+    first_slot = np.cumsum(slots_of_row) - slots_of_row
+    by_row = np.argsort(row_of_response, kind="stable")
+    number_in_row = np.arange(len(by_row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    slot, column = first_slot[row_of_response[by_row]] + number_in_row // width, number_in_row % width
+    # A place that is left over holds the slot's first response again, so that a neuron whose weights are not finite
+    # cannot reach another row through it.
+    slots = np.repeat(by_row[column == 0][:, None], width, axis=1)
+    slots[slot, column] = by_row
+    places = np.empty(len(by_row), dtype=np.int64)
+    places[by_row] = slot * width + column
+    return (
+        torch.from_numpy(np.repeat(distinct_rows, slots_of_row)),
+        torch.from_numpy(slots),
+        torch.from_numpy(places),
+    )
