@@ -1,7 +1,7 @@
 """A digital twin: a convolutional network trained to answer as the simulated retina does."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.read_out import MaskReadOut, gather_neurons
 from mei_lightning.models.simulated import STIMULUS_FORMAT, SimulatedRetina
+from mei_lightning.neurons import Neuron
 
 SHIPPED_WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
@@ -43,20 +45,32 @@ class GaussianReadout(nn.Module):
 
     def masks(self) -> Tensor:
         """The masks ``[num_neurons, height, width]``, each of unit sum."""
-        rows = torch.arange(self.height, device=self.center.device) - self.center[:, :1]
-        columns = torch.arange(self.width, device=self.center.device) - self.center[:, 1:]
-        squared_distance = rows[:, :, None] ** 2 + columns[:, None, :] ** 2
-        return (
-            (-0.5 * squared_distance / (2 * self.log_sd).exp()[:, None, None])
-            .flatten(1)
-            .softmax(1)
-            .unflatten(1, (self.height, self.width))
-        )
+        return gaussian_masks(self.center, self.log_sd, self.height, self.width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Responses ``[batch, time, neurons]`` to features ``[batch, features, time, height, width]``."""
         seen = features.flatten(3) @ self.masks().flatten(1).T
         return F.softplus(torch.einsum("bftn,nf->btn", seen, self.weight) + self.bias)
+
+
+def gaussian_masks(center: Tensor, log_sd: Tensor, height: int, width: int) -> Tensor:
+    """Gaussian masks ``[neurons, height, width]``, each of unit sum.
+
+    Args:
+        center: their places ``[neurons, 2]`` as (row, column).
+        log_sd: the logarithm of their standard deviations in pixels, ``[neurons]``.
+        height: rows of pixels.
+        width: columns of pixels.
+    """
+    rows = torch.arange(height, device=center.device) - center[:, :1]
+    columns = torch.arange(width, device=center.device) - center[:, 1:]
+    squared_distance = rows[:, :, None] ** 2 + columns[:, None, :] ** 2
+    return (
+        (-0.5 * squared_distance / (2 * log_sd).exp()[:, None, None])
+        .flatten(1)
+        .softmax(1)
+        .unflatten(1, (height, width))
+    )
 
 
 class SpaceTimeConvolution(nn.Sequential):
@@ -195,6 +209,19 @@ class DigitalTwin(RetinaModel):
     def neurons(self) -> pd.DataFrame:
         """A row for each neuron, with the columns of `SimulatedRetina.neurons`."""
         return self._neurons.copy()
+
+    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+        network = self.network
+        assert isinstance(network, DigitalTwinNetwork)
+
+        def of_session(session: str | None, indices: Tensor) -> tuple[Tensor, ...]:
+            readout: GaussianReadout = network.readout[session or ""]  # type: ignore[assignment]
+            indices = indices.to(readout.bias.device)
+            masks = gaussian_masks(readout.center[indices], readout.log_sd[indices], readout.height, readout.width)
+            return masks, readout.weight[indices], readout.bias[indices]
+
+        masks, weights, bias = gather_neurons(neurons, of_session)
+        return nn.Sequential(network.core, MaskReadOut(rows, masks, weights, bias, F.softplus))
 
 
 def load_weights(network: DigitalTwinNetwork, path: Path) -> None:
