@@ -5,7 +5,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mei_lightning.models.base import RetinaModel, StimulusFormat, freeze
+from mei_lightning.models.openretina_read_out import computes_core_then_readout, is_ensemble, network_read_out
+from mei_lightning.models.read_out import MeanReadOut
+from mei_lightning.neurons import Neuron
 
 CONSENT_VARIABLE = "MEI_LIGHTNING_ALLOW_UNPICKLING"
 
@@ -105,6 +108,7 @@ class OpenRetinaModel(RetinaModel):
             _centre_readouts(network)
         super().__init__(network, stimulus_format, neurons_per_session, name)
         self.source = source
+        self._members_are_split: list[bool] | None = None
 
     def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
         """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
@@ -114,6 +118,19 @@ class OpenRetinaModel(RetinaModel):
         """
         self.check_session(data_key)
         return self.network(stimulus, data_key=data_key)
+
+    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+        members = _members(self.network) if is_ensemble(self.network) else [self.network]
+        if self._members_are_split is None:
+            frames = self.stimulus_format.frames_lost + 4
+            self._members_are_split = [
+                computes_core_then_readout(member, self.stimulus_shape(frames), self.name) for member in members
+            ]
+        read_outs = [
+            network_read_out(member, rows, neurons, is_split)
+            for member, is_split in zip(members, self._members_are_split, strict=True)
+        ]
+        return MeanReadOut(read_outs) if is_ensemble(self.network) else read_outs[0]
 
 
 def is_openretina_module(module: nn.Module) -> bool:
