@@ -4,6 +4,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
+from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import (
     ChannelRange,
     Compose,
@@ -54,8 +55,10 @@ from mei_lightning.regularizers import (
     TemporalSmoothness,
     TemporalTotalVariation,
 )
-from mei_lightning.results import save_dataset, to_dataset
+from mei_lightning.results import save_dataset
 from mei_lightning.selection import NeuronSelection
+from mei_lightning.store import MEIResult, MEIStore
+from mei_lightning.strategies import ShardedStrategy
 from mei_lightning.video import (
     save_meis_to_mp4_video,
     save_stimulus_to_animated_png,
@@ -76,6 +79,8 @@ __all__ = [
     "FixedNorm",
     "IncreaseObjective",
     "MEIModule",
+    "MEIResult",
+    "MEIStore",
     "MaxReducer",
     "MaximalNorm",
     "MeanReducer",
@@ -94,6 +99,7 @@ __all__ = [
     "ResultsWriter",
     "RetinaModel",
     "RowConvergence",
+    "ShardedStrategy",
     "SimulatedRetina",
     "SliceMeanReducer",
     "SpatialLowPass",
@@ -108,6 +114,7 @@ __all__ = [
     "TemporalLowPass",
     "TemporalSmoothness",
     "TemporalTotalVariation",
+    "TimeLimit",
     "find_meis",
     "load_core_readout_from_remote",
     "load_model",
@@ -120,5 +127,4 @@ __all__ = [
     "save_stimulus_to_animated_png",
     "save_stimulus_to_gif",
     "save_stimulus_to_mp4_video",
-    "to_dataset",
 ]

@@ -1,24 +1,33 @@
 """The command ``mei-lightning``: Lightning's command line for MEIs."""
 
+import hashlib
+import json
+import re
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
+from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.mei_module import MEIModule
+from mei_lightning.strategies import cluster_plugins, strategy_for
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
     """Saves the configuration beside the logs; without a logger there is no place of its own for it."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save nothing yet: the run may be refused."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the configuration."""
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
+        if trainer.loggers and not self.already_saved:
+            super().setup(trainer, pl_module, "fit")
 
 
 class MEICommandLine(LightningCLI):
@@ -37,10 +46,25 @@ class MEICommandLine(LightningCLI):
         return parser
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Show one progress bar for the run, unless progress bars are switched off."""
-        wanted = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False
-        self.trainer_defaults["callbacks"] = [StepProgressBar()] if wanted else []
+        """Put in what a run needs and the user has not chosen: strategy, logger, progress bar."""
+        chosen = self._get(self.config_init, "trainer")
+        self.trainer_defaults["callbacks"] = [
+            *([] if chosen.enable_progress_bar is False else [StepProgressBar()]),
+            TimeLimit(),
+        ]
+        if chosen.strategy == "auto":
+            kwargs["strategy"] = strategy_for(chosen.devices, chosen.num_nodes)
+        if chosen.plugins is None:
+            kwargs["plugins"] = cluster_plugins()
+        if chosen.logger is None:
+            # The same command has the same name, so that it continues its run.
+            kwargs["logger"] = TensorBoardLogger("logs", name="meis", version=self._name(), default_hp_metric=False)
         return super().instantiate_trainer(**kwargs)
+
+    def _name(self) -> str:
+        settings = json.dumps(self.model.configuration, sort_keys=True)
+        readable = re.sub(r"[^\w.-]+", "_", self.model.configuration["model"])
+        return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -62,16 +86,13 @@ def main(args: ArgsType = None) -> None:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         trainer_defaults={
-            "max_steps": 100,
             "max_epochs": -1,
             "devices": 1,
             "log_every_n_steps": 1,
             "enable_model_summary": False,
-            "logger": {
-                "class_path": "TensorBoardLogger",
-                "init_args": {"save_dir": "logs", "name": "meis", "default_hp_metric": False},
-            },
+            "enable_checkpointing": False,
         },
+        save_config_kwargs={"overwrite": True},
         parser_kwargs={"description": "Maximally exciting inputs of a frozen retina model."},
     )
 

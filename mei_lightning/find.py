@@ -1,5 +1,6 @@
 """One call from a model and some neurons to their MEIs."""
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
+from mei_lightning.callbacks.results_writer import STORE, ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
+from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import Constraint
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
@@ -21,8 +24,8 @@ from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import Reducer
 from mei_lightning.optimizers import AnnealedPowerMethod
 from mei_lightning.regularizers import Regularizer
-from mei_lightning.results import to_dataset
 from mei_lightning.selection import NeuronSelection
+from mei_lightning.strategies import cluster_plugins, strategy_for
 
 
 def find_meis(
@@ -39,7 +42,10 @@ def find_meis(
     max_steps: int = 100,
     restarts: int = 4,
     seed: int = 0,
+    rows_per_device: int | None = None,
+    directory: str | Path | None = None,
     log_directory: str | Path | None = None,
+    devices: int | Sequence[int] | str = 1,
     accelerator: str = "auto",
     progress_bar: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -59,20 +65,31 @@ def find_meis(
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
-        max_steps: the step limit; rows stop earlier once they have converged.
+        max_steps: the most steps that a row takes; it stops earlier once it has converged.
         restarts: initial stimuli of each neuron; the best result is kept.
         seed: with the neuron and the restart, it determines the initial stimulus.
+        rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
+            as many as fit into half of its free memory, at most 256.
+        directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
+            the function continues where it was interrupted. By default results are only returned.
         log_directory: where to write TensorBoard logs; none by default.
+        devices: as for Lightning's ``Trainer``; neurons are shared out among the devices, which needs a ``directory``.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.
         callbacks: further Lightning callbacks, e.g. a ``ModelCheckpoint``, or a ``RowConvergence`` in place of the
             default one.
 
     Returns:
-        A labelled dataset with the stimuli, scores, response traces, status and all settings; see ``to_dataset``.
+        A labelled dataset with dimensions ``neuron, channel, time, y, x, response_time, restart``. Variables:
+        ``stimulus`` (in the model's units), ``score``, ``response`` (the trace to the stimulus), ``status``, ``steps``,
+        ``best_restart`` and ``seed`` (which noise it is from), ``restart_scores``, ``score_spread`` (their standard
+        deviation relative to the score) and ``restart_similarity`` (mean cosine similarity of the other restarts'
+        stimuli to the best). Attributes: model, weights digest, physical facts, and all settings as JSON. With a
+        ``directory``, values are read from there as they are used.
 
     Raises:
-        ValueError: if an argument does not fit the model; nothing has been computed by then.
+        ValueError: if an argument does not fit the model, or the directory holds the results of another run; nothing
+            has been computed by then.
         IndexError: if a session has no such neuron.
     """
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
@@ -88,24 +105,41 @@ def find_meis(
             optimizer=optimizer,
             restarts=restarts,
             seed=seed,
-        )
-        logging = log_directory is not None
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=1,
             max_steps=max_steps,
-            max_epochs=-1,
-            logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
-            callbacks=[
-                *([] if any(isinstance(callback, RowConvergence) for callback in callbacks) else [RowConvergence()]),
-                *([StimulusLogger()] if logging else []),
-                *([StepProgressBar()] if progress_bar else []),
-                *callbacks,
-            ],
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-            log_every_n_steps=1,
+            rows_per_device=rows_per_device,
         )
-        trainer.fit(module)
-        return to_dataset(module)
+        strategy = strategy_for(devices)
+        if strategy != "auto" and directory is None:
+            raise ValueError(f"devices={devices} needs a directory, where the devices keep their results.")
+        if _has(callbacks, ResultsWriter):
+            raise ValueError("Give find_meis the directory of the results in place of a ResultsWriter.")
+        logging = log_directory is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(directory or scratch)
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=devices,  # type: ignore[arg-type]
+                strategy=strategy,
+                plugins=cluster_plugins(),  # type: ignore[arg-type]
+                max_epochs=-1,
+                logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
+                callbacks=[
+                    *([] if _has(callbacks, RowConvergence) else [RowConvergence()]),
+                    ResultsWriter(str(place), report=directory is not None),
+                    *([StimulusLogger()] if logging else []),
+                    *([StepProgressBar()] if progress_bar else []),
+                    *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                    *callbacks,
+                ],
+                enable_checkpointing=_has(callbacks, Checkpoint),
+                enable_progress_bar=progress_bar,
+                enable_model_summary=False,
+                log_every_n_steps=1,
+            )
+            trainer.fit(module)
+            meis = xr.open_zarr(place / STORE, chunks=None)
+            return meis.load() if directory is None else meis
+
+
+def _has(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)

@@ -8,36 +8,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.loading import load_model
-from mei_lightning.module import OptimizerFactory, StimulusModule
+from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
 from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, session_responses
 from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.results import describe_results
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.stimulus import default_norm, default_time_steps, initial_stimulus
-
-_DEFINES_ROWS = (
-    "weights_digest",
-    "neurons",
-    "time_steps",
-    "constraint",
-    "reducer",
-    "regularizer",
-    "restarts",
-    "seed",
-)
+from mei_lightning.store import configuration_differences
 
 
-class MEIModule(StimulusModule):
+class MEIModule(PopulationModule):
     """Maximally exciting inputs of neurons of a retina model.
 
-    Each neuron, or group of neurons, has as many rows as restarts, each from noise of its own.
+    Each neuron, or group of neurons, has as many rows as restarts, each from noise of its own. A device computes a
+    bounded number of rows at a time; once all rows of a neuron are done, its result goes to the ``ResultsWriter``,
+    and the next neuron takes its place. With a trainer of several devices and ``strategy="sharded"`` each neuron
+    is computed on one of them.
 
     Args:
         retina: a model or its name: "digital_twin", "simulated", "openretina:NAME", a path to an openretina
@@ -55,13 +52,22 @@ class MEIModule(StimulusModule):
         optimizer: a torch optimizer in place of the annealed power method.
         restarts: initial stimuli of each neuron; the best result is kept.
         seed: with the neuron and the restart, it determines the initial stimulus.
+        max_steps: the most steps that a row takes.
+        rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
+            free memory, at most 256.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         check_interval: steps between two checks for rows that are done.
+
+    Attributes:
+        neuron_in_place: the places for neurons on this device, ``[places]``: the number of the neuron in each, -1 for
+            none. A place has as many rows as there are restarts.
 
     Raises:
         ValueError: if a neuron, session, window, norm or range does not fit the model.
         IndexError: if a session has no such neuron.
     """
+
+    neuron_in_place: Tensor
 
     def __init__(
         self,
@@ -77,6 +83,8 @@ class MEIModule(StimulusModule):
         optimizer: OptimizerFactory = AnnealedPowerMethod,
         restarts: int = 4,
         seed: int = 0,
+        max_steps: int = 100,
+        rows_per_device: int | None = None,
         allow_unpickling: bool = False,
         check_interval: int = 10,
     ) -> None:
@@ -102,13 +110,23 @@ class MEIModule(StimulusModule):
         if constraint is None:
             constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
         reducer = reducer or MeanReducer()
-        seeds = [seed_of_row(seed, group, restart) for group in groups for restart in range(restarts)]
-        rows = [group for group in groups for _ in range(restarts)]
-        objective = NeuronObjective(model, rows, reducer)
         weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
+
+        def seed_of(number: int, restart: int) -> int:
+            return seed_of_row(seed, groups[number], restart)
+
+        def start(number: int) -> Tensor:
+            seeds = [seed_of(number, restart) for restart in range(restarts)]
+            return initial_stimulus(seeds, shape[1:]).to(weight_type)
+
         super().__init__(
-            objective,
-            initial_stimulus(seeds, shape[1:]).to(weight_type),
+            NeuronObjective(model, groups, reducer),
+            [group_label(group) for group in groups],
+            start,
+            seed_of,
+            restarts=restarts,
+            max_steps=max_steps,
+            rows_per_device=rows_per_device,
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
@@ -117,8 +135,6 @@ class MEIModule(StimulusModule):
         self.retina = model
         self.groups = groups
         self.reducer = reducer
-        self.seeds = seeds
-        self.restarts = restarts
         for session in dict.fromkeys(neuron.session for group in groups for neuron in group):
             _check_responses(model, self.stimulus[:1].detach(), session)
         reduced = reducer.forward(torch.zeros(time_steps - model.stimulus_format.frames_lost, 2))
@@ -127,38 +143,36 @@ class MEIModule(StimulusModule):
                 f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
                 "reduces the time axis, which is axis 0."
             )
+        plain_optimizer = optimizer([self.stimulus])
         self.configuration: dict[str, Any] = {
             "model": model.name,
             "weights_digest": weights_digest(model),
-            "neurons": [group_label(group) for group in groups],
+            "neurons": self.labels,
             "time_steps": time_steps,
             "constraint": repr(constraint),
             "reducer": repr(reducer),
             "regularizer": None if regularizer is None else repr(regularizer),
+            "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             "restarts": restarts,
             "seed": seed,
-            "check_interval": check_interval,
+            "max_steps": max_steps,
             "mei_lightning": version("mei-lightning"),
         }
-        self.save_hyperparameters({**self.configuration, "neurons": _shortened(self.configuration["neurons"])})
+        self.description = describe_results(model, groups, time_steps, restarts, reducer, self.configuration)
+        self.save_hyperparameters({**self.configuration, "neurons": _shortened(self.labels)})
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer of the stimulus; its settings become part of the configuration."""
-        optimizer = super().configure_optimizers()
-        self._add_to_configuration(optimizer={"name": type(optimizer).__name__, **_plain(optimizer.defaults)})
-        return optimizer
+    def configure_callbacks(self) -> list[Callback]:
+        """As in ``StimulusModule``; results are written also if nobody asked for it."""
+        writers = [callback for callback in self.trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
+        return [*super().configure_callbacks(), *([] if writers else [ResultsWriter()])]
 
     def on_fit_start(self) -> None:
-        """As in ``StimulusModule``; when the run stops becomes part of the configuration.
-
-        Raises:
-            ValueError: if the trainer takes no step.
-        """
-        if self.trainer.max_steps == 0:
-            raise ValueError("max_steps=0 leaves nothing to do; give the number of steps.")
+        """As in ``StimulusModule``; when a row has converged becomes part of the configuration."""
         super().on_fit_start()
         rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
-        self._add_to_configuration(max_steps=self.trainer.max_steps, convergence=rules[0] if rules else None)
+        self.configuration["convergence"] = rules[0] if rules else None
+        self.description.attrs["configuration"] = json.dumps(self.configuration)
+        self.hparams.update(convergence=self.configuration["convergence"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the configuration with the rows."""
@@ -170,37 +184,18 @@ class MEIModule(StimulusModule):
         """Refuse the rows of another run.
 
         Raises:
-            ValueError: if the checkpoint is of another model, other neurons or other settings of the stimulus.
+            ValueError: if the checkpoint is of another model, other neurons or other settings.
         """
-        saved = checkpoint["configuration"]
-        for name in _DEFINES_ROWS:
-            if saved[name] != self.configuration[name]:
-                raise ValueError(
-                    f"The checkpoint is of another run: its {name} is {saved[name]!r}, here it is "
-                    f"{self.configuration[name]!r}. Resume with the settings of the first run, or start a new one."
-                )
-
-    def _add_to_configuration(self, **settings: Any) -> None:
-        self.configuration |= settings
-        self.hparams.update(settings)
-
-    @property
-    def labels(self) -> list[str]:
-        """The neurons' labels, ``session/index``."""
-        return list(self.configuration["neurons"])
+        if differences := configuration_differences(checkpoint["configuration"], self.configuration):
+            raise ValueError(
+                f"The checkpoint is of another run:\n{differences}\nResume with the settings of the first run, or "
+                "start a new one."
+            )
 
     @property
     def stimulus_format(self) -> StimulusFormat:
         """The physical facts of the model's stimulus."""
         return self.retina.stimulus_format
-
-    def best_rows(self) -> Tensor:
-        """For each neuron the row of its best restart, ``[neurons]``; the first of those that are equally good."""
-        values = self.best_value.view(len(self.groups), self.restarts)
-        highest = values.amax(dim=1, keepdim=True)
-        # Restarts often end at the same optimum. Rounding, which varies with the batch, must not choose among them.
-        best_restart = (values >= highest - 1e-5 * highest.abs()).int().argmax(dim=1)
-        return torch.arange(len(self.groups), device=self.device) * self.restarts + best_restart
 
 
 def _check_neurons(model: RetinaModel, groups: Sequence[Sequence[Any]]) -> None:

@@ -28,15 +28,17 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Status(IntEnum):
     """How the optimisation of a row stands."""
 
+    EMPTY = -1
     ACTIVE = 0
     CONVERGED = 1
     NO_GRADIENT = 2
     NOT_FINITE = 3
+    STEP_LIMIT = 4
 
     @property
     def label(self) -> str:
-        """The status in words; a row that is still active when the run ends was stopped at the step limit."""
-        return ("step limit", "converged", "no gradient", "not finite")[self]
+        """The status in words, as it stands in results; a row that is still active there was interrupted."""
+        return "interrupted" if self is Status.ACTIVE else self.name.lower().replace("_", " ")
 
 
 class StimulusModule(LightningModule):
@@ -54,6 +56,7 @@ class StimulusModule(LightningModule):
             is feasible.
         regularizer: a cost ``[rows]`` that is subtracted from the score.
         optimizer: makes a torch optimizer for ``[stimulus]``; the annealed power method by default.
+        max_steps: the most steps that a row takes; by default as many as the trainer takes.
         check_interval: steps between two checks for rows that are done (an epoch).
 
     Attributes:
@@ -64,7 +67,7 @@ class StimulusModule(LightningModule):
         status, steps: a ``Status`` and the number of steps taken, for each row.
 
     Raises:
-        ValueError: if the stimulus cannot meet the constraint, or ``check_interval`` is not positive.
+        ValueError: if the stimulus cannot meet the constraint, or ``max_steps`` or ``check_interval`` is not positive.
         TypeError: if the objective is not one.
     """
 
@@ -84,6 +87,7 @@ class StimulusModule(LightningModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AnnealedPowerMethod,
+        max_steps: int | None = None,
         check_interval: int = 10,
     ) -> None:
         super().__init__()
@@ -94,22 +98,32 @@ class StimulusModule(LightningModule):
             )
         if check_interval < 1:
             raise ValueError(f"check_interval={check_interval} must be at least 1 step.")
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps={max_steps} leaves nothing to do; give the number of steps, at least 1.")
         self.objective = as_objective(objective)
         self.constraint = constraint
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
+        self.max_steps = max_steps
         self.check_interval = check_interval
 
-        stimulus = initial_stimulus.detach().clone()
         if regularizer is not None:
-            regularizer.check(stimulus.shape)
+            regularizer.check(initial_stimulus.shape)
         if constraint is not None:
-            constraint.check(stimulus.shape)
-            constraint.check_stimulus(stimulus)
-            stimulus = constraint.to(stimulus.device)(stimulus)
-        self.stimulus = nn.Parameter(stimulus)
+            constraint.check(initial_stimulus.shape)
+            constraint.check_stimulus(initial_stimulus)
+        self._make_rows(self._feasible(initial_stimulus.detach().clone()))
+        # Optimizers that search along a line call the closure several times a step, at points that nobody will see.
+        self._first_closure_call = self._first_gradient = True
+        self._select_active_rows()
+
+    def _feasible(self, stimulus: Tensor) -> Tensor:
+        return stimulus if self.constraint is None else self.constraint.to(stimulus.device)(stimulus)
+
+    def _make_rows(self, stimulus: Tensor) -> None:
         rows = len(stimulus)
         lowest = stimulus.new_full((rows,), -torch.inf)
+        self.stimulus = nn.Parameter(stimulus)
         self.register_buffer("best_stimulus", stimulus.clone())
         self.register_buffer("best_score", lowest.clone())
         self.register_buffer("best_value", lowest.clone())
@@ -118,9 +132,6 @@ class StimulusModule(LightningModule):
         # Kept here for the RowConvergence callback: what has a value for each row is saved with the rows.
         self.register_buffer("stalled_value", lowest.clone())
         self.register_buffer("stalled_steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
-        # Optimizers that search along a line call the closure several times a step, at points that nobody will see.
-        self._first_closure_call = self._first_gradient = True
-        self._select_rows(range(rows))
 
     # What the stimuli are for; modules for named neurons know better
 
@@ -185,6 +196,9 @@ class StimulusModule(LightningModule):
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Minus the sum of the rows' values; remembers each row's best iterate."""
         stimulus = self._stimulus_in_computation()
+        if not len(stimulus):
+            # A device without rows has to keep step with the others.
+            return self.stimulus.sum() * 0.0
         scores, values = self.evaluate(stimulus)
         if self._first_closure_call:
             self._first_closure_call = False
@@ -227,12 +241,17 @@ class StimulusModule(LightningModule):
         before = self.stimulus.detach().clone()
         self._first_closure_call = self._first_gradient = True
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        rows = slice(None) if self._rows is None else self._rows
         with torch.no_grad():
-            after = self.stimulus.detach() if self.constraint is None else self.constraint(self.stimulus.detach())
-            self.retire(~after.flatten(1).isfinite().all(dim=1), Status.NOT_FINITE)
-            active = self.active
-            self.stimulus.copy_(torch.where(per_row(active, after), after, before))
-            self.steps += active
+            after = self._feasible(self.stimulus.detach()[rows])
+            self._retire_in_computation(~after.flatten(1).isfinite().all(dim=1), Status.NOT_FINITE)
+            moving = self.active[rows]
+            if self.max_steps is not None:
+                moving &= self.steps[rows] < self.max_steps
+            # Optimizers with a memory move rows without a gradient too.
+            before[rows] = torch.where(per_row(moving, after), after, before[rows])
+            self.stimulus.copy_(before)
+            self.steps[rows] += moving
 
     @property
     def active(self) -> Tensor:
@@ -248,6 +267,11 @@ class StimulusModule(LightningModule):
         """
         self.status.masked_fill_(rows & self.active, int(status))
 
+    def _retire_in_computation(self, rows: Tensor, status: Status) -> None:
+        everywhere = torch.zeros_like(self.active)
+        everywhere[slice(None) if self._rows is None else self._rows] = rows
+        self.retire(everywhere, status)
+
     def _keep_best(self, stimulus: Tensor, scores: Tensor, values: Tensor) -> None:
         rows = slice(None) if self._rows is None else self._rows
         finite = scores.isfinite() & values.isfinite()
@@ -259,9 +283,7 @@ class StimulusModule(LightningModule):
         self.best_value[rows] = best
         self.best_score[rows] = torch.where(kept, scores, self.best_score[rows])
         self.best_stimulus[rows] = torch.where(per_row(kept, stimulus), stimulus, self.best_stimulus[rows])
-        not_finite = torch.zeros_like(self.active)
-        not_finite[rows] = ~finite
-        self.retire(not_finite, Status.NOT_FINITE)
+        self._retire_in_computation(~finite, Status.NOT_FINITE)
 
     # The course of a run
 
@@ -269,17 +291,20 @@ class StimulusModule(LightningModule):
         """Refuse what would make rows depend on each other.
 
         Raises:
-            ValueError: if the trainer clips gradients or uses several devices.
+            ValueError: if the trainer clips gradients or uses devices in a way that this module cannot.
         """
         if self.trainer.gradient_clip_val:
             raise ValueError(
                 f"Trainer(gradient_clip_val={self.trainer.gradient_clip_val}) clips the gradients of all rows "
                 "together. Leave it out: the default optimizer normalises the gradient of each row."
             )
+        self._check_devices()
+
+    def _check_devices(self) -> None:
         if self.trainer.world_size > 1:
             raise ValueError(
-                f"The trainer uses {self.trainer.world_size} devices; use Trainer(devices=1): this version optimises "
-                "on one device."
+                f"The trainer uses {self.trainer.world_size} devices; use Trainer(devices=1): the rows of a "
+                f"{type(self).__name__} are together on one device. An MEIModule shares neurons out among devices."
             )
 
     def on_train_start(self) -> None:
@@ -287,6 +312,14 @@ class StimulusModule(LightningModule):
         self._select_active_rows()
         if not self.active.any():
             self.trainer.should_stop = True
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """At the end of an epoch, score the last iterate of rows at the step limit, and retire them."""
+        ends = batch_idx + 1 == self.check_interval or self.trainer.global_step == self.trainer.max_steps
+        if self.max_steps is not None and ends and (at_limit := self.active & (self.steps >= self.max_steps)).any():
+            self._select_rows(at_limit.nonzero().flatten().tolist())
+            self._score_last_iterate()
+            self.retire(at_limit, Status.STEP_LIMIT)
 
     def on_train_epoch_end(self) -> None:
         """Log the population, let rows that are done leave, and stop when none is left."""
@@ -296,16 +329,17 @@ class StimulusModule(LightningModule):
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
-        """Score the last iterate too, since it may be the best, and report rows that failed."""
-        with torch.no_grad():
-            stimulus = self._stimulus_in_computation()
-            if len(stimulus):
-                self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
+        """Score the last iterate of active rows too, since it may be the best, and report rows that failed."""
+        self._score_last_iterate()
         for status in (Status.NO_GRADIENT, Status.NOT_FINITE):
             failed = (self.status[self.best_rows()] == status).nonzero().flatten().tolist()
-            if failed:
-                names = ", ".join(self.labels[number] for number in failed[:10])
-                rank_zero_warn(f"{len(failed)} of {len(self.labels)} stimuli ended with '{status.label}': {names}.")
+            warn_of_failures([self.labels[number] for number in failed], status, len(self.labels))
+
+    @torch.no_grad()
+    def _score_last_iterate(self) -> None:
+        stimulus = self._stimulus_in_computation()
+        if len(stimulus):
+            self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
 
     def _stimulus_in_computation(self) -> Tensor:
         # A plain tensor in either case: openretina's layers ask for exactly that type, which a Parameter is not.
@@ -318,30 +352,42 @@ class StimulusModule(LightningModule):
         everything = len(rows) == len(self.stimulus)
         self._rows = None if everything else torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
         # In a tuple, so that the submodules, which share the model, are not registered a second time.
-        objective = self.objective if everything or not rows else self.objective.for_rows(rows)
-        self._row_objective_in_tuple = (objective.to(self.stimulus.device),)
+        self._row_objective_in_tuple = (self._objective_of(rows).to(self.stimulus.device),)
+
+    def _objective_of(self, rows: Sequence[int]) -> Objective:
+        return self.objective if len(rows) in (0, len(self.stimulus)) else self.objective.for_rows(rows)
 
     @property
     def _row_objective(self) -> Objective:
         return self._row_objective_in_tuple[0]
 
-    def _log_population(self) -> None:
+    def scores(self) -> Tensor:
+        """The best score so far of each stimulus of the result that has a finite one."""
         scores = self.best_score[self.best_rows()]
-        scores = scores[scores.isfinite()]
+        return scores[scores.isfinite()]
+
+    def _log_population(self) -> None:
+        self._log_scores(self.scores())
+        self.log("rows/active", self.active.sum().float(), prog_bar=True)
+        for status in (Status.CONVERGED, Status.NO_GRADIENT, Status.NOT_FINITE):
+            self.log(f"rows/{status.name.lower()}", (self.status == status).sum().float())
+        self._log_stimuli(self.best_stimulus)
+
+    def _log_scores(self, scores: Tensor) -> None:
         if len(scores):
             quantiles = torch.quantile(scores.float(), scores.new_tensor(_QUANTILES, dtype=torch.float32))
             for level, value in zip(_QUANTILES, quantiles, strict=True):
                 self.log(f"score/quantile_{level:.2f}", value)
             self.log("score/mean", scores.mean(), prog_bar=True)
-        self.log("rows/active", self.active.sum().float(), prog_bar=True)
-        for status in (Status.CONVERGED, Status.NO_GRADIENT, Status.NOT_FINITE):
-            self.log(f"rows/{status.name.lower()}", (self.status == status).sum().float())
-        self.log("stimulus/norm", row_norms(self.best_stimulus).mean())
+
+    def _log_stimuli(self, stimuli: Tensor) -> None:
+        if not len(stimuli):
+            return
+        self.log("stimulus/norm", row_norms(stimuli).mean())
         for part in () if self.constraint is None else self.constraint.modules():
             if isinstance(part, NormAndRange) and part.low is not None and part.high is not None:
                 low, high = (bound.view(1, -1, 1, 1, 1) for bound in (part.low, part.high))
-                at_bound = (self.best_stimulus <= low) | (self.best_stimulus >= high)
-                self.log("stimulus/clipped_share", at_bound.float().mean())
+                self.log("stimulus/clipped_share", ((stimuli <= low) | (stimuli >= high)).float().mean())
 
     # Checkpoints: the stimulus and what belongs to its rows, never the model
 
@@ -358,6 +404,13 @@ class StimulusModule(LightningModule):
 def _is_own(name: str) -> bool:
     """Whether a name of the state belongs to the module itself, and not to its objective, constraint or model."""
     return "." not in name
+
+
+def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:
+    """Warn that some of all stimuli ended with a status that nobody wants."""
+    if labels:
+        names = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+        rank_zero_warn(f"{len(labels)} of {total} stimuli ended with '{status.label}': {names}.")
 
 
 def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> None:

@@ -64,6 +64,15 @@ class AnnealedPowerMethod(Optimizer):
                 state["age"] += 1
         return loss
 
+    def begin_anew(self, rows: Tensor) -> None:
+        """Let rows start with the first step again.
+
+        Args:
+            rows: which rows, ``[rows]`` of bool.
+        """
+        for state in self.state.values():
+            state["age"].masked_fill_(rows, 0)
+
 
 def row_norms(stimulus: Tensor) -> Tensor:
     """L2 norms ``[rows]`` of stimuli ``[rows, ...]``."""

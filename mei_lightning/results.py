@@ -1,84 +1,75 @@
-"""MEIs as a labelled dataset, in memory and on disk."""
+"""What results are labelled with, and datasets on disk."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from mei_lightning.mei_module import MEIModule
-from mei_lightning.module import Status
-from mei_lightning.objectives import NeuronObjective, SliceMeanReducer
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.neurons import Neuron, group_label
+from mei_lightning.objectives import Reducer, SliceMeanReducer
 
 
-def to_dataset(module: MEIModule) -> xr.Dataset:
-    """The best stimulus of each neuron with all that is known of it.
+def describe_results(
+    model: RetinaModel,
+    groups: Sequence[Sequence[Neuron]],
+    time_steps: int,
+    restarts: int,
+    reducer: Reducer,
+    configuration: Mapping[str, Any],
+) -> xr.Dataset:
+    """Coordinates and attributes of the results of some neurons, before there are any.
 
     Args:
-        module: an ``MEIModule`` after its fit.
+        model: the retina model.
+        groups: the neurons of each stimulus.
+        time_steps: frames of the stimulus.
+        restarts: initial stimuli of each neuron.
+        reducer: how the response over time becomes a score.
+        configuration: all settings of the run.
 
     Returns:
-        Dimensions ``neuron, channel, time, y, x, response_time``. Variables: ``stimulus`` (in the model's units),
-        ``score``, ``response`` (the trace to the stimulus), ``status``, ``steps``, ``restart`` and ``seed`` (of the
-        best restart). Coordinates: neuron labels with ``session`` and ``index`` (-1 for a group), channel names,
-        time in s (frames for still images), y and x in um (pixels where the size is unknown), and ``response_time``,
-        each response frame at the time of its last stimulus frame. Attributes: the model's name and weights digest,
-        the physical facts, and the whole configuration as JSON.
+        Coordinates: neuron labels with ``session`` and ``index`` (-1 for a group), channel names, time in s (frames
+        for still images), y and x in um (pixels where the size is unknown), ``response_time``, each response frame
+        at the time of its last stimulus frame, and the number of the restart. Attributes: the model's name and
+        weights digest, the physical facts, and the whole configuration as JSON.
     """
-    rows = module.best_rows()
-    stimulus = module.best_stimulus[rows]
-    objective = module.objective
-    assert isinstance(objective, NeuronObjective)
-    with torch.no_grad():
-        response = objective.for_rows(rows.tolist()).to(stimulus.device).traces(stimulus)
-
-    facts = module.retina.stimulus_format
+    facts = model.stimulus_format
     frame = 1.0 if facts.frame_rate is None else 1.0 / facts.frame_rate
     pixel = 1.0 if facts.pixel_size is None else facts.pixel_size
     time_unit, space_unit = "frame" if facts.is_still else "s", "pixel" if facts.pixel_size is None else "um"
-    frames, height, width = stimulus.shape[2:]
-    first_response = frames - response.shape[1]
-    singles = [group[0] if len(group) == 1 else None for group in module.groups]
-    dataset = xr.Dataset(
-        {
-            "stimulus": (("neuron", "channel", "time", "y", "x"), stimulus.cpu().numpy(), {"units": "model units"}),
-            "score": ("neuron", module.best_score[rows].cpu().numpy(), {"long_name": repr(module.reducer)}),
-            "response": (("neuron", "response_time"), response.cpu().numpy()),
-            "status": ("neuron", np.array([Status(code).label for code in module.status[rows].tolist()], dtype="U")),
-            "steps": ("neuron", module.steps[rows].cpu().numpy()),
-            "restart": ("neuron", (rows % module.restarts).cpu().numpy()),
-            "seed": ("neuron", np.array([module.seeds[row] for row in rows.tolist()], dtype=np.int64)),
-        },
+    response_frames = np.arange(facts.frames_lost, time_steps)
+    description = xr.Dataset(
         coords={
-            "neuron": np.array(module.labels, dtype="U"),
-            "session": ("neuron", np.array([(group[0].session or "") for group in module.groups], dtype="U")),
-            "index": ("neuron", np.array([-1 if single is None else single.index for single in singles])),
+            "neuron": np.array([group_label(group) for group in groups], dtype="U"),
+            "session": ("neuron", np.array([(group[0].session or "") for group in groups], dtype="U")),
+            "index": ("neuron", np.array([group[0].index if len(group) == 1 else -1 for group in groups])),
             "channel": np.array(facts.channel_names, dtype="U"),
-            "time": ("time", np.arange(frames) * frame, {"units": time_unit}),
-            "response_time": (
-                "response_time",
-                (first_response + np.arange(response.shape[1])) * frame,
-                {"units": time_unit},
-            ),
-            "y": ("y", np.arange(height) * pixel, {"units": space_unit}),
-            "x": ("x", np.arange(width) * pixel, {"units": space_unit}),
+            "time": ("time", np.arange(time_steps) * frame, {"units": time_unit}),
+            "response_time": ("response_time", response_frames * frame, {"units": time_unit}),
+            "y": ("y", np.arange(facts.height) * pixel, {"units": space_unit}),
+            "x": ("x", np.arange(facts.width) * pixel, {"units": space_unit}),
+            "restart": np.arange(restarts),
         },
         attrs={
-            "model": module.retina.name,
-            "weights_digest": module.configuration["weights_digest"],
-            "frames_lost": first_response,
-            "configuration": json.dumps(module.configuration),
+            "model": model.name,
+            "weights_digest": configuration["weights_digest"],
+            "frames_lost": facts.frames_lost,
+            "score": repr(reducer),
+            "configuration": json.dumps(configuration),
         },
     )
     known = {"frame_rate": facts.frame_rate, "pixel_size": facts.pixel_size, "mean": facts.mean, "sd": facts.sd}
     for name, value in known.items():
         if value is not None:
-            dataset.attrs[name] = list(value) if isinstance(value, tuple) else value
-    if isinstance(module.reducer, SliceMeanReducer):
-        dataset.attrs["window_start"] = module.reducer.start
-        dataset.attrs["window_stop"] = module.reducer.start + module.reducer.length
-    return dataset
+            description.attrs[name] = list(value) if isinstance(value, tuple) else value
+    if isinstance(reducer, SliceMeanReducer):
+        description.attrs["window_start"] = reducer.start
+        description.attrs["window_stop"] = reducer.start + reducer.length
+    return description
 
 
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
@@ -91,5 +82,5 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     if path.exists():
         raise FileExistsError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
     one_neuron = {"stimulus": {"chunks": (1, *dataset["stimulus"].shape[1:])}}
-    dataset.to_zarr(path, mode="w-", zarr_format=2, encoding=one_neuron, consolidated=True)
+    dataset.drop_encoding().to_zarr(path, mode="w-", zarr_format=2, encoding=one_neuron, consolidated=True)
     return path

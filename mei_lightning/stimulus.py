@@ -36,4 +36,5 @@ def initial_stimulus(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     Returns:
         ``[rows, channels, time, height, width]``.
     """
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.randn(tuple(shape), generator=generator, device="cpu") for generator in generators])

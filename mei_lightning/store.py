@@ -153,19 +153,10 @@ class MEIStore:
         Raises:
             ValueError: that lists every difference.
         """
-        stored, given = _flat(self.configuration), _flat(json.loads(json.dumps(dict(configuration))))
-        names = [name for name in {**stored, **given} if name != "mei_lightning"]
-        differences = [
-            f"  {name}: {_difference(stored.get(name, _NOTHING), given.get(name, _NOTHING))}"
-            for name in names
-            if not _same(stored.get(name, _NOTHING), given.get(name, _NOTHING))
-        ]
-        if differences:
+        if differences := configuration_differences(self.configuration, configuration):
             raise ValueError(
-                f"{self.path} holds the results of a run with other settings:\n"
-                + "\n".join(differences)
-                + "\nGive these results' settings to continue, give another directory, or move the store away to start "
-                "anew."
+                f"{self.path} holds the results of a run with other settings:\n{differences}\nGive these results' "
+                "settings to continue, give another directory, or move the store away to start anew."
             )
 
     def check_writable(self) -> None:
@@ -451,6 +442,20 @@ def _spread(scores: np.ndarray, score: float) -> float:
 _NOTHING = object()
 
 
+def configuration_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What differs between two configurations, a line for each setting; empty if nothing does.
+
+    Versions of ``mei_lightning`` may differ.
+    """
+    old, new = _flat(stored), _flat(json.loads(json.dumps(dict(given))))
+    pairs = {name: (old.get(name, _NOTHING), new.get(name, _NOTHING)) for name in {**old, **new}}
+    return "\n".join(
+        f"  {name}: {_difference(*pair)}"
+        for name, pair in pairs.items()
+        if name != "mei_lightning" and not _same(*pair)
+    )
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings of settings by dotted names."""
     flat: dict[str, Any] = {}
@@ -471,12 +476,12 @@ def _same(stored: Any, given: Any) -> bool:
 def _difference(stored: Any, given: Any, longest: int = 80) -> str:
     texts = ["nothing" if value is _NOTHING else json.dumps(value, ensure_ascii=False) for value in (stored, given)]
     if not (isinstance(stored, list) and isinstance(given, list)) or max(map(len, texts)) <= longest:
-        return f"in the store {texts[0]}, now {texts[1]}"
+        return f"it was {texts[0]}, now it is {texts[1]}"
     in_stored, in_given = ({json.dumps(item, ensure_ascii=False): None for item in items} for items in (stored, given))
     parts = [
         f"{len(only)} only {where} ({_shortened(only)})"
         for where, only in (
-            ("in the store", [item for item in in_stored if item not in in_given]),
+            ("before", [item for item in in_stored if item not in in_given]),
             ("now", [item for item in in_given if item not in in_stored]),
         )
         if only
@@ -486,7 +491,7 @@ def _difference(stored: Any, given: Any, longest: int = 80) -> str:
     pairs = zip(stored, given, strict=False)
     first = next((k for k, (old, new) in enumerate(pairs) if old != new), min(len(stored), len(given)))
     return (
-        f"in another order or number, first at position {first}: in the store {_shortened(stored[first : first + 3])}, "
+        f"in another order or number, first at position {first}: it was {_shortened(stored[first : first + 3])}, "
         f"now {_shortened(given[first : first + 3])}"
     )
 

@@ -5,7 +5,7 @@ python scripts/optimize_population.py --model digital_twin --type color_opponent
 
 import argparse
 
-from mei_lightning import NeuronSelection, ResultsWriter, find_meis, load_model
+from mei_lightning import NeuronSelection, find_meis, load_model
 
 
 def main() -> None:
@@ -17,7 +17,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="choose so many of these neurons at random; all by default")
     parser.add_argument("--norm", type=float, default=30.0, help="L2 norm of each stimulus in the model's units")
     parser.add_argument("--restarts", type=int, default=4, help="initial stimuli of each neuron")
-    parser.add_argument("--output", default="logs/population", help="where the results go")
+    parser.add_argument("--devices", type=int, default=1, help="share the neurons out among so many devices")
+    parser.add_argument("--output", default="logs/population", help="where the results go, and are continued")
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)
@@ -31,10 +32,12 @@ def main() -> None:
         neurons,
         norm=arguments.norm,
         restarts=arguments.restarts,
+        directory=arguments.output,
         log_directory=arguments.output,
-        callbacks=[ResultsWriter(arguments.output)],
+        devices=arguments.devices,
     )
-    print(meis[["score", "status", "steps"]].to_dataframe().to_string())
+    columns = ["score", "status", "steps", "score_spread", "restart_similarity"]
+    print(meis[columns].to_dataframe()[columns].to_string())
 
 
 if __name__ == "__main__":

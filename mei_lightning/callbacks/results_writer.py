@@ -1,68 +1,168 @@
-"""The dataset, figures and video of a run, on disk."""
+"""The results of a run on disk, as they are found."""
 
+import time
+from datetime import datetime
 from pathlib import Path
 
-import torch
+import pandas as pd
+import xarray as xr
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from mei_lightning.mei_module import MEIModule
+from mei_lightning.module import Status, warn_of_failures
 from mei_lightning.plotting import plot_mei, plot_meis
-from mei_lightning.results import save_dataset, to_dataset
-from mei_lightning.video import COLORS, save_meis_to_mp4_video
+from mei_lightning.population import PopulationModule
+from mei_lightning.store import MEIStore
+from mei_lightning.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
+
+STORE = "meis.zarr"
+_SECONDS_BETWEEN_SUMMARIES = 5.0
+_NEURONS_IN_PICTURES = 48
 
 
 class ResultsWriter(Callback):
-    """Writes the MEIs when the run ends, also if it ends early.
+    """Writes each MEI as soon as it is found, and continues the run that the directory holds.
 
-    In the directory there are then ``meis.zarr`` (the dataset: ``xarray.open_zarr``), ``meis.png`` (all MEIs),
-    ``mei.png`` (the composition of the first one) and, for a video model, ``meis.mp4``.
+    In the directory there is then ``meis.zarr`` (the dataset: ``xarray.open_zarr``, at any time of the run), and after
+    the run ``meis.png`` (MEIs of up to 48 neurons), ``mei.png`` (the composition of the first one) and, for a video
+    model, ``meis.mp4``. Neurons that are done are skipped when the same run is started again; those that were
+    interrupted begin anew, with the same result.
 
     Args:
         directory: where to write; by default the directory of the trainer's logs.
+        start_anew: keep results of another run in the directory under another name, and start from nothing.
+        report: whether to print a summary table and to draw the pictures and the video when the run ends.
 
     Raises:
-        FileExistsError: at the start of the fit, if the directory holds results already.
+        ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
+            what the runs differ.
+        PermissionError: at the start of the fit, if the directory cannot be written.
+        OSError: if the disk is full; what had been written is safe.
     """
 
-    def __init__(self, directory: str | None = None) -> None:
+    store: MEIStore
+
+    def __init__(self, directory: str | None = None, start_anew: bool = False, report: bool = True) -> None:
         self.directory = directory
+        self.start_anew = start_anew
+        self.report = report
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to overwrite results before any work starts."""
-        if not isinstance(pl_module, MEIModule):
+        """Refuse modules without named neurons."""
+        if not isinstance(pl_module, PopulationModule):
             raise TypeError(f"ResultsWriter writes the results of an MEIModule, not of a {type(pl_module).__name__}.")
-        if (store := self._place(trainer) / "meis.zarr").exists():
-            raise FileExistsError(
-                f"{store} exists already; results are not overwritten. Choose another directory, or move it."
-            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the store, or open the one to continue, and leave out the neurons that are done."""
+        module = _module(pl_module)
+        # All processes have to write to the directory of the first one's logs.
+        place = Path(trainer.strategy.broadcast(str(self.directory or trainer.log_dir or trainer.default_root_dir)))
+        if trainer.is_global_zero:
+            self._prepare(place / STORE, module)
+        trainer.strategy.barrier()
+        self.place = place
+        self.store = MEIStore(place / STORE)
+        self.store.check_configuration(module.configuration)
+        self.store.check_writable()
+        trainer.strategy.barrier()
+        done = self.store.finished()
+        if done:
+            scores = xr.open_zarr(self.store.path, chunks=None)["score"].values
+            module.leave_out({number: float(scores[number]) for number in done})
+            rank_zero_info(f"{len(done)} of {len(module.labels)} neurons are done already in {self.store.path}.")
+        self._summarised = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the neurons that are done."""
+        module = _module(pl_module)
+        self._write(module, module.complete_places())
+        if trainer.is_global_zero and time.monotonic() - self._summarised > _SECONDS_BETWEEN_SUMMARIES:
+            self.store.collect()
+            self._summarised = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the summary complete before others read it."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self.store.collect()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results."""
-        self._write(trainer, pl_module)
+        """Write what is not finished, a summary table and pictures."""
+        module = _module(pl_module)
+        self._write(module, module.unfinished_places())
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self.store.collect()
+            self._warn_of_failures(module)
+            if self.report:
+                self._report()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is when the user, or a cluster's time limit, interrupts the run."""
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            self._write(trainer, pl_module)
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and hasattr(self, "store"):
+            module = _module(pl_module)
+            self._write(module, module.complete_places() + module.unfinished_places())
+            if trainer.is_global_zero:
+                self.store.collect()
+                rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it.")
 
-    def _place(self, trainer: Trainer) -> Path:
-        return Path(self.directory or trainer.log_dir or trainer.default_root_dir)
+    def _prepare(self, path: Path, module: PopulationModule) -> None:
+        if path.exists() and self.start_anew:
+            path.rename(path.with_name(f"{path.stem}_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.zarr"))
+        if path.exists():
+            store = MEIStore(path)
+            store.check_configuration(module.configuration)
+            store.check_writable()
+            store.collect()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = str(module.stimulus.dtype).removeprefix("torch.")
+            MEIStore.create(path, module.description, module.configuration, dtype=kind)
 
-    @torch.no_grad()
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, MEIModule)
-        place = self._place(trainer)
-        place.mkdir(parents=True, exist_ok=True)
-        dataset = to_dataset(pl_module)
-        written = {"MEIs (dataset)": save_dataset(dataset, place / "meis.zarr")}
-        plot_meis(dataset).savefig(place / "meis.png", dpi=150)
-        plot_mei(dataset, str(dataset["neuron"].values[0])).savefig(place / "mei.png", dpi=150)
-        written |= {"Picture of all MEIs": place / "meis.png", "Picture of the first": place / "mei.png"}
-        facts = pl_module.stimulus_format
-        if not facts.is_still and len(facts.channel_names) <= COLORS:
-            save_meis_to_mp4_video(dataset, place / "meis.mp4")
-            written["Video"] = place / "meis.mp4"
+    def _write(self, module: PopulationModule, places: list[int]) -> None:
+        for result in module.results(places):
+            self.store.write(result)
+
+    def _warn_of_failures(self, module: PopulationModule) -> None:
+        meis = xr.open_zarr(self.store.path, chunks=None)
+        for status in (Status.NO_GRADIENT, Status.NOT_FINITE):
+            labels = meis["neuron"].values[meis["status"].values == status.label]
+            warn_of_failures(labels.tolist(), status, len(module.labels))
+
+    def _report(self) -> None:
+        meis = xr.open_zarr(self.store.path, chunks=None)
+        written = {"MEIs (dataset)": self.store.path}
+        begun = meis.isel(neuron=meis["status"].values != "pending")
+        if begun.sizes["neuron"]:
+            written |= self._draw(begun.isel(neuron=slice(_NEURONS_IN_PICTURES)).load())
+        rank_zero_info(_summary(meis))
         for what, path in written.items():
             rank_zero_info(f"{what}: {path}")
+
+    def _draw(self, meis: xr.Dataset) -> dict[str, Path]:
+        plot_meis(meis).savefig(self.place / "meis.png", dpi=150)
+        plot_mei(meis, str(meis["neuron"].values[0])).savefig(self.place / "mei.png", dpi=150)
+        drawn = {"Picture of MEIs": self.place / "meis.png", "Picture of the first": self.place / "mei.png"}
+        facts = dataset_stimulus_format(meis)
+        if not facts.is_still and len(facts.channel_names) <= COLORS:
+            save_meis_to_mp4_video(meis, self.place / "meis.mp4")
+            drawn["Video"] = self.place / "meis.mp4"
+        return drawn
+
+
+def _module(pl_module: LightningModule) -> PopulationModule:
+    assert isinstance(pl_module, PopulationModule)
+    return pl_module
+
+
+def _summary(meis: xr.Dataset) -> str:
+    """A table of how the neurons of each session ended, and their scores."""
+    table = meis[["session", "status", "score", "steps"]].load().to_dataframe()
+    counts = pd.crosstab(table["session"], table["status"], margins=table["session"].nunique() > 1, margins_name="all")
+    done = table[table["status"] != "pending"]
+    for name, part in (("median score", "score"), ("median steps", "steps")):
+        counts[name] = done.groupby("session")[part].median()
+        if "all" in counts.index:
+            counts.loc["all", name] = done[part].median()
+    return counts.round(3).rename_axis(columns=None).to_string()

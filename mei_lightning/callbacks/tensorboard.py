@@ -1,25 +1,34 @@
 """Stimuli in TensorBoard as they form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+import xarray as xr
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.module import StimulusModule
-from mei_lightning.plotting import contact_sheet, plot_stimulus_composition
+from mei_lightning.plotting import contact_sheet, plot_meis, plot_stimulus_composition
+from mei_lightning.population import PopulationModule
 from mei_lightning.video import COLORS, animated_png_bytes
+
+_EXTREMES = 4
 
 
 class StimulusLogger(Callback):
     """Shows the best stimuli of a few neurons in TensorBoard, and the distribution of scores over all of them.
 
     For each shown neuron: the stimulus as an animation, a contact sheet of its frames, and its composition in space
-    and time. At the end of the run its configuration appears among the hyperparameters. Does nothing with other
-    loggers.
+    and time. Of a population, also the MEIs of the neurons with the highest and the lowest scores, whenever a tenth
+    more neurons are done. At the end of the run its configuration appears among the hyperparameters. Does nothing with
+    other loggers.
 
     Args:
         neurons: labels of the neurons to show, e.g. ``["session_1/3"]``; by default the first four.
@@ -34,6 +43,7 @@ class StimulusLogger(Callback):
             raise ValueError(f"StimulusLogger(every_n_checks={every_n_checks}) must be at least 1.")
         self.neurons = None if neurons is None else list(neurons)
         self.every_n_checks = every_n_checks
+        self._done_when_extremes_shown = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the names."""
@@ -45,32 +55,54 @@ class StimulusLogger(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log at each n-th check."""
         if trainer.current_epoch % self.every_n_checks == 0:
-            self._log(trainer, _module(pl_module))
+            module = _module(pl_module)
+            stimuli = _stimuli_in_computation(module, self._shown(module))
+            if trainer.is_global_zero:
+                self._log(trainer, module, stimuli)
+        if trainer.is_global_zero and isinstance(pl_module, PopulationModule) and pl_module.streams:
+            growth = max(0.1 * self._done_when_extremes_shown, 2 * _EXTREMES)
+            if pl_module.neurons_done >= self._done_when_extremes_shown + growth:
+                self._log_extremes(trainer)
+                self._done_when_extremes_shown = pl_module.neurons_done
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the result and the configuration."""
         module = _module(pl_module)
-        self._log(trainer, module)
+        if trainer.is_global_zero:
+            self._log(trainer, module, _final_stimuli(trainer, module, self._shown(module)))
+            if len(module.labels) > 2 * _EXTREMES:
+                self._log_extremes(trainer)
+        scores = module.scores()
         for logger in _tensorboard_loggers(trainer):
-            best = module.best_score[module.best_rows()]
             logger.log_hyperparams(
                 {name: str(value) for name, value in module.hparams.items()},
-                {"final/score_mean": best[best.isfinite()].mean(), "final/steps": trainer.global_step},
+                {"final/score_mean": scores.mean(), "final/steps": trainer.global_step},
             )
             logger.save()
 
-    def _log(self, trainer: Trainer, module: StimulusModule) -> None:
-        rows = module.best_rows()
-        labels = module.labels
-        shown = list(labels[:4]) if self.neurons is None else self.neurons
+    def _shown(self, module: StimulusModule) -> list[str]:
+        return module.labels[:4] if self.neurons is None else self.neurons
+
+    def _log(self, trainer: Trainer, module: StimulusModule, stimuli: Mapping[str, Tensor]) -> None:
+        scores = module.scores()
         for logger in _tensorboard_loggers(trainer):
             writer = logger.experiment
-            scores = module.best_score[rows]
-            if (finite := scores[scores.isfinite()]).numel():
-                writer.add_histogram("scores", finite, trainer.global_step)
-            for label in shown:
-                stimulus = module.best_stimulus[rows[labels.index(label)]].detach().cpu()
+            if len(scores):
+                writer.add_histogram("scores", scores, trainer.global_step)
+            for label, stimulus in stimuli.items():
                 self._log_stimulus(writer, label, stimulus, module, trainer.global_step)
+
+    @staticmethod
+    def _log_extremes(trainer: Trainer) -> None:
+        if (store := _store_of(trainer)) is None or not (loggers := _tensorboard_loggers(trainer)):
+            return
+        meis = xr.open_zarr(store, chunks=None)
+        done = meis.isel(neuron=np.isfinite(meis["score"].values) & (meis["status"] != "pending").values)
+        by_score = done.isel(neuron=np.argsort(done["score"].values, kind="stable"))
+        for what, part in (("lowest", slice(_EXTREMES)), ("highest", slice(-_EXTREMES, None))):
+            if (shown := by_score.isel(neuron=part).load()).sizes["neuron"]:
+                for logger in loggers:
+                    logger.experiment.add_figure(f"population/{what}_scores", plot_meis(shown), trainer.global_step)
 
     @staticmethod
     def _log_stimulus(
@@ -91,6 +123,31 @@ def _module(pl_module: LightningModule) -> StimulusModule:
     if not isinstance(pl_module, StimulusModule):
         raise TypeError(f"StimulusLogger shows the stimuli of a StimulusModule, not of a {type(pl_module).__name__}.")
     return pl_module
+
+
+def _stimuli_in_computation(module: StimulusModule, labels: Sequence[str]) -> dict[str, Tensor]:
+    """The best stimuli so far of those neurons that are being computed, also on other devices."""
+    numbers = {module.labels.index(label): label for label in labels}
+    if isinstance(module, PopulationModule):
+        found = module.stimuli_in_computation(list(numbers))
+    else:
+        rows = module.best_rows()
+        found = {number: module.best_stimulus[rows[number]].detach() for number in numbers}
+    return {numbers[number]: stimulus.cpu() for number, stimulus in found.items()}
+
+
+def _final_stimuli(trainer: Trainer, module: StimulusModule, labels: Sequence[str]) -> dict[str, Tensor]:
+    """The stimuli that a run ends with, from where they are kept."""
+    if (store := _store_of(trainer)) is None:
+        return _stimuli_in_computation(module, labels)
+    meis = xr.open_zarr(store, chunks=None).sel(neuron=list(labels))
+    meis = meis.isel(neuron=(meis["status"] != "pending").values)
+    return dict(zip(meis["neuron"].values.tolist(), torch.from_numpy(meis["stimulus"].values), strict=True))
+
+
+def _store_of(trainer: Trainer) -> Path | None:
+    writers = [callback for callback in trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
+    return writers[0].store.path if writers else None
 
 
 def _tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -1,0 +1,370 @@
+"""Any number of neurons in a bounded number of rows: who is computed where, and what was found."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from mei_lightning.constraints import Constraint
+from mei_lightning.memory import rows_that_fit
+from mei_lightning.module import OptimizerFactory, Status, StimulusModule
+from mei_lightning.objectives import NeuronObjective
+from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.regularizers import Regularizer
+from mei_lightning.store import MEIResult
+from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
+
+
+class PopulationModule(StimulusModule):
+    """Streams neurons through the rows that a device has room for.
+
+    A device has places for neurons, each of as many rows as there are restarts. Rows that are done leave the
+    computation; once all rows of a place are done, the neuron's result is complete, and the next neuron takes the
+    place. Neurons are dealt to the devices as places become free, so that no device waits for another one's
+    stragglers until the last neurons.
+
+    Args:
+        objective: the neurons, one for each row of the objective.
+        labels: what the neurons are called.
+        start: makes the initial stimuli of a neuron, ``[restarts, channels, time, height, width]``, from its number.
+        seed_of: the seed of a neuron's restart, for the record, from both numbers.
+        restarts: rows of each neuron; the best result is kept.
+        max_steps: the most steps that a row takes.
+        rows_per_device: the most rows that a device computes at a time; by default as many as fit.
+        constraint, regularizer, optimizer, check_interval: as for ``StimulusModule``.
+
+    Attributes:
+        description: coordinates and attributes of the results.
+        configuration: all settings that determine the results.
+        neuron_in_place: the number of the neuron in each place of this device, ``[places]``, -1 for none.
+        neurons_done: how many neurons of the run are done, on all devices and in earlier runs.
+    """
+
+    neuron_in_place: Tensor
+    objective: NeuronObjective
+    description: xr.Dataset
+    configuration: dict[str, Any]
+
+    def __init__(
+        self,
+        objective: NeuronObjective,
+        labels: Sequence[str],
+        start: Callable[[int], Tensor],
+        seed_of: Callable[[int, int], int],
+        *,
+        restarts: int,
+        max_steps: int,
+        rows_per_device: int | None,
+        constraint: Constraint | None,
+        regularizer: Regularizer | None,
+        optimizer: OptimizerFactory,
+        check_interval: int,
+    ) -> None:
+        if rows_per_device is not None and rows_per_device < restarts:
+            raise ValueError(
+                f"rows_per_device={rows_per_device} has no room for a neuron with restarts={restarts}: its rows are "
+                "computed together."
+            )
+        self.restarts = restarts
+        self.rows_per_device = rows_per_device
+        self.start = start
+        self.seed_of = seed_of
+        self._labels = list(labels)
+        super().__init__(
+            objective,
+            start(0),
+            constraint=constraint,
+            regularizer=regularizer,
+            optimizer=optimizer,
+            max_steps=max_steps,
+            check_interval=check_interval,
+        )
+        self.neurons_done = 0
+        self._waiting: list[int] = []
+        self._done_before: dict[int, float] = {}
+        self._score_of: dict[int, float] = {}
+        self._scores = torch.zeros(0)
+        self._row_steps_released = 0
+
+    @property
+    def labels(self) -> list[str]:
+        """What the neurons are called."""
+        return self._labels
+
+    @property
+    def streams(self) -> bool:
+        """Whether there are more neurons than places on all devices together."""
+        return len(self.labels) > len(self.neuron_in_place) * self.trainer.world_size
+
+    def leave_out(self, scores: Mapping[int, float]) -> None:
+        """Leave out neurons that are done already; before the fit's first step.
+
+        Args:
+            scores: the numbers of these neurons and their scores.
+        """
+        self._done_before = dict(scores)
+
+    # Places
+
+    def _make_rows(self, stimulus: Tensor) -> None:
+        super()._make_rows(stimulus)
+        self.status.fill_(int(Status.EMPTY))
+        places = len(stimulus) // self.restarts
+        self.register_buffer("neuron_in_place", torch.full((places,), -1, device=stimulus.device))
+
+    def configure_model(self) -> None:
+        """Make as many places as the device has room for, unless places are taken already."""
+        if (self.neuron_in_place >= 0).any():
+            return
+        first = self._feasible(self.start(0))
+        rows = self.rows_per_device
+        if rows is None:
+            device = self.trainer.strategy.root_device
+            sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
+            rows = rows_that_fit(self.objective.for_rows([0]), first[:1], device, sharing)
+        enough = math.ceil(len(self.labels) / self.trainer.world_size)
+        self._make_rows(first.repeat(min(max(rows // self.restarts, 1), enough), 1, 1, 1, 1))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore the places and the rows in them, however many they were."""
+        self._make_rows(torch.empty_like(state_dict.get("stimulus", self.stimulus.detach())))
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _objective_of(self, rows: Sequence[int]) -> NeuronObjective:
+        if not rows:
+            return self.objective
+        neurons = self.neuron_in_place.tolist()
+        return self.objective.for_rows([neurons[row // self.restarts] for row in rows])
+
+    def _check_devices(self) -> None:
+        strategy = self.trainer.strategy
+        if self.trainer.world_size > 1 and not isinstance(strategy, ShardedStrategy):
+            raise ValueError(
+                f"The trainer uses {self.trainer.world_size} devices with {type(strategy).__name__}, which averages "
+                "gradients over devices; the result would be wrong, for every device has neurons of its own. Use "
+                f'Trainer(strategy="{SHARDED}").'
+            )
+        # What is logged is the same on all devices, or about the first one's rows.
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log\\(.*sync_dist=True")
+
+    # The course of a run
+
+    def on_train_start(self) -> None:
+        """Deal the first neurons; a resumed run goes on with those that its checkpoint holds."""
+        if self.trainer.global_rank > 0:
+            # A checkpoint holds the rows of the first process only, which goes on with them.
+            self._release(range(len(self.neuron_in_place)))
+        numbers = self.neuron_in_place.tolist()
+        self._release([place for place, number in enumerate(numbers) if number in self._done_before])
+        held: list[int] = self.trainer.strategy.broadcast(self.neuron_in_place.tolist())
+        begun = self._done_before.keys() | set(held)
+        self._waiting = [number for number in range(len(self.labels)) if number not in begun]
+        self._score_of = dict(self._done_before) if self.trainer.global_rank == 0 else {}
+        self._row_steps_released = -int(self.steps.sum())
+        self._row_steps_computed = self._rows_in_epoch = 0
+        self._started, self._done_at_start = time.monotonic(), len(self._done_before)
+        self._begin_next_neurons()
+
+    def on_train_epoch_end(self) -> None:
+        """Let neurons that are done leave, begin the next ones, log, and stop when none is left on any device."""
+        self._note_scores()
+        self._log_stimuli(self.best_stimulus[self.best_rows()])
+        self._release(self.complete_places())
+        self._begin_next_neurons()
+        self._log_population()
+
+    def on_train_end(self) -> None:
+        """Score the last iterate of rows that are still active, since it may be the best."""
+        self._score_last_iterate()
+        self._note_scores()
+
+    def complete_places(self) -> list[int]:
+        """Places whose neuron has no row left to optimise."""
+        done = ~self.active.view(-1, self.restarts).any(dim=1)
+        return (done & (self.neuron_in_place >= 0)).nonzero().flatten().tolist()
+
+    def unfinished_places(self) -> list[int]:
+        """Places whose neuron is still being optimised."""
+        return self.active.view(-1, self.restarts).any(dim=1).nonzero().flatten().tolist()
+
+    def _release(self, places: Sequence[int]) -> None:
+        if places:
+            rows = self._rows_of(places)
+            self._row_steps_released += int(self.steps[rows].sum())
+            self.neuron_in_place[torch.tensor(places, device=self.device)] = -1
+            self.status[rows] = int(Status.EMPTY)
+            self.steps[rows] = 0
+
+    def _rows_of(self, places: Sequence[int]) -> Tensor:
+        first = torch.tensor(places, device=self.device)[:, None] * self.restarts
+        return (first + torch.arange(self.restarts, device=self.device)).flatten()
+
+    def _begin_next_neurons(self) -> None:
+        free = (self.neuron_in_place < 0).nonzero().flatten().tolist()
+        row_steps = self._row_steps_released + int(self.steps.sum())
+        facts = self._gather(
+            [self._places_to_fill(len(free)), len(self.neuron_in_place) - len(free), self._rows_in_epoch, row_steps]
+        )
+        to_fill, taken, rows_in_epoch, self._row_steps_active = facts.T
+        dealt = deal(self._waiting, to_fill.tolist())
+        if mine := dealt[self.trainer.global_rank]:
+            self._occupy(free[: len(mine)], mine)
+        self._select_active_rows()
+        # Devices keep step, so each computes as long as the one with the most rows.
+        self._row_steps_computed += int(rows_in_epoch.max()) * self.trainer.world_size * self.check_interval
+        self._rows_active = int(rows_in_epoch.sum())
+        self._rows_in_epoch = int(self.active.sum())
+        in_places = int(taken.sum()) + sum(map(len, dealt))
+        self.neurons_done = len(self.labels) - len(self._waiting) - in_places
+        if not in_places:
+            self.trainer.should_stop = True
+
+    def _places_to_fill(self, free: int) -> int:
+        # Optimizers that count steps for all rows together, as Adam does, have to begin with all rows at once.
+        one_by_one = isinstance(self._optimizer, AnnealedPowerMethod) or not any(self._optimizer.state.values())
+        return free if one_by_one or free == len(self.neuron_in_place) else 0
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.trainer.optimizers[0]
+
+    @torch.no_grad()
+    def _occupy(self, places: Sequence[int], neurons: Sequence[int]) -> None:
+        rows = self._rows_of(places)
+        stimulus = self._feasible(torch.cat([self.start(number) for number in neurons]).to(self.stimulus))
+        self.stimulus[rows] = stimulus
+        self.best_stimulus[rows] = stimulus
+        for lowest in (self.best_score, self.best_value, self.stalled_value):
+            lowest[rows] = -torch.inf
+        for zero in (self.status, self.steps, self.stalled_steps):
+            zero[rows] = 0
+        self.neuron_in_place[torch.tensor(places, device=self.device)] = torch.tensor(neurons, device=self.device)
+        if isinstance(self._optimizer, AnnealedPowerMethod):
+            anew = torch.zeros_like(self.active)
+            anew[rows] = True
+            self._optimizer.begin_anew(anew)
+        else:
+            self._optimizer.state.clear()
+
+    def _gather(self, facts: Sequence[int]) -> Tensor:
+        """Some numbers of every device, ``[devices, facts]``."""
+        table = torch.zeros(self.trainer.world_size, len(facts), dtype=torch.long, device=self.device)
+        table[self.trainer.global_rank] = torch.tensor(facts)
+        return self._sum_over_devices(table).cpu()
+
+    def _sum_over_devices(self, values: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return values
+        total = self.trainer.strategy.reduce(values, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    # What was found
+
+    @torch.no_grad()
+    def results(self, places: Sequence[int]) -> list[MEIResult]:
+        """The neurons in some places: the best of each one's rows, and how alike they are."""
+        if not places:
+            return []
+        rows = self._rows_of(places).view(-1, self.restarts)
+        best = self._best_restarts()[torch.tensor(places, device=self.device)]
+        best_rows = rows.gather(1, best[:, None]).flatten()
+        objective = self._objective_of(best_rows.tolist()).to(self.device)
+        stimulus = self.best_stimulus[best_rows]
+        response = objective.traces(stimulus)
+        alike = [
+            _mean_cosine(self.best_stimulus[own], chosen, finite)
+            for own, chosen, finite in zip(rows, best, self.best_score[rows].isfinite(), strict=True)
+        ]
+        interrupted = self.active.view(-1, self.restarts).any(dim=1)[torch.tensor(places, device=self.device)]
+        status = torch.where(interrupted, int(Status.ACTIVE), self.status[best_rows])
+        return [
+            MEIResult(
+                number=number,
+                stimulus=stimulus[i].cpu().numpy(),
+                response=response[i].cpu().numpy(),
+                score=self.best_score[best_rows[i]].item(),
+                status=Status(int(status[i])).label,
+                steps=int(self.steps[best_rows[i]]),
+                best_restart=int(best[i]),
+                seed=self.seed_of(number, int(best[i])),
+                restart_scores=self.best_score[rows[i]].cpu().numpy(),
+                restart_similarity=alike[i],
+            )
+            for i, number in enumerate(self.neuron_in_place[places].tolist())
+        ]
+
+    def _best_restarts(self) -> Tensor:
+        """The best restart of each place, ``[places]``; the first of those that are equally good."""
+        values = self.best_value.view(-1, self.restarts)
+        highest = values.amax(dim=1, keepdim=True)
+        # Restarts often end at the same optimum. Rounding, which varies with the batch, must not choose among them.
+        return (values >= highest - 1e-5 * highest.abs()).int().argmax(dim=1)
+
+    def best_rows(self) -> Tensor:
+        """The row of the best restart of each place that is taken, ``[places taken]``."""
+        places = torch.arange(len(self.neuron_in_place), device=self.device)
+        return (places * self.restarts + self._best_restarts())[self.neuron_in_place >= 0]
+
+    def scores(self) -> Tensor:
+        """The score of every neuron that has one so far, on any device, as of the last check."""
+        return self._scores
+
+    def stimuli_in_computation(self, neurons: Sequence[int]) -> dict[int, Tensor]:
+        """Best stimuli so far of those of some neurons that are being computed on any device.
+
+        With several devices, all of them have to call this.
+        """
+        places = self.neuron_in_place.tolist()
+        shown = self.stimulus.new_zeros(len(neurons), 1 + self.stimulus[0].numel())
+        best = self._best_restarts().tolist()
+        for i, number in enumerate(neurons):
+            if number in places:
+                place = places.index(number)
+                shown[i, 0] = 1
+                shown[i, 1:] = self.best_stimulus[place * self.restarts + best[place]].flatten()
+        shown = self._sum_over_devices(shown)
+        return {
+            number: row[1:].view(self.stimulus.shape[1:]).detach()
+            for number, row in zip(neurons, shown, strict=True)
+            if row[0] > 0
+        }
+
+    # Watching
+
+    def _note_scores(self) -> None:
+        scores = self.best_score[self.best_rows()].tolist()
+        numbers = self.neuron_in_place[self.neuron_in_place >= 0].tolist()
+        self._score_of.update(zip(numbers, scores, strict=True))
+
+    def _log_population(self) -> None:
+        table = torch.zeros(2, len(self.labels), device=self.device)
+        for number, score in self._score_of.items():
+            if math.isfinite(score):
+                table[:, number] = torch.tensor([score, 1.0])
+        table = self._sum_over_devices(table)
+        self._scores = table[0, table[1] > 0]
+        self._log_scores(self._scores)
+        self.log("rows/active", float(self._rows_active), prog_bar=True)
+        self.log("neurons/done", float(self.neurons_done), prog_bar=True)
+        minutes = (time.monotonic() - self._started) / 60
+        self.log("neurons/per_minute", (self.neurons_done - self._done_at_start) / minutes, prog_bar=True)
+        self.log("rows/active_share_of_steps", self.active_share)
+
+    @property
+    def active_share(self) -> float:
+        """The share of this run's row-steps, idle devices' included, that were spent on rows not yet done."""
+        return float(self._row_steps_active.sum()) / max(self._row_steps_computed, 1)
+
+
+def _mean_cosine(stimuli: Tensor, chosen: Tensor, finite: Tensor) -> float:
+    """Mean cosine similarity of a neuron's other stimuli to the chosen one; NaN if there are none."""
+    flat = stimuli.flatten(1)
+    others = finite.clone()
+    others[chosen] = False
+    return torch.cosine_similarity(flat, flat[chosen][None], dim=1)[others].mean().item()

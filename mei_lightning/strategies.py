@@ -1,0 +1,80 @@
+"""Rows over devices: each process optimises neurons of its own, and nothing is synchronised but who does what."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+
+SHARDED = "sharded"
+
+
+class ShardedStrategy(DDPStrategy):
+    """One process for each device, on one or several nodes, each with rows of its own.
+
+    Unlike data-parallel training, where each process holds a copy of the parameters and gradients are averaged, no
+    process knows the others' stimuli: an average over devices would divide a row's gradient by their number.
+
+    In a script or on the command line ``Trainer(strategy="sharded", devices=8, num_nodes=2)``; in a notebook
+    ``strategy="sharded_notebook"``, which forks the processes.
+    """
+
+    def configure_ddp(self) -> None:
+        """Leave the module as it is: no parameter has copies that would have to agree."""
+
+    @classmethod
+    def register_strategies(cls, strategy_registry: Any) -> None:
+        """Make the names known to Lightning's ``Trainer``."""
+        for name, start_method in ((SHARDED, "popen"), (f"{SHARDED}_notebook", "fork")):
+            if name not in strategy_registry:
+                strategy_registry.register(
+                    name, cls, description="Each device optimises rows of its own", start_method=start_method
+                )
+
+
+ShardedStrategy.register_strategies(StrategyRegistry)
+
+
+def strategy_for(devices: Any, num_nodes: int = 1) -> str:
+    """Lightning's choice for one device; where there may be more, ``"sharded"``, or its kind for notebooks there.
+
+    Args:
+        devices: as for Lightning's ``Trainer``: a number, a list of devices, or text such as ``"auto"``.
+        num_nodes: the number of machines.
+    """
+    one_device = str(devices) == "1" or (isinstance(devices, Sequence) and not isinstance(devices, str | bytes))
+    one_device = one_device and (isinstance(devices, str | int) or len(devices) == 1)
+    if one_device and num_nodes == 1:
+        return "auto"
+    return f"{SHARDED}_notebook" if hasattr(sys, "ps1") else SHARDED
+
+
+def cluster_plugins() -> list[SLURMEnvironment]:
+    """What a ``Trainer`` needs on a cluster: under SLURM its environment, without Lightning's own requeueing.
+
+    Lightning saves a checkpoint inside the signal handler, which deadlocks where processes are many; ``TimeLimit``
+    requeues after an orderly end.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def deal(waiting: list[int], free: Sequence[int]) -> list[list[int]]:
+    """Take the next neurons from those waiting, and give each to the device with the most free places.
+
+    Every device computes the same, so that none has to be told.
+
+    Args:
+        waiting: neurons that nobody has begun; those that are dealt are removed.
+        free: the number of free places of each device.
+
+    Returns:
+        For each device its neurons.
+    """
+    left = list(free)
+    dealt: list[list[int]] = [[] for _ in free]
+    while waiting and max(left) > 0:
+        device = left.index(max(left))
+        dealt[device].append(waiting.pop(0))
+        left[device] -= 1
+    return dealt

@@ -1,0 +1,241 @@
+"""Several processes on one machine: the same results as one process, also when runs are interrupted and moved."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import video_model
+from lightning.pytorch import Trainer
+
+import mei_lightning as ml
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+NEURONS = [("monday", 0), ("tuesday", 2), ("monday", 3), ("tuesday", 0), ("monday", 1)]
+OPTIONS = {"time_steps": 5, "norm": 3.0, "restarts": 2, "max_steps": 25}
+COMMAND = [
+    str(BIN / "mei-lightning"),
+    "fit",
+    "--model.retina=simulated",
+    "--model.neurons={sessions: [session_1, session_2], indices: [0, 1, 2, 3, 4, 5, 6, 7]}",
+    "--model.restarts=1",
+    "--model.time_steps=26",
+    "--model.max_steps=20",
+    "--model.rows_per_device=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def fit(directory, devices, *, model=None, neurons=NEURONS, strategy="sharded_notebook", trainer=None, **options):
+    """Fit in forked processes, or in this one."""
+    module = ml.MEIModule(model or video_model(), neurons, **{**OPTIONS, **options})
+    Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy if devices > 1 else "auto",
+        max_epochs=-1,
+        logger=False,
+        callbacks=[ml.RowConvergence(1e-3, 5), ml.ResultsWriter(str(directory), report=False)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **(trainer or {}),
+    ).fit(module)
+    return read(directory)
+
+
+def read(directory):
+    return xr.open_zarr(Path(directory) / "meis.zarr").load()
+
+
+def assert_same(meis, expected):
+    assert meis.neuron.values.tolist() == expected.neuron.values.tolist()
+    assert meis.status.values.tolist() == expected.status.values.tolist()
+    assert meis.steps.values.tolist() == expected.steps.values.tolist()
+    for variable in ("score", "stimulus", "response", "restart_scores"):
+        np.testing.assert_allclose(meis[variable], expected[variable], rtol=1e-5, atol=1e-5, err_msg=variable)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("alone"), 1)
+
+
+ADAM = partial(torch.optim.Adam, lr=0.3)
+
+
+@pytest.mark.parametrize("optimizer", [ml.AnnealedPowerMethod, ADAM], ids=["power method", "Adam"])
+@pytest.mark.parametrize(("devices", "rows"), [(2, 2), (2, None), (3, 4)])
+def test_several_devices_find_what_one_finds(tmp_path, alone, devices, rows, optimizer):
+    expected = alone if optimizer is ml.AnnealedPowerMethod else fit(tmp_path / "alone", 1, optimizer=optimizer)
+    meis = fit(tmp_path / "several", devices, rows_per_device=rows, optimizer=optimizer)
+    assert_same(meis, expected)
+
+
+def test_more_devices_than_neurons(tmp_path, alone):
+    meis = fit(tmp_path, 3, neurons=NEURONS[:1])
+    assert_same(meis, alone.isel(neuron=[0]))
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3)])
+def test_interrupted_runs_go_on_with_other_devices(tmp_path, alone, first, then):
+    part = fit(tmp_path, first, rows_per_device=2, trainer={"max_steps": 30})
+    statuses = set(part.status.values)
+    assert statuses & {"interrupted", "pending"}
+    assert statuses - {"interrupted", "pending"}
+    assert_same(fit(tmp_path, then, rows_per_device=4), alone)
+
+
+def test_each_neuron_is_computed_on_one_device(tmp_path):
+    fit(tmp_path, 2, rows_per_device=2)
+    records = [path.read_text().split("\n") for path in (tmp_path / "meis.zarr" / "records").iterdir()]
+    written = [[json.loads(line)["number"] for line in lines if line] for lines in records]
+    assert sorted(number for numbers in written for number in numbers) == list(range(len(NEURONS)))
+    assert min(map(len, written)) >= 2
+
+
+def test_data_parallel_training_is_refused(tmp_path):
+    with pytest.raises(Exception, match=r'averages gradients over devices.*Trainer\(strategy="sharded"\)'):
+        fit(tmp_path, 2, strategy="ddp_fork")
+
+
+def test_find_meis_on_two_devices_of_a_notebook(tmp_path, alone, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    options = {**OPTIONS, "devices": 2, "accelerator": "cpu", "progress_bar": False}
+    with pytest.raises(ValueError, match="devices=2 needs a directory"):
+        ml.find_meis(video_model(), NEURONS, **options)
+    meis = ml.find_meis(video_model(), NEURONS, **options, directory=tmp_path, callbacks=[ml.RowConvergence(1e-3, 5)])
+    assert_same(meis.load(), alone)
+
+
+# From here on as a user starts it: the command line in processes of its own.
+
+
+def start(command, directory, **environment):
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "WORLD"))}
+    return subprocess.Popen(
+        [*command, f"--results.directory={directory}"],
+        cwd=directory.parent,
+        env={**own, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes):
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+    return outputs
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def command_alone(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("command") / "results"
+    (output,) = finish(start(COMMAND, directory))
+    assert re.search(r"session_1 +\d+", output)
+    return read(directory)
+
+
+def test_torchrun_on_two_nodes(tmp_path, command_alone):
+    port = free_port()
+    nodes = [
+        start(
+            [
+                str(BIN / "torchrun"),
+                *shlex.split(f"--nnodes=2 --nproc_per_node=1 --node_rank={rank}"),
+                *shlex.split(f"--master_addr=127.0.0.1 --master_port={port}"),
+                *COMMAND,
+                "--trainer.num_nodes=2",
+            ],
+            tmp_path / "results",
+        )
+        for rank in range(2)
+    ]
+    finish(*nodes)
+    assert_same(read(tmp_path / "results"), command_alone)
+
+
+def start_slurm_job(directory, port, *options):
+    """Two tasks on two nodes, as srun starts them."""
+    return [
+        start(
+            [*COMMAND, "--trainer.num_nodes=2", "--trainer.strategy=sharded", *options],
+            directory,
+            PATH=f"{directory.parent}{os.pathsep}{os.environ['PATH']}",
+            SLURM_JOB_ID="4711",
+            SLURM_JOB_NAME="meis",
+            SLURM_NTASKS="2",
+            SLURM_NTASKS_PER_NODE="1",
+            SLURM_NNODES="2",
+            SLURM_NODELIST="localhost",
+            SLURM_PROCID=str(rank),
+            SLURM_NODEID=str(rank),
+            SLURM_LOCALID="0",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        for rank in range(2)
+    ]
+
+
+def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, command_alone):
+    queue = tmp_path / "queue"
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {queue}\n')
+    scontrol.chmod(0o755)
+    # One neuron at a time and many checks, so that the signal comes in the middle of the run.
+    slow = ("--model.rows_per_device=1", "--model.check_interval=1")
+    job = start_slurm_job(tmp_path / "results", free_port(), *slow)
+    wait_for_a_record(tmp_path / "results", job)
+    for process in job:
+        process.send_signal(signal.SIGUSR1)
+    finish(*job)
+    assert queue.read_text() == "requeue 4711\n"
+    statuses = read(tmp_path / "results").status.values
+    assert np.isin(statuses, ["interrupted", "pending"]).any()
+
+    finish(*start_slurm_job(tmp_path / "results", free_port()))
+    assert_same(read(tmp_path / "results"), command_alone)
+    assert queue.read_text() == "requeue 4711\n"
+
+
+def wait_for_a_record(directory, processes):
+    for _ in range(1200):
+        if any(path.stat().st_size for path in directory.glob("meis.zarr/records/*")):
+            return
+        if any(process.poll() is not None for process in processes):
+            break
+        time.sleep(0.05)
+    pytest.fail("\n".join(process.communicate()[0] for process in processes))
+
+
+def test_killed_runs_lose_nothing(tmp_path):
+    """A few kills; ``scripts/soak.py`` is for many."""
+    options = [option for option in COMMAND[2:] if "trainer" not in option]
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "soak.py"), "--kills=2", f"--directory={tmp_path}", "--", *options],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "16 neurons: equal to 1e-05" in result.stdout
