@@ -219,7 +219,8 @@ class MEIStore:
     def collect(self) -> None:
         """Make the variables other than ``stimulus`` say what all processes have written so far.
 
-        Meant for one process; others that do it at the same time do no harm.
+        Meant for one process. Of several that do it at once, one that has read less can take back for a moment what
+        another has put down; it notices and corrects itself.
 
         Warns:
             UserWarning: for each record that cannot be read.
