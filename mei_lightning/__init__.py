@@ -16,11 +16,13 @@ from mei_lightning.constraints import (
     SpatialLowPass,
     TemporalLowPass,
 )
+from mei_lightning.export import export_meis
 from mei_lightning.find import find_meis
+from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.digital_twin import DigitalTwin
-from mei_lightning.models.ensemble import Ensemble
+from mei_lightning.models.ensemble import Ensemble, select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.models.simulated import SimulatedRetina
@@ -115,6 +117,7 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "export_meis",
     "find_meis",
     "load_core_readout_from_remote",
     "load_model",
@@ -127,4 +130,6 @@ __all__ = [
     "save_stimulus_to_animated_png",
     "save_stimulus_to_gif",
     "save_stimulus_to_mp4_video",
+    "score_held_out",
+    "select_members",
 ]

@@ -3,8 +3,13 @@
 import hashlib
 import json
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
+import xarray as xr
+from jsonargparse import auto_cli
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,8 +19,15 @@ from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
+from mei_lightning.export import export_meis
+from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
+from mei_lightning.models.base import RetinaModel
 from mei_lightning.strategies import cluster_plugins, strategy_for
+
+_DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
+Then, for a store of results: mei-lightning validate scores them on other models, mei-lightning export copies them into
+one file; see mei-lightning validate --help and mei-lightning export --help."""
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
@@ -72,12 +84,54 @@ class MEICommandLine(LightningCLI):
         return {"fit": LightningCLI.subcommands()["fit"]}
 
 
+def validate(
+    store: str,
+    retina: RetinaModel | str,
+    members: list[int] | None = None,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Score the MEIs of a store on models that had no part in finding them, and keep the scores in the store.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        retina: the other model, or the ensemble that has it as members; as for fit.
+        members: which members of the ensemble had no part in finding the MEIs.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's trainer.
+    """
+    held_out = score_held_out(
+        store, retina, members, allow_unpickling=allow_unpickling, accelerator=accelerator
+    ).dropna("neuron")
+    score = xr.open_zarr(store, chunks=None)["score"].sel(neuron=held_out["neuron"])
+    table = pd.DataFrame({"score": score.values, "held_out_score": held_out.values})
+    print(table.describe().round(3).to_string())
+    print(f"Held-out scores of {len(table)} neurons: variable held_out_score of {store}")
+
+
+def export(store: str, target: str) -> None:
+    """Copy the MEIs of a store into one file.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        target: the file to make; .nc is NetCDF4, .h5 the same for programs that read HDF5, .npz is numpy's.
+    """
+    print(f"MEIs: {export_meis(store, target)}")
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"validate": validate, "export": export}
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
     Args:
         args: the arguments; by default those of the process.
     """
+    arguments = sys.argv[1:] if args is None else args
+    if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
+        auto_cli(_COMMANDS[arguments[0]], args=arguments[1:], prog=f"mei-lightning {arguments[0]}", as_positional=True)
+        return
     MEICommandLine(
         MEIModule,
         args=args,
@@ -93,7 +147,7 @@ def main(args: ArgsType = None) -> None:
             "enable_checkpointing": False,
         },
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"description": "Maximally exciting inputs of a frozen retina model."},
+        parser_kwargs={"description": _DESCRIPTION},
     )
 
 

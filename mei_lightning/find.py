@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import xarray as xr
 from lightning.pytorch import Callback, Trainer
@@ -30,7 +31,7 @@ from mei_lightning.strategies import cluster_plugins, strategy_for
 
 def find_meis(
     model: nn.Module | str,
-    neurons: NeuronSelection | Sequence[NeuronOrGroup],
+    neurons: Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup],
     *,
     time_steps: int | None = None,
     norm: float | None = None,
@@ -56,7 +57,7 @@ def find_meis(
         model: a model from ``load_model``, a module of your own as ``RetinaModel(...)``, or a name.
         neurons: ``(session, index)`` for each neuron, or ``index`` for a model without sessions; a list of neurons
             in place of one is a group that shares one stimulus. Or a ``NeuronSelection``, e.g.
-            ``NeuronSelection(sessions=["session_1"], where={"type": "on_off"})``; ``NeuronSelection()`` is all neurons.
+            ``NeuronSelection(sessions=["session_1"], where={"type": "on_off"})``. Or "all".
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
             2 x 50 x 18 x 16 values.

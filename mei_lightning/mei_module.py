@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
+from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
@@ -41,7 +42,8 @@ class MEIModule(PopulationModule):
             checkpoint, or an ``nn.Module`` of your own (see ``RetinaModel``).
         neurons: the neurons, each ``[session, index]`` (or ``index`` for a model without sessions); a list of
             neurons in place of one is a group that shares one stimulus, scored by their mean response. Or a
-            ``NeuronSelection``: sessions, indices, values in the model's neuron table, or a random sample.
+            ``NeuronSelection``: sessions, indices, values in the model's neuron table, or a random sample. Or "all".
+        members: find MEIs on the mean of these members of an ensemble, so that others can test them; by default on all.
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
             2 x 50 x 18 x 16 values.
@@ -72,8 +74,9 @@ class MEIModule(PopulationModule):
     def __init__(
         self,
         retina: nn.Module | str = "digital_twin",
-        neurons: NeuronSelection | Sequence[NeuronOrGroup] = (),
+        neurons: Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup] = (),
         *,
+        members: Sequence[int] | None = None,
         time_steps: int | None = None,
         norm: float | None = None,
         ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
@@ -89,6 +92,10 @@ class MEIModule(PopulationModule):
         check_interval: int = 10,
     ) -> None:
         model = load_model(retina, allow_unpickling=allow_unpickling)
+        if members is not None:
+            model = select_members(model, members)
+        if neurons == "all":
+            neurons = NeuronSelection()
         chosen = neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons
         groups = [group_of(target) for target in chosen]
         _check_neurons(model, groups)
@@ -147,6 +154,7 @@ class MEIModule(PopulationModule):
         self.configuration: dict[str, Any] = {
             "model": model.name,
             "weights_digest": weights_digest(model),
+            "members": None if members is None else list(members),
             "neurons": self.labels,
             "time_steps": time_steps,
             "constraint": repr(constraint),

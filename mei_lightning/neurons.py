@@ -2,6 +2,7 @@
 
 import hashlib
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -60,6 +61,20 @@ def group_of(target: Any) -> tuple[Neuron, ...]:
 def group_label(group: Sequence[Neuron]) -> str:
     """The neuron's label, or the labels of a group joined by ``+``."""
     return "+".join(neuron.label for neuron in group)
+
+
+def group_of_label(label: str, has_sessions: bool) -> tuple[Neuron, ...]:
+    """The neurons that a label names, the reverse of ``group_label``.
+
+    Args:
+        label: of a neuron or a group.
+        has_sessions: whether the model has sessions.
+    """
+    if not has_sessions:
+        return tuple(Neuron(None, int(index)) for index in label.split("+"))
+    # The name of a session can have any character in it; what ends a member is its index.
+    parts = re.findall(r"(.+?)/(\d+)(?:\+|$)", label)
+    return tuple(Neuron(session, int(index)) for session, index in parts)
 
 
 def seed_of_row(seed: int, group: Sequence[Neuron], restart: int) -> int:

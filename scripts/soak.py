@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it each time, and compare: is anything lost, doubled or unreadable?
 
-    python scripts/soak.py --kills 20 -- --model.retina digital_twin --model.neurons "{}"
+    python scripts/soak.py --kills 20 -- --model.retina digital_twin --model.neurons all
 
 What follows ``--`` are options of ``mei-lightning fit``. The run is made once on one process, once on two, and once
 more while it is killed with SIGKILL at random moments and started again, on one or two processes by turns. A reader

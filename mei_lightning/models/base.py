@@ -112,6 +112,11 @@ class RetinaModel(nn.Module):
             columns=["session", "index"],
         )
 
+    @property
+    def members(self) -> "list[RetinaModel]":
+        """The models whose mean it is; itself alone, unless it is an ensemble."""
+        return [self]
+
     def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
         """Shape ``(num_batches, channels, time_steps, height, width)`` of a stimulus of so many frames."""
         facts = self.stimulus_format

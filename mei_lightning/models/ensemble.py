@@ -63,6 +63,26 @@ class Ensemble(RetinaModel):
         return MeanReadOut([member.read_out(rows, neurons) for member in self.members])
 
 
+def select_members(model: RetinaModel, members: Sequence[int]) -> Ensemble:
+    """The mean response of some members of an ensemble.
+
+    Args:
+        model: an ``Ensemble``, or openretina's ensemble as ``load_model`` returns it.
+        members: their positions.
+
+    Raises:
+        TypeError: if the model is not an ensemble.
+        ValueError: if no member is named, one twice, or one that the ensemble does not have.
+    """
+    existing = model.members
+    if len(existing) == 1:
+        raise TypeError(f"Model '{model.name}' is not an ensemble, so it has no members to choose from: {members}.")
+    if not members or len(set(members)) != len(members) or not all(0 <= member < len(existing) for member in members):
+        raise ValueError(f"members={list(members)}: name some of the members 0 to {len(existing) - 1}, each once.")
+    chosen = ", ".join(str(member) for member in members)
+    return Ensemble([existing[member] for member in members], name=f"{model.name} (members {chosen})")
+
+
 def _check_same_neurons(first: RetinaModel, member: RetinaModel, index: int) -> None:
     who = f"Member {index} ('{member.name}') of the ensemble differs from member 0 ('{first.name}')"
     for field in fields(first.stimulus_format):

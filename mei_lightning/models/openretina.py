@@ -110,6 +110,14 @@ class OpenRetinaModel(RetinaModel):
         self.source = source
         self._members_are_split: list[bool] | None = None
 
+    @property
+    def members(self) -> list[RetinaModel]:
+        """The models of an openretina ensemble; itself alone, unless it is one."""
+        if not is_ensemble(self.network):
+            return [self]
+        parts = enumerate(_members(self.network))
+        return [OpenRetinaModel.from_module(part, name=f"{self.name}[{position}]") for position, part in parts]
+
     def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
         """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
 
