@@ -1,0 +1,73 @@
+"""The benchmark script on tiny cases: its tables and its numbers are there; how large they are decides nothing."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mei_lightning as ml
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+
+
+def run(directory, *arguments):
+    """The printed table, without its head, and the numbers."""
+    numbers = directory / "numbers.json"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments, "--json", numbers],
+        capture_output=True,
+        text=True,
+        # Thread pools that wait for each other take minutes on a machine that does something else as well.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    return lines[2:], json.loads(numbers.read_text())
+
+
+def test_repeated_sessions_answer_as_the_sessions_themselves(twin):
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    model = benchmark.RepeatedTwin(110)
+    assert model.choice[:2] == [("session_1", 0), ("session_2", 0)]
+    assert model.choice[108:] == [("session_1_copy_1", 0), ("session_2_copy_1", 0)]
+    assert len(model.neurons) == sum(model.neurons_per_session.values()) == 2 * len(twin.neurons)
+    stimulus = torch.randn(twin.stimulus_shape(30), generator=torch.Generator().manual_seed(0))
+    expected = twin.read_out([0, 0], [ml.Neuron("session_1", 0), ml.Neuron("session_2", 0)])(stimulus)
+    copies = model.read_out([0, 0], [ml.Neuron(*neuron) for neuron in model.choice[108:]])
+    torch.testing.assert_close(copies(stimulus), expected)
+
+
+def test_populations(tmp_path):
+    lines, numbers = run(tmp_path, "population", "--neurons", "2", "--max-steps", "1")
+    assert [line[0] for line in lines] == ["2"]
+    (row,) = numbers["rows"]
+    assert row["neurons"] == 2
+    assert {"seconds", "neurons_per_minute", "peak_memory_mb", "steps_per_row", "active_share"} <= row.keys()
+    assert all(value > 0 for value in row.values())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openretina") is None, reason="openretina is not installed")
+def test_speed(tmp_path):
+    arguments = ["speed", "--models", "low_res", "--populations", "2", "--cache", tmp_path / "cache"]
+    arguments += ["--recipe-neurons", "2", "--recipe-steps", "2", "--timing-steps", "1", "--training-steps", "1"]
+    lines, numbers = run(tmp_path, *arguments)
+    assert [line[:3] for line in lines] == [
+        ["low_res", "openretina, published recipe", "1"],
+        ["low_res", "optimize_stimulus, only imports changed", "1"],
+        ["low_res", "find_meis", "2"],
+    ]
+    assert [row["steps_per_neuron"] for row in numbers["rows"][:2]] == [2, 2]
+    assert [row["neurons_compared"] for row in numbers["rows"]] == [2, 2, 2]
+    for row in numbers["rows"]:
+        assert all(value is not None and (isinstance(value, str) or value > 0) for value in row.values()), row
+    facts = numbers["models"]["low_res"]
+    assert {"digest", "correlation", "peak_gflop_per_second", "trainer_overhead"} <= facts.keys()
+    (kept,) = (tmp_path / "cache").glob("recipe_*_2_steps.json")
+    assert set(json.loads(kept.read_text())) == {"session_1/0", "session_2/0"}
