@@ -1,0 +1,265 @@
+"""A frozen model prepared once, so that each step, responses and their stimulus gradient, takes a fraction of the time.
+
+Two levels. Cores that are understood (openretina's, the digital twin's, and any ``nn.Sequential`` of convolutions,
+batch norm, ELU and max-pooling) are rewritten: kernels composed once, batch norm folded into them, convolutions
+computed in the frequency domain (``spectral_convolution``). All other convolutions keep their place, and get a faster
+input gradient (``fast_convolutions``).
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from mei_lightning.models.base import RetinaModel, weights_digest
+from mei_lightning.models.fast_convolutions import FastConvolutions
+from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
+from mei_lightning.neurons import Neuron
+
+TOLERANCE = 1e-5
+"""How far responses and gradients may be from the original's, as a share of the largest."""
+
+_SHARE_OF_ROUNDING = 4.0
+"""A result may be so much farther from the exact one than PyTorch's own in single precision is, if that is much."""
+
+_SESSIONS_VERIFIED = 4
+_PREPARED: "weakref.WeakKeyDictionary[RetinaModel, dict[tuple[Any, ...], FastModel]]" = weakref.WeakKeyDictionary()
+
+
+class FastModel(RetinaModel):
+    """A copy of a model that computes the same, faster; ``prepare`` makes it.
+
+    The copy shares the weights that it did not rewrite with the original.
+
+    Args:
+        model: the copy, with parts of it rewritten.
+        convolutions: intercepts its convolutions, or None if nothing is to be gained from that.
+    """
+
+    def __init__(self, model: RetinaModel, convolutions: FastConvolutions | None) -> None:
+        counts = model.neurons_per_session
+        super().__init__(model, model.stimulus_format, counts if model.has_sessions else counts[""], model.name)
+        self.convolutions = convolutions
+
+    @property
+    def neurons(self) -> pd.DataFrame:
+        """A row for each neuron, as the original has it."""
+        return self._model.neurons
+
+    @property
+    def members(self) -> list[RetinaModel]:
+        """The prepared members of an ensemble; itself alone, unless it is one."""
+        members = self._model.members
+        return [self] if len(members) == 1 else [FastModel(member, self.convolutions) for member in members]
+
+    @property
+    def _model(self) -> RetinaModel:
+        assert isinstance(self.network, RetinaModel)
+        return self.network
+
+    def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
+        """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
+
+        Raises:
+            ValueError: if the session is missing or unknown.
+        """
+        with self.convolutions or nullcontext():
+            return self._model(stimulus, data_key=data_key)
+
+    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+        read_out = self._model.read_out(rows, neurons)
+        return read_out if self.convolutions is None else _Intercepted(read_out, self.convolutions)
+
+
+class _Intercepted(nn.Module):
+    def __init__(self, module: nn.Module, convolutions: FastConvolutions) -> None:
+        super().__init__()
+        self.module = module
+        self.convolutions = convolutions
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        with self.convolutions:
+            return self.module(stimulus)
+
+
+def prepare(model: RetinaModel, stimulus_shape: Sequence[int], device: torch.device | str | None = None) -> FastModel:
+    """A copy of a model that computes responses, and their gradient with respect to the stimulus, faster.
+
+    What was rewritten is compared with the original on random stimuli, and dropped with a warning if responses or
+    gradients differ by more than 1e-5 of the largest. Preparing the same model again, with the same weights, for
+    stimuli of the same size, returns the same copy.
+
+    Args:
+        model: the original. It stays as it is.
+        stimulus_shape: ``(rows, channels, time, height, width)``. The copy takes any number of rows; stimuli of
+            another size than this are computed as the original computes them.
+        device: where the copy shall be; where the original is by default.
+
+    Raises:
+        ValueError: if the model has no response to stimuli of this shape.
+    """
+    device = torch.device(device) if device is not None else _weight_of(model).device
+    shape = tuple(stimulus_shape)
+    # Without the number of rows: the result of a row must not depend on how many others there are.
+    key = (shape[1:], device, weights_digest(model))
+    prepared = _PREPARED.setdefault(model, {})
+    if key not in prepared:
+        prepared.clear()
+        prepared[key] = _prepare(model, shape, device)
+    return prepared[key]
+
+
+def _prepare(model: RetinaModel, shape: tuple[int, ...], device: torch.device) -> FastModel:
+    dtype = _weight_of(model).dtype
+    rewritten = _with_frozen_cores(model, shape)
+    if rewritten is not None:
+        return FastModel(rewritten.to(device, dtype), None)
+    copy = _copy(model).to(device)
+    convolutions = FastConvolutions()
+    fast, plain = FastModel(copy, convolutions), FastModel(copy, None)
+    stimulus = _random_stimulus(shape, _weight_of(copy))
+    _step(fast, stimulus)
+    if not convolutions.ways:
+        rank_zero_info(f"Nothing in the model '{model.name}' is known to be computed faster: it runs as it is.")
+        return plain
+    exact = _step(_copy(model).to("cpu", torch.float64), stimulus[:2].cpu().double())
+    rounding = _difference(_step(plain, stimulus[:2]), exact)
+    difference = _difference(_step(fast, stimulus[:2]), exact)
+    if difference > max(TOLERANCE, _SHARE_OF_ROUNDING * rounding):
+        _warn(model, difference)
+        return plain
+    rank_zero_info(f"The model '{model.name}' runs as it is, but for the gradients of its convolutions.")
+    return fast
+
+
+def _with_frozen_cores(model: RetinaModel, shape: tuple[int, ...]) -> RetinaModel | None:
+    """A copy in double precision with its cores rewritten; None if there are none, or they do not compute the same."""
+    reference = _copy(model).to("cpu", torch.float64)
+    rewritten = _copy(reference)
+    stimulus = _random_stimulus((1, *shape[1:]), _weight_of(reference))
+    cores = _cores(reference, stimulus)
+    for path, core in cores.items():
+        rewritten.set_submodule(path, _CoreOfOneSize(core, rewritten.get_submodule(path)))
+    if not cores:
+        return None
+    # In double precision, so that nothing but a difference in what is computed can show: of nearly equal inputs of a
+    # max-pooling, rounding alone chooses another one.
+    difference = _difference(_step(rewritten, stimulus), _step(reference, stimulus))
+    if difference > TOLERANCE:
+        _warn(model, difference)
+        return None
+    return rewritten
+
+
+class _CoreOfOneSize(nn.Module):
+    """A rewritten core, and the original for stimuli of another size."""
+
+    def __init__(self, core: FrozenCore, original: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+        self.original = original
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        return (self.core if stimulus.shape[1:] == self.core.stimulus_shape else self.original)(stimulus)
+
+
+def _cores(model: RetinaModel, stimulus: Tensor) -> dict[str, FrozenCore]:
+    """The outermost parts of a model that are understood, by their names, rewritten for what they are given."""
+    sizes: dict[str, list[torch.Size]] = {}
+    read_out = model.read_out([0], _some_neurons(model)[:1])
+
+    def note(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            sizes.setdefault(path, []).extend([inputs[0].shape] if isinstance(inputs[0], Tensor) else [])
+
+        return hook
+
+    hooks = [part.register_forward_pre_hook(note(path)) for path, part in model.named_modules() if path]
+    try:
+        with torch.no_grad():
+            read_out(stimulus)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    cores: dict[str, FrozenCore] = {}
+    for path, part in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in cores)
+        given = sizes.get(path, [])
+        if not inside and len(given) == 1 and len(given[0]) == 5 and given[0][0] == 1:
+            try:
+                cores[path] = frozen_core(part, given[0][1:])
+            except NotUnderstood:
+                continue
+    return cores
+
+
+def _copy(model: RetinaModel) -> RetinaModel:
+    """A copy in evaluation mode that shares the original's weights, but needs no gradients of them."""
+    shared: dict[int, Any] = {}
+    for module in model.modules():
+        for values in (*module.__dict__.values(), *module._buffers.values()):
+            if isinstance(values, Tensor):
+                shared[id(values)] = values.detach()
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return deepcopy(model, shared).eval()
+
+
+def _step(model: RetinaModel, stimulus: Tensor) -> tuple[Tensor, Tensor]:
+    """Responses of some neurons, and the gradient of a random sum of them."""
+    neurons = _some_neurons(model)
+    stimulus = stimulus.clone().requires_grad_()
+    rows = [place % len(stimulus) for place in range(len(neurons))]
+    with torch.enable_grad():
+        responses = model.read_out(rows, neurons)(stimulus)
+        generator = torch.Generator().manual_seed(1)
+        weights = torch.randn(responses.shape, generator=generator, dtype=torch.float64).to(responses)
+        (gradient,) = torch.autograd.grad((weights * responses).sum(), stimulus)
+    return responses.detach(), gradient
+
+
+def _some_neurons(model: RetinaModel) -> list[Neuron]:
+    """The first and the last neuron of some sessions."""
+    counts = [(session, count) for session, count in model.neurons_per_session.items() if count]
+    return [
+        Neuron(session or None, index) for session, count in counts[:_SESSIONS_VERIFIED] for index in (0, count - 1)
+    ]
+
+
+def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    """The largest difference, as a share of the largest value; infinite between numbers and what is not a number."""
+    differences = []
+    for values, right in zip(found, expected, strict=True):
+        values, right = values.cpu().double(), right.cpu().double()
+        share = (values - right).abs().max() / right.abs().max().clamp(min=1e-300)
+        differences.append(share.nan_to_num(nan=float("inf")).item())
+    return max(differences)
+
+
+def _random_stimulus(shape: Sequence[int], like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def _weight_of(model: nn.Module) -> Tensor:
+    return next((values for values in _tensors_of(model) if values.is_floating_point()), torch.zeros(()))
+
+
+def _tensors_of(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _warn(model: RetinaModel, difference: float) -> None:
+    warnings.warn(
+        f"The model '{model.name}' runs as it is: rewritten to be faster, its responses or gradients differ by "
+        f"{difference:.1g} of the largest.",
+        stacklevel=4,
+    )

@@ -1,0 +1,288 @@
+"""Prepared models against the originals: responses and stimulus gradients."""
+
+import warnings
+from importlib.util import find_spec
+
+import pytest
+import torch
+from conftest import video_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_neuron_readouts import MAKE, cases, neurons_of, openretina_network, wrap
+from torch import nn
+from torch.nn import functional as F
+
+import mei_lightning as ml
+from mei_lightning.models.base import StimulusFormat, weights_digest
+from mei_lightning.models.fast_convolutions import WAYS, FastConvolutions
+from mei_lightning.models.fast_path import prepare
+from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
+from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution
+
+needs_openretina = pytest.mark.skipif(find_spec("openretina") is None, reason="openretina is not installed")
+RETINA_MODELS = [name for name in MAKE if name != "own network, not wrapped"]
+REWRITTEN = [
+    *("digital twin", "openretina, Gaussian masks", "openretina, points", "openretina, any mask"),
+    *("openretina, own forward", "openretina, ensemble", "ensemble of openretina"),
+]
+
+
+def shape_of(model, rows, more_frames=4):
+    frames = 1 if model.stimulus_format.is_still else model.stimulus_format.frames_lost + more_frames
+    return model.stimulus_shape(frames, rows)
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def responses_and_gradient(respond, stimulus):
+    stimulus = stimulus.clone().requires_grad_()
+    responses = respond(stimulus)
+    weights = random(*responses.shape, seed=1, dtype=responses.dtype)
+    (gradient,) = torch.autograd.grad((weights * responses).sum(), stimulus)
+    return responses.detach(), gradient
+
+
+def check_equal(found, expected, share):
+    for values, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(values, right, rtol=0, atol=share * right.abs().max().item())
+
+
+@pytest.mark.parametrize("name", cases(*RETINA_MODELS))
+def test_a_prepared_model_is_the_original(name):
+    model = MAKE[name]()
+    fast = prepare(model, shape_of(model, 3))
+    neurons = neurons_of(model)
+    rows = [place % 3 for place in range(len(neurons))]
+    for shape in {shape_of(model, 3), shape_of(model, 3, 7)}:
+        stimulus = random(*shape, dtype=torch.float32)
+        expected = responses_and_gradient(model.read_out(rows, neurons), stimulus)
+        check_equal(responses_and_gradient(fast.read_out(rows, neurons), stimulus), expected, 2e-5)
+        session = next(iter(model.neurons_per_session)) or None
+        expected = responses_and_gradient(lambda x, s=session: model(x, data_key=s), stimulus)
+        check_equal(responses_and_gradient(lambda x, s=session: fast(x, data_key=s), stimulus), expected, 2e-5)
+    assert fast.neurons.equals(model.neurons)
+    assert fast.neurons_per_session == model.neurons_per_session
+    assert fast.has_sessions == model.has_sessions
+    assert fast.stimulus_format == model.stimulus_format
+    assert fast.name == model.name
+    assert len(fast.members) == len(model.members)
+    assert prepare(model, shape_of(model, 5)) is fast
+
+
+@pytest.mark.parametrize("name", cases(*REWRITTEN))
+def test_cores_that_are_understood_are_rewritten(name):
+    model = MAKE[name]()
+    fast = prepare(model, shape_of(model, 2))
+    cores = [part for part in fast.modules() if isinstance(part, FrozenCore)]
+    assert len(cores) == len(model.members)
+
+
+@pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks", "own network"))
+@given(rows=st.lists(st.integers(0, 4), min_size=1, max_size=8))
+@settings(max_examples=10, deadline=None)
+def test_rows_do_not_depend_on_their_neighbours(name, rows):
+    model = MAKE[name]()
+    fast, neurons = prepare(model, shape_of(model, 5)), neurons_of(model)
+    stimulus = random(*shape_of(model, 5), dtype=torch.float32)
+    targets = [(neurons[row % len(neurons)].session, neurons[row % len(neurons)].index) for row in range(5)]
+
+    def scores(chosen):
+        objective = ml.NeuronObjective(fast, [targets[row] for row in chosen], ml.MeanReducer())
+        batch = stimulus[chosen].requires_grad_()
+        values = objective(batch)
+        return values.detach(), torch.autograd.grad(values.sum(), batch)[0]
+
+    together = scores(rows)
+    for place, row in enumerate(rows):
+        check_equal([values[[place]] for values in together], scores([row]), 1e-5)
+
+
+@pytest.mark.parametrize("name", cases(*RETINA_MODELS))
+def test_the_original_stays_as_it_is(name):
+    model = MAKE[name]()
+    for place, weight in enumerate(model.parameters()):
+        weight.requires_grad_(place % 2 == 0)
+    model.read_out([0], neurons_of(model)[:1])
+
+    def facts():
+        return (
+            weights_digest(model),
+            list(model.state_dict()),
+            [
+                (id(part), part.training, len(part._forward_hooks), len(part._forward_pre_hooks))
+                for part in model.modules()
+            ],
+            [(id(weight), weight.data_ptr(), weight.requires_grad, weight.grad) for weight in model.parameters()],
+            torch.get_rng_state().tolist(),
+        )
+
+    before = facts()
+    fast = prepare(model, shape_of(model, 2))
+    responses_and_gradient(fast.read_out([0], neurons_of(model)[:1]), random(*shape_of(model, 1), dtype=torch.float32))
+    assert facts() == before
+    fast.double()
+    assert facts() == before
+
+
+def test_new_weights_are_prepared_anew():
+    model = MAKE["digital twin"]()
+    fast = prepare(model, shape_of(model, 2))
+    with torch.no_grad():
+        model.network.core[0][0].weight.mul_(1.1)
+    again = prepare(model, shape_of(model, 2))
+    assert again is not fast
+    stimulus, neurons = random(*shape_of(model, 1), dtype=torch.float32), neurons_of(model)[:1]
+    expected = responses_and_gradient(model.read_out([0], neurons), stimulus)
+    check_equal(responses_and_gradient(again.read_out([0], neurons), stimulus), expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks"))
+def test_what_does_not_compute_the_same_is_dropped_with_one_warning(name, monkeypatch):
+    model = MAKE[name]()
+    forward = FrozenCore.forward
+    monkeypatch.setattr(FrozenCore, "forward", lambda self, stimulus: forward(self, stimulus) * 1.0001)
+    with pytest.warns(UserWarning, match=f"'{model.name}' runs as it is.*differ") as warned:
+        fast = prepare(model, shape_of(model, 2))
+    assert len(warned) == 1
+    assert not any(isinstance(part, FrozenCore) for part in fast.modules())
+    stimulus, neurons = random(*shape_of(model, 1), dtype=torch.float32), neurons_of(model)[:1]
+    expected = responses_and_gradient(model.read_out([0], neurons), stimulus)
+    check_equal(responses_and_gradient(fast.read_out([0], neurons), stimulus), expected, 2e-5)
+
+
+def test_own_sequential_networks_are_rewritten():
+    network = nn.Sequential(
+        nn.Conv3d(1, 3, (2, 3, 3), stride=(1, 2, 1), padding=(1, 0, 2)),
+        nn.BatchNorm3d(3, affine=False),
+        nn.ELU(0.7),
+        nn.Dropout3d(),
+        nn.MaxPool3d((1, 2, 3)),
+        nn.Sequential(nn.Conv3d(3, 4, 1, bias=False), nn.Conv3d(4, 2, (2, 1, 1)), nn.ELU()),
+        nn.Conv3d(2, 5, (1, 2, 2)),
+        nn.Flatten(3),
+    )
+    with torch.no_grad():
+        network[1].running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(0))
+    core = network[:-1].eval().double()
+    stimulus = random(3, 1, 5, 11, 9)
+    check_equal(
+        responses_and_gradient(frozen_core(core, (1, 5, 11, 9)), stimulus),
+        responses_and_gradient(core, stimulus),
+        1e-12,
+    )
+    for odd in (nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(5, 5, 1, groups=5), nn.Conv3d(5, 5, 1, dilation=2)):
+        with pytest.raises(NotUnderstood):
+            frozen_core(nn.Sequential(*core, odd.double()), (1, 5, 11, 9))
+    with pytest.raises(NotUnderstood, match="BatchNorm3d"):
+        frozen_core(core.train(), (1, 5, 11, 9))
+
+
+@needs_openretina
+@pytest.mark.parametrize("kind", ["separable", "custom_separable", "full", "time_independent"])
+@pytest.mark.parametrize("pool", [None, 2])
+def test_all_convolutions_of_openretina(kind, pool):
+    from openretina.modules.core.base_core import SimpleCoreWrapper
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        core = SimpleCoreWrapper(
+            (2, 3, 4), (4, 3), (5, 3), 0.0, 0.0, 0.0, 0.0, 0.0, 0, pool, None, False, (0, 1, 2), None, kind
+        )
+        for layer in core.features:
+            nn.init.normal_(layer.bias.bias)
+            nn.init.normal_(layer.norm.running_mean)
+    core.double().eval()
+    stimulus = random(2, 2, 9, 11, 12)
+    check_equal(
+        responses_and_gradient(frozen_core(core, (2, 9, 11, 12)), stimulus),
+        responses_and_gradient(core, stimulus),
+        1e-6,
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_spectral_convolutions_are_convolutions(data):
+    axis = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2), st.integers(0, 4))
+    kernel, stride, before, after, more = zip(*data.draw(st.tuples(axis, axis, axis)), strict=True)
+    size = [max(1, k - b - a) + m for k, b, a, m in zip(kernel, before, after, more, strict=True)]
+    rows, channels_in, channels_out = (data.draw(st.integers(1, 3)) for _ in range(3))
+    weight, bias = random(channels_out, channels_in, *kernel), random(channels_out)
+    convolution = Convolution(weight, bias, stride, tuple(zip(before, after, strict=True)))
+    values = random(rows, channels_in, *size, seed=2)
+    zeros = [count for pair in reversed(convolution.padding) for count in pair]
+    expected = responses_and_gradient(lambda x: F.conv3d(F.pad(x, zeros), weight, bias, stride), values)
+    assert tuple(expected[0].shape[2:]) == convolution.output_size(size)
+    for axes in (1, 2, 3):
+        spectral = SpectralConvolution(convolution, size, axes)
+        found = responses_and_gradient(lambda x: spectral(x.permute(2, 3, 4, 1, 0)).permute(4, 3, 0, 1, 2), values)  # noqa: B023
+        check_equal(found, expected, 1e-12)
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_input_gradients_of_convolutions(data):
+    kernel = data.draw(st.tuples(*[st.integers(1, 4)] * 3))
+    padding = tuple(data.draw(st.integers(0, size - 1)) for size in kernel)
+    size = [k + data.draw(st.integers(0, 4)) for k in kernel]
+    rows, channels_in, channels_out = (data.draw(st.integers(1, 3)) for _ in range(3))
+    weight, values = random(channels_out, channels_in, *kernel), random(rows, channels_in, *size, seed=2)
+    _, expected = responses_and_gradient(lambda x: F.conv3d(x, weight, padding=padding), values)
+    gradient = random(*F.conv3d(values, weight, padding=padding).shape, seed=1)
+    for way in WAYS.values():
+        torch.testing.assert_close(way(gradient, weight, padding, values.shape), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_convolutions_are_intercepted_with_and_without_names():
+    weight, bias, values = random(3, 2, 2, 3, 3), random(3), random(2, 2, 5, 6, 7)
+    for convolve in (
+        lambda x: F.conv3d(x, weight, bias, 1, (1, 0, 2)),
+        lambda x: F.conv3d(input=x, weight=weight, padding=[1, 0, 2], bias=bias),
+        lambda x: torch.conv3d(x, weight, stride=(1, 1, 1)),
+        lambda x: F.conv3d(x, weight, stride=2),
+        lambda x: F.conv3d(x, weight, padding="same"),
+        lambda x: F.conv3d(x[0], weight),
+        lambda x: F.conv3d(x, weight.clone().requires_grad_()),
+    ):
+        expected = responses_and_gradient(convolve, values)
+        with FastConvolutions():
+            check_equal(responses_and_gradient(convolve, values), expected, 1e-12)
+    with FastConvolutions() as convolutions, torch.no_grad():
+        F.conv3d(values, weight)
+    assert not convolutions.ways
+
+
+def test_a_model_that_is_not_understood_says_so_once(caplog):
+    class Squares(nn.Module):
+        def forward(self, stimulus):
+            return stimulus.square().mean(dim=(1, 3, 4))[..., None]
+
+    model = ml.RetinaModel(Squares(), StimulusFormat(("grey",), 4, 5, 30.0), 1)
+    with caplog.at_level("INFO"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            prepare(model, (2, 1, 3, 4, 5))
+    assert sum("runs as it is" in record.message for record in caplog.records) == 1
+
+
+def test_convolutions_keep_their_way_whatever_the_number_of_rows():
+    model = video_model()
+    fast = prepare(model, shape_of(model, 2))
+    ways = dict(fast.convolutions.ways)
+    for rows in (1, 7):
+        neurons = neurons_of(model)[:1] * rows
+        responses_and_gradient(fast.read_out(range(rows), neurons), random(*shape_of(model, rows), dtype=torch.float32))
+    assert fast.convolutions.ways == ways
+
+
+@needs_openretina
+def test_a_network_in_training_mode_is_prepared_as_in_evaluation():
+    model = wrap(openretina_network())
+    expected = model.read_out([0], neurons_of(model)[:1])(random(*shape_of(model, 1), dtype=torch.float32))
+    model.train()
+    fast = prepare(model, shape_of(model, 1))
+    found = fast.read_out([0], neurons_of(model)[:1])(random(*shape_of(model, 1), dtype=torch.float32))
+    check_equal([found], [expected], 1e-5)
+    assert all(part.training for part in model.modules())
