@@ -74,7 +74,8 @@ class MEICommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _name(self) -> str:
-        settings = json.dumps(self.model.configuration, sort_keys=True)
+        convergence = repr(self._get(self.config_init, "convergence"))
+        settings = json.dumps({**self.model.configuration, "convergence": convergence}, sort_keys=True)
         readable = re.sub(r"[^\w.-]+", "_", self.model.configuration["model"])
         return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 

@@ -174,9 +174,8 @@ class MEIModule(PopulationModule):
         writers = [callback for callback in self.trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
         return [*super().configure_callbacks(), *([] if writers else [ResultsWriter()])]
 
-    def on_fit_start(self) -> None:
-        """As in ``StimulusModule``; when a row has converged becomes part of the configuration."""
-        super().on_fit_start()
+    def setup(self, stage: str) -> None:
+        """Make it part of the configuration when a row has converged."""
         rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
         self.configuration["convergence"] = rules[0] if rules else None
         self.description.attrs["configuration"] = json.dumps(self.configuration)

@@ -38,7 +38,7 @@ def rows_that_fit(objective: Objective, row: Tensor, device: torch.device, proce
         score = objective(stimulus)
     del score
     bytes_per_row = 2 * sum(kept.values()) + _COPIES_OF_STIMULUS * stimulus.nbytes
-    return int(min(MOST_ROWS, max(1, _SHARE * free_memory(device) / processes // bytes_per_row)))
+    return int(min(MOST_ROWS, max(1, _SHARE * free_memory(device) / processes / bytes_per_row)))
 
 
 def free_memory(device: torch.device) -> float:

@@ -1,7 +1,11 @@
 """Tiny models and one way to fit, shared by the tests."""
 
+import tempfile
+
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
@@ -79,22 +83,83 @@ def linear_model(neurons=3, gain=1.0, seed=0):
     return ml.RetinaModel(network, ml.StimulusFormat(("green", "UV"), 6, 5, frame_rate=30.0, frames_lost=3), neurons)
 
 
-def fit(module, max_steps, *callbacks, ckpt_path=None, **options):
-    """Fit with a quiet trainer on the CPU, and return the trainer."""
+NO_LIMIT = -1
+"""For the trainer, where the module's own limit of steps is meant to end the run."""
+
+_directories = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _directory_for_fits(tmp_path_factory):
+    """Nothing that a run writes ends up in the working directory."""
+    _directories.append(tmp_path_factory.mktemp("fits"))
+
+
+def fit(module, max_steps, *callbacks, ckpt_path=None, directory=None, **options):
+    """Fit with a quiet trainer on the CPU, and return the trainer.
+
+    An MEIModule writes its results to ``directory``, or to one of its own, unless there is a ResultsWriter.
+    """
+    callbacks = list(callbacks)
+    if isinstance(module, ml.MEIModule) and not any(isinstance(callback, ml.ResultsWriter) for callback in callbacks):
+        place = directory or tempfile.mkdtemp(dir=_directories[0])
+        callbacks.insert(0, ml.ResultsWriter(str(place), report=False))
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
         max_steps=max_steps,
         max_epochs=-1,
-        logger=False,
-        callbacks=list(callbacks),
+        **{"logger": False, "enable_progress_bar": False, "default_root_dir": _directories[0], **options},
+        callbacks=callbacks,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
     )
     trainer.fit(module, ckpt_path=ckpt_path)
     return trainer
+
+
+def read(directory):
+    """The results in a directory."""
+    return xr.open_zarr(f"{directory}/meis.zarr", chunks=None).load()
+
+
+def results(trainer):
+    """The results that a fit of an MEIModule has written."""
+    (writer,) = (callback for callback in trainer.callbacks if isinstance(callback, ml.ResultsWriter))
+    return read(writer.place)
+
+
+def assert_same_meis(one, other, atol=1e-5):
+    """All that is found of each neuron is the same, up to rounding."""
+    assert set(one.variables) == set(other.variables)
+    np.testing.assert_array_equal(one["neuron"], other["neuron"])
+    found = ("stimulus", "score", "response", "restart_scores", "score_spread", "restart_similarity")
+    for name in found:
+        np.testing.assert_allclose(one[name], other[name], atol=atol, rtol=atol, err_msg=name)
+    for name in ("status", "steps", "best_restart", "seed"):
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+class Computations(ml.NeuronObjective):
+    """An objective that counts the rows of each of its evaluations: those with a gradient are the steps of rows."""
+
+    def __init__(self, model, neurons, response_reducer, counts=None):
+        super().__init__(model, neurons, response_reducer)
+        self.counts = [] if counts is None else counts
+
+    def traces(self, stimulus):
+        self.counts.append((len(stimulus), torch.is_grad_enabled()))
+        return super().traces(stimulus)
+
+    def for_rows(self, rows):
+        return Computations(self.model, [list(self.groups[row]) for row in rows], self.response_reducer, self.counts)
+
+
+def count_computations(module):
+    """Let an MEIModule count what it computes from now on: a list of rows, whether with gradient."""
+    module.objective = Computations(module.retina, [list(group) for group in module.groups], module.reducer)
+    module._select_active_rows()
+    return module.objective.counts
 
 
 def find(model, neurons, **options):

@@ -2,13 +2,13 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import find, fit, still_model, video_model
-from lightning.pytorch import Trainer
+from conftest import NO_LIMIT, find, fit, results, still_model, video_model
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
@@ -26,23 +26,6 @@ def module_of(model, neurons=NEURONS, **options):
     return ml.MEIModule(model, neurons, **{"time_steps": 9, "restarts": 2, "norm": 4.0, "ranges": RANGES, **options})
 
 
-def fit_with(logger, module, max_steps, *callbacks):
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=max_steps,
-        max_epochs=-1,
-        logger=logger,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
-    trainer.fit(module)
-    return trainer
-
-
 def events_in(directory):
     (file,) = Path(directory).rglob("events.out.tfevents.*")
     events = EventAccumulator(str(file), size_guidance=dict.fromkeys(("images", "scalars", "histograms", "tensors"), 0))
@@ -52,54 +35,79 @@ def events_in(directory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of 50 steps (5 checks) with two shown neurons, its module and its events."""
+    """A run of 50 steps (5 checks) with two shown neurons: its module, its results and its events."""
     directory = tmp_path_factory.mktemp("run")
-    module = module_of(video_model())
-    logger = TensorBoardLogger(directory, name="", default_hp_metric=False)
-    fit_with(logger, module, 50, ml.StimulusLogger(["monday/2", "tuesday/1"], every_n_checks=2))
-    return module, events_in(directory)
+    module = module_of(video_model(), max_steps=50)
+    shown = ml.StimulusLogger(["monday/2", "tuesday/1"], every_n_checks=2)
+    trainer = fit(module, NO_LIMIT, shown, logger=tensorboard(directory), log_every_n_steps=1)
+    return module, results(trainer), events_in(directory)
+
+
+def tensorboard(directory):
+    return TensorBoardLogger(directory, name="", default_hp_metric=False)
+
+
+def scalars_of(events):
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_scalars_tell_of_the_population(run):
-    module, events = run
-    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    expected = {"score/mean", "rows/active", "rows/converged", "rows/no_gradient", "rows/not_finite"}
+    _, meis, events = run
+    scalars = scalars_of(events)
+    expected = {"score/mean", "rows/active", "rows/active_share_of_steps", "neurons/done", "neurons/per_minute"}
     expected |= {"stimulus/norm", "stimulus/clipped_share"} | {f"score/quantile_{level}" for level in QUANTILES}
     assert expected <= set(scalars)
     assert scalars["rows/active"] == [6.0] * 5
+    assert scalars["rows/active_share_of_steps"] == [1.0] * 5
+    assert scalars["neurons/done"] == [0.0] * 4 + [3.0]
+    assert scalars["neurons/per_minute"][-1] > 0
     np.testing.assert_allclose(scalars["stimulus/norm"], 4.0, rtol=1e-5)
     assert np.all(np.diff(scalars["score/mean"]) >= 0)
     assert scalars["score/mean"][-1] > scalars["score/mean"][0]
 
-    stimulus = module.best_stimulus
-    low, high = (torch.tensor(bounds).view(1, 2, 1, 1, 1) for bounds in zip(*RANGES, strict=True))
-    share = ((stimulus <= low) | (stimulus >= high)).float().mean().item()
+    stimulus = meis["stimulus"].values
+    low, high = (np.reshape(bounds, (1, 2, 1, 1, 1)).astype(np.float32) for bounds in zip(*RANGES, strict=True))
+    share = ((stimulus <= low) | (stimulus >= high)).mean()
     assert 0.01 < share < 0.99
-    assert scalars["stimulus/clipped_share"][-1] == pytest.approx(share, abs=0.02)
+    assert scalars["stimulus/clipped_share"][-1] == pytest.approx(share, abs=1e-5)
+
+
+def test_scalars_count_neurons_that_stream(tmp_path):
+    """One place, three neurons of 15 steps, that is of two checks each; the second check's rows idle for 5 steps."""
+    module = module_of(video_model(), rows_per_device=2, max_steps=15)
+    trainer = fit(module, NO_LIMIT, ml.StimulusLogger(), logger=tensorboard(tmp_path), log_every_n_steps=1)
+    scalars = scalars_of(events_in(tmp_path))
+    assert trainer.global_step == 60
+    assert scalars["neurons/done"] == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
+    assert scalars["rows/active"] == [2.0] * 6
+    shares = [10 / 10, 15 / 20, 25 / 30, 30 / 40, 40 / 50, 45 / 60]
+    np.testing.assert_allclose(scalars["rows/active_share_of_steps"], shares, rtol=1e-6)
+    scores = results(trainer)["score"].values
+    # Scores of neurons that have left count too.
+    np.testing.assert_allclose(scalars["score/mean"][1::2], [scores[:1].mean(), scores[:2].mean(), scores.mean()], 1e-5)
 
 
 def test_quantiles_and_mean_are_those_of_the_neurons(run):
     """Of the best restart of each, as in the results: a bad restart that is not kept does not count."""
-    module, events = run
-    scores = module.best_score.view(3, 2).amax(1).numpy()
-    # The very last step is scored after the last check, so it may add a little.
-    assert events.Scalars("score/mean")[-1].value == pytest.approx(scores.mean(), rel=1e-2)
+    _, meis, events = run
+    scores = meis["restart_scores"].max("restart").values
+    assert events.Scalars("score/mean")[-1].value == pytest.approx(scores.mean(), rel=1e-4)
     for level in QUANTILES:
         logged = events.Scalars(f"score/quantile_{level}")[-1].value
-        assert logged == pytest.approx(np.quantile(scores, float(level)), rel=1e-2)
+        assert logged == pytest.approx(np.quantile(scores, float(level)), rel=1e-4)
 
 
 def test_histogram_of_scores(run):
-    module, events = run
+    _, meis, events = run
     histogram = events.Histograms("scores")[-1].histogram_value
-    scores = module.best_score.view(3, 2).amax(1)
+    scores = meis["restart_scores"].max("restart").values
     assert histogram.num == 3
-    assert histogram.sum == pytest.approx(scores.sum().item(), rel=1e-4)
-    assert histogram.max == pytest.approx(scores.max().item(), rel=1e-4)
+    assert histogram.sum == pytest.approx(scores.sum(), rel=1e-4)
+    assert histogram.max == pytest.approx(scores.max(), rel=1e-4)
 
 
 def test_shown_neurons_have_pictures_at_every_second_check_and_at_the_end(run):
-    _, events = run
+    _, _, events = run
     kinds = ("stimulus", "frames", "composition")
     assert set(events.Tags()["images"]) == {f"{label}/{kind}" for label in ("monday/2", "tuesday/1") for kind in kinds}
     for tag in events.Tags()["images"]:
@@ -107,8 +115,8 @@ def test_shown_neurons_have_pictures_at_every_second_check_and_at_the_end(run):
 
 
 def test_stimulus_is_an_animation_of_every_frame(run):
-    module, events = run
-    (stimulus,) = ml.to_dataset(module)["stimulus"].sel(neuron=["tuesday/1"]).values
+    _, meis, events = run
+    (stimulus,) = meis["stimulus"].sel(neuron=["tuesday/1"]).values
     event = events.Images("tuesday/1/stimulus")[-1]
     with Image.open(io.BytesIO(event.encoded_image_string)) as image:
         assert image.n_frames == 9
@@ -122,7 +130,7 @@ def test_stimulus_is_an_animation_of_every_frame(run):
 
 
 def test_pictures_of_the_run_differ_and_can_be_decoded(run):
-    _, events = run
+    _, _, events = run
     for kind in ("frames", "composition"):
         images = [event.encoded_image_string for event in events.Images(f"monday/2/{kind}")]
         pictures = [np.asarray(Image.open(io.BytesIO(image))) for image in images]
@@ -131,7 +139,7 @@ def test_pictures_of_the_run_differ_and_can_be_decoded(run):
 
 
 def test_configuration_among_the_hyperparameters(run):
-    module, events = run
+    module, meis, events = run
     content = HParamsPluginData.FromString(events.PluginTagToContent("hparams")["_hparams_/session_start_info"])
     values = {name: value.string_value for name, value in content.session_start_info.hparams.items()}
     assert values["model"] == "VideoNetwork"
@@ -140,7 +148,9 @@ def test_configuration_among_the_hyperparameters(run):
     assert values["seed"] == "0"
     assert "norm=4" in values["constraint"]
     assert values["weights_digest"] == module.configuration["weights_digest"]
-    expected = module.best_score.view(3, 2).amax(1).mean().item()
+    assert values["max_steps"] == "50"
+    assert values["convergence"] == "None"
+    expected = meis["restart_scores"].max("restart").mean().item()
     assert events.Scalars("final/score_mean")[-1].value == pytest.approx(expected, rel=1e-4)
     assert events.Scalars("final/steps")[-1].value == 50
 
@@ -164,17 +174,24 @@ def test_stimuli_without_names_or_format(tmp_path):
         torch.randn(2, 1, 7, 4, 4),
         constraint=ml.FixedNorm(2.0),
     )
-    fit_with(TensorBoardLogger(tmp_path, name="", default_hp_metric=False), module, 10, ml.StimulusLogger())
+    module.retire(torch.tensor([False, True]), ml.Status.CONVERGED)
+    fit(module, 10, ml.StimulusLogger(), logger=tensorboard(tmp_path), log_every_n_steps=1)
     events = events_in(tmp_path)
+    scalars = scalars_of(events)
+    counts = [scalars[f"rows/{status}"][-1] for status in ("active", "converged", "no_gradient", "not_finite")]
+    assert counts == [1.0, 1.0, 0.0, 0.0]
     assert {"row_0/stimulus", "row_1/stimulus"} <= set(events.Tags()["images"])
     assert events.Histograms("scores")
 
 
 def test_unknown_neuron_is_an_error_before_any_step():
+    trained = []
     module = module_of(video_model())
+    module.training_step = lambda *_: trained.append(1)
     with pytest.raises(ValueError, match=r"cannot show 'friday/1'; the run has monday/0, monday/2, tuesday/1"):
         fit(module, 2, ml.StimulusLogger(["monday/0", "friday/1"]))
     assert (module.steps == 0).all()
+    assert not trained
 
 
 def test_interval_must_be_positive():
@@ -183,8 +200,9 @@ def test_interval_must_be_positive():
 
 
 def test_csv_logger(tmp_path):
-    module = module_of(video_model())
-    trainer = fit_with(CSVLogger(tmp_path, name=""), module, 30, ml.StimulusLogger())
+    module = module_of(video_model(), max_steps=30)
+    options = {"logger": CSVLogger(tmp_path, name=""), "log_every_n_steps": 1}
+    trainer = fit(module, NO_LIMIT, ml.StimulusLogger(), **options)
     with open(Path(trainer.logger.log_dir) / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["rows/active"]) for row in rows] == [6.0] * 3
@@ -205,27 +223,36 @@ def test_model_checkpoint_of_the_best_mean_score(tmp_path):
     again = module_of(video_model())
     again.load_state_dict(saved["state_dict"])
     assert torch.equal(again.stimulus, saved["state_dict"]["stimulus"])
-    with torch.no_grad():
-        recomputed, _ = again.evaluate(again.best_stimulus)
+    assert again.neuron_in_place.tolist() == [0, 1, 2]
+    twice = [neuron for neuron in NEURONS for _ in range(2)]
+    recomputed = ml.NeuronObjective(video_model(), twice, ml.MeanReducer())(again.best_stimulus)
     torch.testing.assert_close(recomputed, again.best_score)
 
 
-def test_progress_bar_shows_active_rows_and_mean_score(capsys):
-    module = module_of(video_model())
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=25,
-        max_epochs=-1,
-        logger=False,
-        callbacks=[ml.StepProgressBar()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module)
+def shown_by_progress_bar(capsys, module, max_steps):
+    fit(module, max_steps, ml.StepProgressBar(), enable_progress_bar=True)
     shown = "".join(capsys.readouterr())
-    last = shown.replace("\n", "\r").split("25/25")[-1]
+    assert "v_num" not in shown
+    return shown.replace("\n", "\r")
+
+
+@pytest.mark.parametrize(("limit_of_rows", "limit_of_trainer"), [(25, NO_LIMIT), (100, 25), (25, 40)])
+def test_progress_bar_shows_steps_active_rows_and_mean_score(capsys, limit_of_rows, limit_of_trainer):
+    module = module_of(video_model(), max_steps=limit_of_rows)
+    shown = shown_by_progress_bar(capsys, module, limit_of_trainer)
     assert "25/25" in shown
+    assert "step/s" in shown
+    last = shown.split("25/25")[-1]
     assert "rows/active=6" in last
     assert "score/mean=" in last
-    assert "v_num" not in shown
+
+
+def test_progress_bar_counts_neurons_that_stream(capsys):
+    module = module_of(video_model(), rows_per_device=4, max_steps=10)
+    shown = shown_by_progress_bar(capsys, module, NO_LIMIT)
+    # Two places: two neurons are done after the first check, the last one after the second.
+    positions = [part for part in re.findall(r"(\d+)/3 ", shown)]
+    assert list(dict.fromkeys(positions)) == ["0", "2", "3"]
+    assert re.search(r"neuron/s|s/neuron", shown)
+    assert "step" not in shown
+    assert "neurons/done=3" in shown.split("3/3")[-1]

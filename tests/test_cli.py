@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import xarray as xr
 import yaml
 from torch import nn
 
-from mei_lightning import NeuronSelection, find_meis, load_model
+from mei_lightning import NeuronSelection, RowConvergence, find_meis, load_model
 from mei_lightning.cli import main
 from mei_lightning.module import StimulusModule
 
@@ -21,7 +22,16 @@ ONE_NEURON = [
     "--model.neurons=[[session_1,0]]",
     QUIET,
 ]
-RESULTS = Path("logs/meis/version_0")
+
+
+def directory_of_run():
+    """Where the only run of a test has put its results."""
+    (directory,) = Path("logs/meis").iterdir()
+    return directory
+
+
+def results():
+    return xr.open_zarr(directory_of_run() / "meis.zarr").load()
 
 
 @pytest.fixture(autouse=True)
@@ -43,27 +53,30 @@ class StillModel(nn.Module):
 
 
 def test_command_line_writes_the_dataset_of_find_meis():
-    main([*ONE_NEURON, "--trainer.max_steps=30", "--model.norm=10", "--model.seed=3"])
-    written = xr.open_zarr(RESULTS / "meis.zarr").load()
+    main([*ONE_NEURON, "--model.max_steps=30", "--model.norm=10", "--model.seed=3"])
+    written = results()
     expected = find_meis("simulated", [("session_1", 0)], norm=10, seed=3, max_steps=30, progress_bar=False)
     np.testing.assert_allclose(written.stimulus, expected.stimulus, atol=1e-6)
     assert written.attrs == expected.attrs
     assert set(written.variables) == set(expected.variables)
-    assert {path.name for path in RESULTS.iterdir()} >= {"config.yaml", "meis.png", "mei.png", "meis.mp4"}
+    directory = directory_of_run()
+    assert re.fullmatch(r"simulated-[0-9a-f]{8}", directory.name)
+    written = {path.name for path in directory.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert written == {"config.yaml", "hparams.yaml", "meis.zarr", "meis.png", "mei.png", "meis.mp4"}
 
 
 def test_neurons_in_a_group_share_a_stimulus():
     group = "--model.neurons=[[[session_1,0],[session_2,0]],[session_1,1]]"
-    main([*ONE_NEURON, group, "--trainer.max_steps=2"])
-    assert list(xr.open_zarr(RESULTS / "meis.zarr").neuron.values) == ["session_1/0+session_2/0", "session_1/1"]
+    main([*ONE_NEURON, group, "--model.max_steps=2"])
+    assert list(results().neuron.values) == ["session_1/0+session_2/0", "session_1/1"]
 
 
 def test_neurons_by_what_they_are():
     chosen = "--model.neurons={sessions: [session_2, session_3], where: {type: on_off}, sample: 3}"
-    main([*ONE_NEURON, chosen, "--trainer.max_steps=1"])
+    main([*ONE_NEURON, chosen, "--model.max_steps=1"])
     selection = NeuronSelection(sessions=["session_2", "session_3"], where={"type": "on_off"}, sample=3)
     expected = [neuron.label for neuron in selection.of(load_model("simulated"))]
-    assert list(xr.open_zarr(RESULTS / "meis.zarr").neuron.values) == expected
+    assert list(results().neuron.values) == expected
 
 
 def test_own_model_by_class_path():
@@ -81,7 +94,7 @@ def test_own_model_by_class_path():
     }
     Path("own.yaml").write_text(yaml.safe_dump({"model": config}))
     main(["fit", "--config=own.yaml", QUIET])
-    meis = xr.open_zarr(RESULTS / "meis.zarr")
+    meis = results()
     assert meis.stimulus.shape == (2, 3, 1, 5, 7)
     expected = StillModel(4).weights.detach()[[1, 3]].view(2, 3, 1, 5, 7)
     expected = 2.0 * expected / expected.flatten(1).norm(dim=1)[:, None, None, None, None]
@@ -105,8 +118,8 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}},
     }
     Path("all.yaml").write_text(yaml.safe_dump({"model": config}))
-    main([*ONE_NEURON, "--config=all.yaml", "--trainer.max_steps=5"])
-    meis = xr.open_zarr(RESULTS / "meis.zarr")
+    main([*ONE_NEURON, "--config=all.yaml", "--model.max_steps=5"])
+    meis = results()
     green = meis.stimulus.sel(channel="green")
     assert np.linalg.norm(meis.stimulus) == pytest.approx(7, rel=1e-5)
     assert float(green.min()) >= -0.5
@@ -117,8 +130,8 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
 
 @pytest.mark.parametrize("name", ["quickstart", "simulated"])
 def test_shipped_configurations_run(name):
-    main(["fit", f"--config={CONFIGS / name}.yaml", "--trainer.max_steps=1", QUIET])
-    assert len(xr.open_zarr(RESULTS / "meis.zarr").neuron) == 8
+    main(["fit", f"--config={CONFIGS / name}.yaml", "--model.max_steps=1", QUIET])
+    assert len(results().neuron) == 8
 
 
 def test_published_recipe_is_plain_gradient_ascent(tmp_path):
@@ -131,11 +144,11 @@ def test_published_recipe_is_plain_gradient_ascent(tmp_path):
             "fit",
             f"--config={CONFIGS / 'hoefling_2024.yaml'}",
             f"--model.retina.init_args.source={checkpoint}",
-            f"--trainer.max_steps={steps}",
+            f"--model.max_steps={steps}",
             QUIET,
         ]
     )
-    meis = xr.open_zarr(RESULTS / "meis.zarr")
+    meis = results()
 
     model = checkpoints.example_core_readout().eval()
     stimulus = torch.randn(1, 2, 50, 18, 16, generator=torch.Generator().manual_seed(meis.seed.item()))
@@ -154,17 +167,84 @@ def test_published_recipe_is_plain_gradient_ascent(tmp_path):
     assert meis.score.item() == pytest.approx(max(scores), rel=1e-4)
 
 
-def test_resumes_from_a_checkpoint():
-    options = [*ONE_NEURON, "--model.norm=10", "--convergence.patience=1000"]
-    main([*options, "--trainer.max_steps=10"])
-    checkpoint = next(RESULTS.glob("checkpoints/*.ckpt"))
-    main([*options, "--trainer.max_steps=20", f"--ckpt_path={checkpoint}"])
-    main([*options, "--trainer.max_steps=20"])
-    resumed, whole = (xr.open_zarr(f"logs/meis/version_{run}/meis.zarr") for run in (1, 2))
+@pytest.fixture
+def steps(monkeypatch):
+    """The numbers of rows in the steps that are taken."""
+    taken = []
+    original = StimulusModule.training_step
+
+    def training_step(self, *arguments):
+        taken.append(int(self.active.sum()))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(StimulusModule, "training_step", training_step)
+    return taken
+
+
+def test_the_same_command_continues_its_run(steps):
+    command = [*ONE_NEURON, "--model.neurons=[[session_1,0],[session_1,5],[session_2,3]]", "--model.max_steps=20"]
+    command += ["--model.rows_per_device=4", "--convergence.patience=1000", "--results.report=false"]
+    main([*command, "--trainer.max_steps=30"])
+    assert results().status.values.tolist() == ["step limit", "interrupted", "pending"]
+    assert steps == [4] * 30
+    steps.clear()
+    main(command)
+    assert steps == [4] * 40
+    meis = results()
+    assert (meis.steps == 20).all()
+    steps.clear()
+    main(command)
+    assert not steps
+    xr.testing.assert_identical(results(), meis)
+    whole = find_meis(
+        "simulated",
+        [("session_1", 0), ("session_1", 5), ("session_2", 3)],
+        max_steps=20,
+        callbacks=[RowConvergence(patience=1000)],
+        progress_bar=False,
+    )
+    for name in ("stimulus", "score", "restart_scores"):
+        np.testing.assert_allclose(meis[name], whole[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["--model.seed=1", "--model.max_steps=2", "--convergence.patience=7"])
+def test_a_command_with_other_settings_is_another_run(option):
+    command = [*ONE_NEURON, "--model.max_steps=1", "--results.report=false"]
+    main(command)
+    main([*command, option])
+    assert len(list(Path("logs/meis").glob("*/meis.zarr"))) == 2
+
+
+def test_what_does_not_change_the_results_does_not_make_another_run(steps):
+    command = [*ONE_NEURON, "--model.max_steps=1", "--model.restarts=2"]
+    main([*command, "--results.report=false"])
+    steps.clear()
+    main([*command, "--model.rows_per_device=2"])
+    assert len(list(Path("logs/meis").iterdir())) == 1
+    assert not steps
+
+
+def test_resumes_from_a_checkpoint(steps):
+    options = [*ONE_NEURON, "--model.norm=10", "--convergence.patience=1000", "--model.max_steps=20"]
+    options += ["--results.report=false"]
+    main([*options, "--trainer.max_steps=10", "--trainer.enable_checkpointing=true"])
+    checkpoint = next(directory_of_run().glob("checkpoints/*.ckpt"))
+    assert results().status.item() == "interrupted"
+    steps.clear()
+    main([*options, f"--ckpt_path={checkpoint}"])
+    assert len(steps) == 10
+    resumed = results()
+    main([*options, "--results.directory=whole"])
+    whole = xr.open_zarr("whole/meis.zarr").load()
     np.testing.assert_allclose(resumed.stimulus, whole.stimulus, atol=1e-5)
     assert resumed.steps.item() == whole.steps.item() == 20
-    with pytest.raises(ValueError, match="of another run: its seed is 0, here it is 1"):
+    with pytest.raises(ValueError, match=r"(?s)checkpoint is of another run.*\bseed\b"):
         main([*options, "--model.seed=1", f"--ckpt_path={checkpoint}"])
+
+
+def test_there_are_no_checkpoints_unless_asked_for():
+    main([*ONE_NEURON, "--model.max_steps=1"])
+    assert not list(Path().rglob("*.ckpt"))
 
 
 def test_checkpoint_is_not_unpickled():
@@ -180,16 +260,33 @@ def test_checkpoint_is_not_unpickled():
 
 def test_without_a_logger_nobodys_config_is_touched():
     Path("config.yaml").write_text("mine")
-    main([*ONE_NEURON, "--trainer.max_steps=1", "--trainer.logger=false", "--results.directory=here"])
+    main([*ONE_NEURON, "--model.max_steps=1", "--trainer.logger=false", "--results.directory=here"])
     assert Path("config.yaml").read_text() == "mine"
     assert Path("here/meis.zarr").is_dir()
 
 
-def test_results_are_never_overwritten(monkeypatch):
+def test_what_is_no_store_is_not_touched(monkeypatch):
     monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
     Path("here/meis.zarr").mkdir(parents=True)
-    with pytest.raises(FileExistsError, match=r"here/meis.zarr exists already"):
+    Path("here/meis.zarr/mine").write_text("mine")
+    with pytest.raises(ValueError, match=r"here/meis.zarr is not a store of MEIs"):
         main([*ONE_NEURON, "--results.directory=here"])
+    assert Path("here/meis.zarr/mine").read_text() == "mine"
+
+
+def test_results_of_another_run_are_never_overwritten(monkeypatch):
+    here = [*ONE_NEURON, "--results.directory=here", "--model.max_steps=1"]
+    main(here)
+    before = xr.open_zarr("here/meis.zarr").load()
+    with monkeypatch.context() as context:
+        context.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
+        with pytest.raises(ValueError, match=r"(?s)here/meis.zarr holds .* other settings.*seed:.*\b0\b.*\b1\b"):
+            main([*here, "--model.seed=1"])
+    xr.testing.assert_identical(xr.open_zarr("here/meis.zarr").load(), before)
+    main([*here, "--model.seed=1", "--results.start_anew=true"])
+    (kept,) = Path("here").glob("meis_until_*.zarr")
+    xr.testing.assert_identical(xr.open_zarr(kept).load(), before)
+    assert xr.open_zarr("here/meis.zarr").load().seed.item() != before.seed.item()
 
 
 @pytest.mark.parametrize(
@@ -201,6 +298,8 @@ def test_results_are_never_overwritten(monkeypatch):
         ("--model.ranges=[[0,1]]", ValueError, r"1 channel range\(s\) for a stimulus of 2 channel"),
         ("--model.time_steps=20", ValueError, r"time_steps=20 leaves no response.*more than 20 frames"),
         ("--model.restarts=0", ValueError, r"restarts=0 must be at least 1"),
+        ("--model.max_steps=0", ValueError, r"max_steps=0 leaves nothing to do"),
+        ("--model.rows_per_device=3", ValueError, r"rows_per_device=3 has no room for a neuron with restarts=4"),
         ("--stimulus_logger.neurons=[nobody]", ValueError, r"cannot show 'nobody'"),
     ],
 )
@@ -226,5 +325,7 @@ def test_print_config_is_a_config(capsys):
         main([*ONE_NEURON, "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["restarts"] == 4
+    assert config["model"]["max_steps"] == 100
+    assert config["trainer"]["enable_checkpointing"] is False
     assert config["weights_only"] is True
     assert config["convergence"] == {"relative_gain": 0.001, "patience": 10}

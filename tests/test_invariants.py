@@ -6,7 +6,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import STILL_FORMAT, StillNetwork, find, fit, still_model, video_model
+from conftest import (
+    NO_LIMIT,
+    STILL_FORMAT,
+    StillNetwork,
+    assert_same_meis,
+    find,
+    fit,
+    results,
+    still_model,
+    video_model,
+)
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -39,14 +49,6 @@ def ranges_of(model):
     return [(-1.5, 2.0), (-2.0, 1.0)][: len(model.stimulus_format.channel_names)]
 
 
-def assert_same_meis(one, other, atol=1e-5):
-    np.testing.assert_array_equal(one["neuron"], other["neuron"])
-    for name in ("stimulus", "score", "response"):
-        np.testing.assert_allclose(one[name], other[name], atol=atol, rtol=atol, err_msg=name)
-    for name in ("status", "steps", "restart", "seed"):
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
 # A row does not know its neighbours
 
 
@@ -67,18 +69,34 @@ def test_an_mei_is_the_same_alone_in_a_batch_and_in_another_order(case, optimize
 def test_rows_that_leave_disturb_nobody(retina, optimizer, check_interval):
     """With convergence, every row is the row of a run that it has for itself, whenever the others leave."""
     neurons = VIDEO_NEURONS if retina is video_model else STILL_NEURONS
-    options = {"restarts": 1, "optimizer": optimizer}
+    options = {"restarts": 1, "optimizer": optimizer, "max_steps": 60}
     convergence = ml.RowConvergence(relative_gain=1e-3, patience=3)
-    module = ml.MEIModule(retina(), neurons, check_interval=check_interval, **options)
+    together = results(fit(ml.MEIModule(retina(), neurons, check_interval=check_interval, **options), 60, convergence))
+    assert len(np.unique(together["steps"])) > 1
+
+    def module_of(neurons, check_interval):
+        """The same rows without the bookkeeping of neurons, so that every row can be seen after the run."""
+        population = ml.MEIModule(retina(), neurons, **options)
+        return ml.StimulusModule(
+            ml.NeuronObjective(population.retina, neurons, ml.MeanReducer()),
+            torch.cat([population.start(number) for number in range(len(neurons))]),
+            constraint=population.constraint,
+            optimizer=optimizer,
+            check_interval=check_interval,
+        )
+
+    module = module_of(neurons, check_interval)
     fit(module, 60, convergence)
-    assert len(module.steps.unique()) > 1
     for row, neuron in enumerate(neurons):
-        alone = ml.MEIModule(retina(), [neuron], check_interval=60, **options)
+        alone = module_of([neuron], check_interval=60)
         fit(alone, 60, convergence)
         torch.testing.assert_close(alone.stimulus[0], module.stimulus[row], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(alone.best_stimulus[0], module.best_stimulus[row], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(alone.best_score[0], module.best_score[row], atol=1e-5, rtol=1e-5)
         assert (alone.steps[0], alone.status[0]) == (module.steps[row], module.status[row])
+        np.testing.assert_allclose(together["stimulus"].values[row], alone.best_stimulus[0], atol=1e-5, rtol=1e-5)
+        assert together["score"].values[row] == pytest.approx(alone.best_score.item(), rel=1e-5, abs=1e-5)
+        assert together["steps"].values[row] == alone.steps[0]
 
 
 class FailingNetwork(StillNetwork):
@@ -114,16 +132,19 @@ def test_dead_and_broken_neurons_are_named_and_disturb_nobody(optimizer):
 
 
 class Watch(Callback):
-    """Keeps what the trainer's callbacks get to see."""
+    """Keeps what the trainer's callbacks get to see, and the highest score of each neuron in any of its rows."""
 
     def __init__(self):
         self.seen = []
-        self.scores = []
+        self.highest = {}
 
     def _look(self, trainer, module, *_):
         self.seen += [module.stimulus.detach().clone(), module.best_stimulus.clone()]
-        with torch.no_grad():
-            self.scores.append(module.objective(module.stimulus))
+        for place, number in enumerate(module.neuron_in_place.tolist()):
+            if number >= 0:
+                own = module.stimulus.detach()[place * module.restarts : (place + 1) * module.restarts]
+                score = module.objective.for_rows([number] * module.restarts)(own).max().item()
+                self.highest[number] = max(score, self.highest.get(number, score))
 
     on_train_start = on_train_batch_start = on_before_optimizer_step = _look
     on_train_batch_end = on_train_epoch_end = on_train_end = on_save_checkpoint = _look
@@ -143,7 +164,8 @@ def test_norm_and_range_hold_wherever_a_stimulus_is_seen(case, optimizer, tmp_pa
         state = torch.load(path, weights_only=True)["state_dict"]
         assert not any("network" in name or "." in name for name in state)
         saved += [state["stimulus"], state["best_stimulus"]]
-    assert len(saved) == 8
+    # Twelve steps are taken; the run goes on to the next check, after 20.
+    assert len(saved) == 2 * 6
     assert len(watch.seen) > 4 * 12
     for stimulus in [*watch.seen, *saved, torch.from_numpy(meis["stimulus"].values)]:
         np.testing.assert_allclose(stimulus.double().flatten(1).norm(dim=1), norm, rtol=1e-5)
@@ -169,9 +191,8 @@ def test_the_result_is_the_best_stimulus_seen_with_its_own_score(case, optimizer
     np.testing.assert_allclose(objective.traces(best), meis["response"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(meis["response"].max("response_time"), meis["score"], rtol=1e-5, atol=1e-5)
 
-    # Every score of any restart, from the initial stimulus to that after the last step.
-    seen = torch.stack(watch.scores).view(-1, len(neurons), 2)
-    highest = seen.amax(dim=(0, 2)).numpy()
+    # Of every score of any restart, from the initial stimulus to that after the last step.
+    highest = [watch.highest[number] for number in range(len(neurons))]
     np.testing.assert_allclose(meis["score"], highest, rtol=1e-5, atol=1e-5)
 
 
@@ -241,12 +262,37 @@ def test_the_seed_decides_the_initial_stimuli(case):
     assert set(one["seed"].values).isdisjoint(other["seed"].values)
 
 
+class Beginning(Callback):
+    """Keeps the stimuli of each neuron as its optimisation begins."""
+
+    def __init__(self):
+        self.stimuli = {}
+
+    def on_train_batch_start(self, trainer, module, *_):
+        for place, number in enumerate(module.neuron_in_place.tolist()):
+            rows = module.stimulus.detach()[place * module.restarts : (place + 1) * module.restarts]
+            self.stimuli.setdefault(module.labels[number], rows.clone())
+
+
 def test_an_initial_stimulus_depends_on_its_neuron_and_restart_only():
-    few = ml.MEIModule(video_model(), VIDEO_NEURONS[1:3], restarts=2, seed=5)
-    many = ml.MEIModule(video_model(), VIDEO_NEURONS, restarts=3, seed=5)
-    rows = [3, 4, 6, 7]
-    assert [many.seeds[row] for row in rows] == few.seeds
-    torch.testing.assert_close(many.stimulus[rows], few.stimulus, atol=0, rtol=0)
-    flat = many.stimulus.flatten(1)
+    few = ml.MEIModule(video_model(), VIDEO_NEURONS[1:3], restarts=2, seed=5, max_steps=2, check_interval=2)
+    many = ml.MEIModule(
+        video_model(), VIDEO_NEURONS, restarts=3, seed=5, max_steps=2, check_interval=2, rows_per_device=7
+    )
+    begun_few, begun_many = Beginning(), Beginning()
+    fit(few, NO_LIMIT, begun_few)
+    fit(many, NO_LIMIT, begun_many)
+    assert list(begun_few.stimuli) == many.labels[1:3]
+    assert list(begun_many.stimuli) == many.labels
+    for number, label in enumerate(few.labels):
+        assert [few.seed_of(number, restart) for restart in range(2)] == [
+            many.seed_of(number + 1, restart) for restart in range(2)
+        ]
+        torch.testing.assert_close(begun_many.stimuli[label][:2], begun_few.stimuli[label], atol=0, rtol=0)
+    for number, label in enumerate(many.labels):
+        seeds = [many.seed_of(number, restart) for restart in range(3)]
+        noise = [torch.randn(2, 22, 6, 5, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        torch.testing.assert_close(begun_many.stimuli[label], many.constraint(torch.stack(noise)))
+    flat = torch.cat(list(begun_many.stimuli.values())).flatten(1)
     similarity = (flat @ flat.T / flat.norm(dim=1).square()).fill_diagonal_(0)
     assert similarity.abs().max() < 0.5

@@ -4,7 +4,18 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import STILL_FORMAT, find, fit, still_model, video_model
+from conftest import (
+    NO_LIMIT,
+    STILL_FORMAT,
+    assert_same_meis,
+    count_computations,
+    find,
+    fit,
+    read,
+    results,
+    still_model,
+    video_model,
+)
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -41,15 +52,6 @@ class RetireAt(Callback):
     def on_train_batch_end(self, trainer, module, *_):
         if trainer.global_step == self.step:
             module.retire(self.rows, ml.Status.CONVERGED)
-
-
-def assert_same_state(one, other, atol=1e-6):
-    one, other = one.state_dict(), other.state_dict()
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(
-            one[name], other[name], atol=atol, rtol=atol, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 # Convergence of rows
@@ -148,6 +150,49 @@ def test_rows_that_are_done_are_not_computed_any_more():
     assert module.steps.tolist() == [6, 0, 6]
 
 
+@pytest.mark.parametrize(("max_steps", "check_interval"), [(1, 1), (1, 10), (6, 3), (6, 4), (6, 10), (13, 5)])
+def test_the_step_limit_of_rows_is_the_trainers_limit_without_its_end_of_the_run(max_steps, check_interval):
+    """Rows stop after their last step; the run goes on to the next check, where all is known about them."""
+
+    def module_of(**options):
+        return ml.StimulusModule(
+            ml.NeuronObjective(video_model(), NEURONS, ml.MeanReducer()),
+            torch.randn(3, 2, 8, 6, 5, generator=torch.Generator().manual_seed(0)),
+            constraint=ml.FixedNorm(4.0),
+            check_interval=check_interval,
+            **options,
+        )
+
+    limited, expected = module_of(max_steps=max_steps), module_of()
+    trainer = fit(limited, NO_LIMIT)
+    fit(expected, max_steps)
+    assert trainer.global_step == math.ceil(max_steps / check_interval) * check_interval
+    assert limited.steps.tolist() == expected.steps.tolist() == [max_steps] * 3
+    assert limited.status.tolist() == [ml.Status.STEP_LIMIT] * 3
+    assert expected.status.tolist() == [ml.Status.ACTIVE] * 3
+    for name in ("stimulus", "best_stimulus", "best_score", "best_value"):
+        torch.testing.assert_close(getattr(limited, name), getattr(expected, name), atol=1e-6, rtol=1e-6)
+
+
+def test_a_row_that_has_converged_by_the_step_limit_has_converged():
+    module = ml.StimulusModule(Script([[1.0], [2.0]]), torch.ones(2, 1, 1, 1, 2), max_steps=4, check_interval=10)
+    fit(module, NO_LIMIT, ml.RowConvergence(patience=3))
+    assert module.status.tolist() == [ml.Status.CONVERGED] * 2
+    assert module.steps.tolist() == [4] * 2
+
+
+def test_status_in_words():
+    words = {status.name: status.label for status in ml.Status}
+    assert words.pop("EMPTY")
+    assert words == {
+        "ACTIVE": "interrupted",
+        "CONVERGED": "converged",
+        "NO_GRADIENT": "no gradient",
+        "NOT_FINITE": "not finite",
+        "STEP_LIMIT": "step limit",
+    }
+
+
 # Checkpoints
 
 
@@ -157,42 +202,71 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, optimizer, in
     """Rows retire before and after the interruption, which is at a check or between two."""
 
     def run(max_steps, ckpt_path=None):
-        module = video_module(optimizer=optimizer)
+        module = video_module(optimizer=optimizer, max_steps=30)
         # These rows are alike, so some of them are made to finish early.
         finished = torch.tensor([False, True, False, False, True, False])
         trainer = fit(module, max_steps, RetireAt(6, finished), ml.RowConvergence(1e-4, 3), ckpt_path=ckpt_path)
         return module, trainer
 
-    whole, _ = run(30)
+    _, whole = run(NO_LIMIT)
     part, trainer = run(interrupted)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     assert part.steps.tolist()[1] == 6
     assert (part.status == ml.Status.ACTIVE).any()
-    resumed, _ = run(30, tmp_path / "half.ckpt")
-    assert whole.steps.max() > interrupted
-    assert_same_state(whole, resumed)
+    _, resumed = run(NO_LIMIT, tmp_path / "half.ckpt")
+    assert results(whole).steps.max() > interrupted
+    # After an interruption between two checks the next ones are at other steps.
+    assert abs(resumed.global_step - whole.global_step) < 5
+    assert_same_meis(results(whole), results(resumed), atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [ml.AnnealedPowerMethod, SGD, ADAM], ids=["power method", "momentum", "Adam"])
+@pytest.mark.parametrize("interrupted", [30, 33])
+def test_a_checkpoint_while_neurons_stream(tmp_path, optimizer, interrupted):
+    """The second neuron is being optimised when the run is interrupted; the first is on disk, the third waits."""
+
+    def run(max_steps, directory, ckpt_path=None):
+        module = video_module(optimizer=optimizer, max_steps=20, rows_per_device=3)
+        computations = count_computations(module)
+        trainer = fit(module, max_steps, directory=directory, ckpt_path=ckpt_path)
+        return sum(rows for rows, has_gradient in computations if has_gradient), trainer
+
+    row_steps, _ = run(NO_LIMIT, tmp_path / "whole")
+    assert row_steps == 3 * 2 * 20
+    _, trainer = run(interrupted, tmp_path / "part")
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    assert read(tmp_path / "part").status.values.tolist() == ["step limit", "interrupted", "pending"]
+    row_steps, _ = run(NO_LIMIT, tmp_path / "part", tmp_path / "half.ckpt")
+    # Of the second neuron what is left, up to the next check, and the third one.
+    assert row_steps == 2 * (math.ceil((40 - interrupted) / 5) * 5 + 20)
+    assert_same_meis(read(tmp_path / "part"), read(tmp_path / "whole"), atol=1e-6)
 
 
 @pytest.mark.parametrize("every_n_train_steps", [4, 5])
 def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(tmp_path, every_n_train_steps):
-    whole = video_module(optimizer=ADAM)
-    fit(whole, 30)
+    whole = fit(video_module(optimizer=ADAM, max_steps=30), NO_LIMIT)
     checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=every_n_train_steps)
     with pytest.raises(RuntimeError, match="the power went out"):
-        fit(video_module(optimizer=ADAM), 30, Interrupt(14), checkpoint)
-    resumed = video_module(optimizer=ADAM)
-    fit(resumed, 30, ckpt_path=checkpoint.best_model_path)
-    assert_same_state(whole, resumed)
+        fit(video_module(optimizer=ADAM, max_steps=30), NO_LIMIT, Interrupt(14), checkpoint, directory=tmp_path)
+    resumed = video_module(optimizer=ADAM, max_steps=30, rows_per_device=6)
+    computations = count_computations(resumed)
+    fit(resumed, NO_LIMIT, ckpt_path=checkpoint.best_model_path, directory=tmp_path)
+    last = 14 // every_n_train_steps * every_n_train_steps
+    assert sum(rows for rows, has_gradient in computations if has_gradient) == 6 * (30 - last)
+    assert_same_meis(results(whole), read(tmp_path), atol=1e-6)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
-    finished = video_module()
-    trainer = fit(finished, 100, ml.RowConvergence(patience=2))
+    trainer = fit(video_module(), NO_LIMIT, ml.RowConvergence(patience=2), directory=tmp_path)
     assert trainer.global_step < 100
+    finished = read(tmp_path)
+    assert set(finished.status.values) == {"converged"}
     trainer.save_checkpoint(tmp_path / "end.ckpt")
-    resumed = video_module()
-    assert fit(resumed, 100, ml.RowConvergence(patience=2), ckpt_path=tmp_path / "end.ckpt").global_step < 100
-    assert_same_state(finished, resumed, atol=0)
+    resumed = video_module(rows_per_device=6)
+    computations = count_computations(resumed)
+    fit(resumed, NO_LIMIT, ml.RowConvergence(patience=2), ckpt_path=tmp_path / "end.ckpt", directory=tmp_path)
+    assert not any(has_gradient for _, has_gradient in computations)
+    assert_same_meis(finished, read(tmp_path), atol=0)
 
 
 def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
@@ -200,7 +274,9 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     fit(module, 10, ModelCheckpoint(tmp_path, filename="run"))
     checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=True)
     assert checkpoint["configuration"] == module.configuration
-    assert set(checkpoint["state_dict"]) == {
+    state = checkpoint["state_dict"]
+    assert state.pop("neuron_in_place").tolist() == [0, 1, 2]
+    assert set(state) == {
         "stimulus",
         "best_stimulus",
         "best_score",
@@ -210,9 +286,9 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
         "stalled_value",
         "stalled_steps",
     }
-    assert all(len(value) == len(module.stimulus) for value in checkpoint["state_dict"].values())
+    assert all(len(value) == 6 for value in state.values())
     optimizer = checkpoint["optimizer_states"][0]["state"]
-    assert all(len(value) == len(module.stimulus) for state in optimizer.values() for value in state.values())
+    assert all(len(value) == 6 for state in optimizer.values() for value in state.values())
 
 
 @pytest.mark.parametrize(
@@ -224,43 +300,51 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
         ({"norm": 2.0}, "constraint"),
         ({"reducer": ml.MaxReducer()}, "reducer"),
         ({"regularizer": ml.SpatialSmoothness(0.1)}, "regularizer"),
+        ({"optimizer": SGD}, "optimizer"),
+        ({"restarts": 3}, "restarts"),
+        ({"max_steps": 7}, "max_steps"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, name):
     settings = {"retina": still_model(), "neurons": [0, 1], "norm": 1.0}
     fit(ml.MEIModule(**settings), 3).save_checkpoint(tmp_path / "other.ckpt")
     module = ml.MEIModule(**{**settings, **options})
-    with pytest.raises(ValueError, match=f"checkpoint is of another run: its {name} is"):
+    with pytest.raises(ValueError, match=rf"(?s)checkpoint is of another run.*\b{name}\b") as caught:
         fit(module, 6, ckpt_path=tmp_path / "other.ckpt")
+    others = {"neurons", "weights_digest", "seed", "constraint", "reducer", "regularizer", "restarts", "max_steps"}
+    named = str(caught.value).partition("Resume with")[0]
+    assert not any(f"{other}:" in named for other in others - {name})
     assert not module.steps.any()
 
 
-def test_a_checkpoint_with_a_misnamed_entry_is_refused():
+@pytest.mark.parametrize("entry", ["stimulus", "best_score", "neuron_in_place"])
+def test_a_checkpoint_with_a_misnamed_entry_is_refused(entry):
     module = video_module()
     state = module.state_dict()
-    state["stimulis"] = state.pop("stimulus")
-    with pytest.raises(RuntimeError, match="stimulis"):
+    state[f"{entry}s"] = state.pop(entry)
+    with pytest.raises(RuntimeError, match=f"{entry}s"):
         module.load_state_dict(state)
 
 
 # What is refused, and what ends
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_lbfgs_is_for_one_row(rows):
-    module = ml.MEIModule(still_model(), list(range(rows)), restarts=1, optimizer=partial(torch.optim.LBFGS, lr=0.05))
-    before = module.objective(module.stimulus).detach()
-    if rows == 1:
-        fit(module, 8)
-        assert module.best_score > before + 0.1
-        assert_best_is_its_own_score(module)
-    else:
-        with pytest.raises(ValueError, match="LBFGS couples the 3 rows"):
-            fit(module, 8)
+def test_lbfgs_is_for_one_row():
+    lbfgs = partial(torch.optim.LBFGS, lr=0.05)
+    model, neurons = still_model(), [0, 1, 2]
+    with pytest.raises(ValueError, match="LBFGS couples the 3 rows"):
+        fit(ml.MEIModule(model, neurons, restarts=1, optimizer=lbfgs), NO_LIMIT)
 
-
-def assert_best_is_its_own_score(module):
-    torch.testing.assert_close(module.objective(module.best_stimulus), module.best_score, rtol=1e-5, atol=1e-5)
+    # One after another they share nothing, least of all the history of gradients.
+    options = {"restarts": 1, "rows_per_device": 1, "max_steps": 8, "optimizer": lbfgs}
+    trainer = fit(ml.MEIModule(model, neurons, **options), NO_LIMIT)
+    for number, neuron in enumerate(neurons):
+        module = ml.MEIModule(model, [neuron], **options)
+        found = results(trainer).isel(neuron=[number])
+        assert_same_meis(results(fit(module, NO_LIMIT)), found)
+        before = module.objective(module.constraint(module.start(0))).item()
+        assert found.score.item() > before + 0.1
+        assert module.objective(torch.from_numpy(found.stimulus.values)).item() == pytest.approx(found.score.item())
 
 
 def test_gradient_clipping_is_refused():
@@ -298,6 +382,7 @@ def test_a_regularizer_that_returns_one_number_is_refused():
         (torch.ones(2, 3, 4, 5), {}, r"not \(2, 3, 4, 5\)"),
         (torch.ones(0, 1, 1, 2, 2), {}, "at least one row"),
         (torch.ones(1, 1, 1, 2, 2), {"check_interval": 0}, "check_interval=0"),
+        (torch.ones(1, 1, 1, 2, 2), {"max_steps": 0}, "max_steps=0 leaves nothing to do"),
         (torch.zeros(2, 1, 1, 2, 2), {"constraint": ml.FixedNorm(1.0)}, r"Row\(s\) 0, 1 .* zero"),
         (torch.full((1, 1, 1, 2, 2), float("nan")), {"constraint": ml.FixedNorm(1.0)}, r"Row\(s\) 0 .* not finite"),
         (torch.ones(1, 1, 1, 2, 2), {"constraint": ml.ChannelRange([(0, 1)] * 2)}, "2 channel range"),
@@ -396,14 +481,16 @@ def test_weights_behind_a_plain_function_collect_no_gradients():
 
 def test_settings_are_kept_with_the_run():
     module = ml.MEIModule(still_model(), [4, [0, 1]], restarts=3, seed=7, optimizer=SGD)
-    fit(module, 2)
+    fit(module, 2, ml.RowConvergence(0.5, 3))
     assert module.labels == ["4", "0+1"]
     assert module.stimulus_format == STILL_FORMAT
     assert module.configuration["optimizer"]["name"] == "SGD"
     assert module.configuration["optimizer"]["momentum"] == 0.8
     assert module.configuration["weights_digest"] == weights_digest(module.retina)
+    assert module.configuration["max_steps"] == 100
+    assert module.configuration["convergence"] == "RowConvergence(relative_gain=0.5, patience=3)"
     assert module.hparams["seed"] == 7
-    assert len(module.seeds) == 6
+    assert len({module.seed_of(number, restart) for number in range(2) for restart in range(3)}) == 6
 
 
 def test_an_optimizer_of_something_else_is_refused():
@@ -419,6 +506,11 @@ def test_an_optimizer_of_something_else_is_refused():
 def test_a_run_of_no_steps_is_refused(simulated):
     with pytest.raises(ValueError, match="max_steps=0 leaves nothing to do"):
         find(simulated, [("session_1", 0)], max_steps=0)
+
+
+def test_a_place_that_is_too_small_for_a_neuron_is_refused():
+    with pytest.raises(ValueError, match="rows_per_device=3 has no room for a neuron with restarts=4"):
+        ml.MEIModule(still_model(), [0], restarts=4, rows_per_device=3)
 
 
 def test_find_meis_takes_another_convergence(simulated):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mei_lightning as ml
+from mei_lightning.stimulus import default_norm
 
 
 def ascend_by_hand(stimulus, gradient_of, start, end, steps, taken):
@@ -147,7 +148,15 @@ def test_the_scale_of_the_responses_does_not_matter(gain):
 def test_optimizers_raise_the_score_of_every_row(model, optimizer):
     retina = model()
     neurons = [("monday", 0), ("tuesday", 2)] if retina.has_sessions else [0, 4]
-    module = ml.MEIModule(retina, neurons, optimizer=optimizer, restarts=2)
+    twice = [neuron for neuron in neurons for _ in range(2)]
+    time_steps = 1 if retina.stimulus_format.is_still else 22
+    noise = torch.randn(retina.stimulus_shape(time_steps, 4), generator=torch.Generator().manual_seed(0))
+    module = ml.StimulusModule(
+        ml.NeuronObjective(retina, twice, ml.MeanReducer()),
+        noise,
+        constraint=ml.NormAndRange(default_norm(noise.shape)),
+        optimizer=optimizer,
+    )
     before = module.objective(module.stimulus).detach()
     fit(module, 15)
     assert (module.best_score > before + 0.1 * before.abs()).all()

@@ -19,7 +19,15 @@ def test_a_module_of_a_dozen_lines():
     exec(OWN_MODEL, names)
     meis, model = names["meis"], names["model"]
     assert meis["neuron"].values.tolist() == ["0", "3", "5"]
-    assert dict(meis.sizes) == {"neuron": 3, "channel": 2, "time": 34, "y": 12, "x": 10, "response_time": 20}
+    assert dict(meis.sizes) == {
+        "neuron": 3,
+        "channel": 2,
+        "time": 34,
+        "y": 12,
+        "x": 10,
+        "response_time": 20,
+        "restart": 4,
+    }
     noise = torch.randn(500, *meis["stimulus"].shape[1:])
     noise *= 10.0 / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
     with torch.no_grad():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import SESSIONS, VIDEO_FORMAT, find, fit, still_model, video_model
-from lightning.pytorch import Callback
+from conftest import NO_LIMIT, SESSIONS, VIDEO_FORMAT, find, fit, read, still_model, video_model
+from lightning.pytorch import Callback, Trainer
 
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
@@ -29,7 +29,10 @@ def dataset(model):
 
 
 def test_dimensions_and_coordinates(dataset):
-    assert dict(dataset.sizes) == {"neuron": 3, "channel": 2, "time": 12, "y": 6, "x": 5, "response_time": 10}
+    sizes = {"neuron": 3, "channel": 2, "time": 12, "y": 6, "x": 5, "response_time": 10, "restart": 3}
+    assert dict(dataset.sizes) == sizes
+    assert dataset["restart_scores"].dims == ("neuron", "restart")
+    assert dataset["restart"].values.tolist() == [0, 1, 2]
     assert dataset["stimulus"].dims == ("neuron", "channel", "time", "y", "x")
     assert dataset["response"].dims == ("neuron", "response_time")
     assert dataset["neuron"].values.tolist() == ["monday/1", "tuesday/0", "monday/0+tuesday/2"]
@@ -57,33 +60,56 @@ def test_stimuli_scores_and_traces_belong_together(dataset, model):
         assert stimulus[:, 0].max() <= 2.0 + 1e-5
 
 
-def test_named_seed_alone_gives_the_stimulus_and_no_other_restart_a_better_one(dataset, model):
-    """Repeats every restart of a neuron on its own, from its seed."""
-    seeds = ml.MEIModule(model, NEURONS, restarts=3).seeds
+def alone(model, group, seed):
+    """One restart of a neuron of ``dataset`` on its own, from nothing but its seed: stimulus and score."""
+    noise = torch.randn(2, 12, 6, 5, generator=torch.Generator().manual_seed(seed))[None]
+    module = ml.StimulusModule(
+        ml.NeuronObjective(model, [group], ml.SliceMeanReducer(axis=0, start=3, length=4)),
+        noise,
+        constraint=ml.NormAndRange(6.0, [(-1.0, 2.0), None]),
+    )
+    fit(module, 8)
+    return module.best_stimulus[0].double().numpy().ravel(), module.best_score.item()
+
+
+def test_restarts_are_what_each_one_finds_alone(dataset, model):
+    """The best one is kept; spread and similarity of all are those of brute force."""
+    seed_of = ml.MEIModule(model, NEURONS, restarts=3).seed_of
     for row, group in enumerate(NEURONS):
-        scores = []
-        for seed in seeds[3 * row : 3 * row + 3]:
-            noise = torch.randn(2, 12, 6, 5, generator=torch.Generator().manual_seed(seed))[None]
-            alone = ml.StimulusModule(
-                ml.NeuronObjective(model, [group], ml.SliceMeanReducer(axis=0, start=3, length=4)),
-                noise,
-                constraint=ml.NormAndRange(6.0, [(-1.0, 2.0), None]),
-            )
-            fit(alone, 8)
-            scores.append(alone.best_score.item())
-            if seed == dataset["seed"].values[row]:
-                np.testing.assert_allclose(dataset["stimulus"].values[row], alone.best_stimulus[0], atol=1e-4)
-        score = float(dataset["score"].values[row])
-        assert score == pytest.approx(scores[dataset["restart"].values[row]], rel=1e-5)
-        assert score == pytest.approx(max(scores), rel=1e-4)
+        stimuli, scores = zip(*(alone(model, group, seed_of(row, restart)) for restart in range(3)), strict=True)
+        found = dataset.isel(neuron=row)
+        np.testing.assert_allclose(found["restart_scores"], scores, rtol=1e-5)
+        best = int(found["best_restart"])
+        assert scores[best] >= max(scores) * (1 - 2e-5)
+        assert float(found["score"]) == pytest.approx(scores[best], rel=1e-5)
+        assert int(found["seed"]) == seed_of(row, best)
+        np.testing.assert_allclose(found["stimulus"].values.ravel(), stimuli[best], atol=1e-4)
+        assert float(found["score_spread"]) == pytest.approx(np.std(scores) / max(scores), rel=1e-3)
+        cosines = [stimuli[best] @ other / 6.0**2 for number, other in enumerate(stimuli) if number != best]
+        assert float(found["restart_similarity"]) == pytest.approx(np.mean(cosines), abs=1e-4)
+    # There is something to find: restarts differ, and not the first one is always the best.
+    assert (dataset["score_spread"] > 1e-3).any()
+    assert (dataset["restart_similarity"] < 0.99).any()
+    assert (dataset["best_restart"] > 0).any()
 
 
-def test_status_and_steps_in_words(dataset, model):
+def test_one_restart_has_no_spread_and_nothing_to_be_similar_to(model):
+    meis = find(model, [("monday", 1)], time_steps=4, max_steps=2, restarts=1)
+    assert meis["score_spread"].isnull().all()
+    assert meis["restart_similarity"].isnull().all()
+    assert meis["restart_scores"].values.tolist() == [meis["score"].values.tolist()]
+
+
+def test_status_and_steps_in_words(dataset, model, tmp_path):
     assert set(dataset["status"].values.tolist()) == {"step limit"}
     assert (dataset["steps"] == 8).all()
     converged = find(model, [("monday", 1)], time_steps=6, norm=3.0, max_steps=400, restarts=1)
     assert converged["status"].values.tolist() == ["converged"]
     assert 10 < converged["steps"].values[0] < 400
+    # The trainer's limit interrupts a neuron, the next one has not been begun.
+    fit(ml.MEIModule(model, NEURONS[:2], restarts=2, rows_per_device=2), 7, directory=tmp_path)
+    assert read(tmp_path)["status"].values.tolist() == ["interrupted", "pending"]
+    assert read(tmp_path)["steps"].values.tolist() == [7, 0]
 
 
 def test_attributes_identify_the_model_and_every_setting(dataset, model):
@@ -100,6 +126,10 @@ def test_attributes_identify_the_model_and_every_setting(dataset, model):
     assert configuration["time_steps"] == 12
     assert configuration["restarts"] == 3
     assert configuration["seed"] == 0
+    assert configuration["max_steps"] == 8
+    assert configuration["convergence"] == repr(ml.RowConvergence())
+    assert "check_interval" not in configuration
+    assert "rows_per_device" not in configuration
     assert configuration["optimizer"] == {"name": "AnnealedPowerMethod", "start": 1.0, "end": 0.02, "steps": 60}
     assert "norm=6" in configuration["constraint"]
     assert "(-1.0, 2.0)" in configuration["constraint"]
@@ -117,7 +147,8 @@ def test_mean_and_sd_of_the_projector(model):
 
 def test_still_images_of_a_model_without_sessions():
     dataset = find(still_model(), [0, 3], norm=4.0, restarts=2, max_steps=5)
-    assert dict(dataset.sizes) == {"neuron": 2, "channel": 1, "time": 1, "y": 7, "x": 6, "response_time": 1}
+    sizes = {"neuron": 2, "channel": 1, "time": 1, "y": 7, "x": 6, "response_time": 1, "restart": 2}
+    assert dict(dataset.sizes) == sizes
     assert dataset["neuron"].values.tolist() == ["0", "3"]
     assert dataset["session"].values.tolist() == ["", ""]
     assert dataset["index"].values.tolist() == [0, 3]
@@ -178,12 +209,36 @@ def interrupt():
 
 
 def test_writer_writes_dataset_pictures_and_video(model, tmp_path):
-    module = module_of(model)
-    fit(module, 5, ml.ResultsWriter(str(tmp_path / "run")))
+    """Into the directory of the run, also if nobody has asked for a writer."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        default_root_dir=tmp_path / "run",
+        callbacks=[ml.RowConvergence()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module_of(model, max_steps=5))
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert written == {"meis.zarr", "meis.png", "mei.png", "meis.mp4"}
-    with xr.open_zarr(tmp_path / "run" / "meis.zarr") as read:
-        xr.testing.assert_identical(read.load(), ml.to_dataset(module))
+    expected = find(model, NEURONS, time_steps=12, restarts=2, max_steps=5)
+    xr.testing.assert_identical(read(tmp_path / "run"), expected)
+
+
+def test_writer_prints_a_table_and_where_things_are(model, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fit(module_of(model, max_steps=5), NO_LIMIT, ml.ResultsWriter(str(tmp_path)))
+    for name in ("meis.zarr", "meis.png", "mei.png", "meis.mp4"):
+        assert str(tmp_path / name) in caplog.text
+    meis = read(tmp_path)
+    lines = {line.split()[0]: line.split()[1:] for line in caplog.text.splitlines() if line[:6] in ("monday", "tuesda")}
+    assert {session: int(numbers[0]) for session, numbers in lines.items()} == {"monday": 2, "tuesday": 1}
+    for session, numbers in lines.items():
+        median = np.median(meis["score"].values[meis["session"].values == session])
+        assert float(numbers[-2]) == pytest.approx(median, abs=1e-3)
+        assert float(numbers[-1]) == 5
 
 
 def test_writer_writes_no_video_of_still_images(tmp_path):
@@ -199,6 +254,7 @@ def test_writer_writes_what_there_is_when_the_user_interrupts(model, tmp_path):
         assert read.sizes["neuron"] == 3
         assert (read["score"] > 0).all()
         assert (read["steps"] == 7).all()
+        assert set(read["status"].values) == {"interrupted"}
         stimulus = torch.from_numpy(read["stimulus"].values[:1])
     with torch.no_grad():
         score = model(stimulus, data_key="monday")[0, :, 1].mean()
@@ -214,16 +270,54 @@ def test_writer_writes_also_if_interrupted_before_the_first_step(model, tmp_path
         fit(module_of(model), 50, ml.ResultsWriter(str(tmp_path)), Impatient())
     with xr.open_zarr(tmp_path / "meis.zarr") as read:
         assert (read["steps"] == 0).all()
+        assert set(read["status"].values) == {"pending"}
 
 
-def test_writer_refuses_to_overwrite_before_any_step(model, tmp_path):
-    fit(module_of(model), 2, ml.ResultsWriter(str(tmp_path)))
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"seed": 1}, r"seed:.*\b0\b.*\b1\b"),
+        ({"max_steps": 3}, r"max_steps:.*\b2\b.*\b3\b"),
+        ({"retina": video_model(seed=1)}, "weights_digest:"),
+        ({"neurons": NEURONS[:2]}, r"neurons:.*monday/0\+tuesday/2"),
+        ({"convergence": [ml.RowConvergence()]}, "convergence:.*null.*RowConvergence"),
+    ],
+)
+def test_writer_refuses_results_of_another_run_before_any_step(model, tmp_path, options, difference):
+    settings = {"retina": model, "neurons": NEURONS, "time_steps": 12, "restarts": 2, "max_steps": 2}
+    fit(ml.MEIModule(**settings), NO_LIMIT, directory=tmp_path)
+    before = read(tmp_path)
     steps = []
-    module = module_of(model)
-    with pytest.raises(FileExistsError, match="Choose another directory"):
-        fit(module, 2, ml.ResultsWriter(str(tmp_path)), AtStep(1, lambda: steps.append(1)))
+    other = dict(options)
+    convergence = other.pop("convergence", [])
+    module = ml.MEIModule(**{**settings, **other})
+    with pytest.raises(ValueError, match=rf"(?s)results of a run with other settings.*{difference}"):
+        fit(module, NO_LIMIT, *convergence, AtStep(1, lambda: steps.append(1)), directory=tmp_path)
     assert not steps
-    assert (module.steps == 0).all()
+    assert not module.steps.any()
+    xr.testing.assert_identical(read(tmp_path), before)
+
+
+def test_writer_starts_anew_and_keeps_the_old_results(model, tmp_path):
+    fit(module_of(model, max_steps=2), NO_LIMIT, directory=tmp_path)
+    old = read(tmp_path)
+    fit(module_of(model, max_steps=3), NO_LIMIT, ml.ResultsWriter(str(tmp_path), start_anew=True, report=False))
+    assert (read(tmp_path)["steps"] == 3).all()
+    (kept,) = set(tmp_path.iterdir()) - {tmp_path / "meis.zarr"}
+    xr.testing.assert_identical(xr.open_zarr(kept).load(), old)
+
+
+def test_a_finished_neuron_is_on_disk_while_others_are_computed(model, tmp_path):
+    seen = []
+
+    def look():
+        with xr.open_zarr(tmp_path / "meis.zarr") as meis:
+            seen.append((ml.MEIStore(tmp_path / "meis.zarr").finished(), meis["stimulus"].notnull().all("time").values))
+
+    fit(module_of(model, max_steps=10, rows_per_device=2), NO_LIMIT, AtStep(15, look), directory=tmp_path)
+    ((finished, written),) = seen
+    assert finished == {0}
+    assert written.all(axis=(1, 2, 3)).tolist() == [True, False, False]
 
 
 def test_writer_needs_named_neurons(tmp_path):

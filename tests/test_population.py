@@ -1,0 +1,309 @@
+"""Any number of neurons in a bounded number of rows, in runs that may be interrupted."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conftest import (
+    NO_LIMIT,
+    STILL_FORMAT,
+    StillNetwork,
+    assert_same_meis,
+    count_computations,
+    find,
+    fit,
+    read,
+    results,
+    still_model,
+    video_model,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Callback
+from test_invariants import FailingNetwork
+
+import mei_lightning as ml
+from mei_lightning import memory
+from mei_lightning.memory import MOST_ROWS, rows_that_fit
+from mei_lightning.strategies import deal, strategy_for
+
+OPTIMIZERS = {
+    "power method": ml.AnnealedPowerMethod,
+    "SGD": partial(torch.optim.SGD, lr=2.0),
+    "momentum": partial(torch.optim.SGD, lr=0.5, momentum=0.8),
+    "Adam": partial(torch.optim.Adam, lr=0.05),
+}
+NEURONS = 7
+CONVERGENCE = ml.RowConvergence(relative_gain=2e-3, patience=2)
+
+
+@cache
+def small_model():
+    return ml.RetinaModel(StillNetwork(neurons=NEURONS), STILL_FORMAT, NEURONS)
+
+
+def small_module(neurons, optimizer, restarts, **options):
+    options = {"max_steps": 24, "check_interval": 4, **options}
+    return ml.MEIModule(small_model(), neurons, optimizer=OPTIMIZERS[optimizer], restarts=restarts, **options)
+
+
+@cache
+def alone(neuron, optimizer, restarts):
+    """The MEI of a neuron in a run of its own, in which all rows are there from the first step to the last."""
+    return results(fit(small_module([neuron], optimizer, restarts), NO_LIMIT, CONVERGENCE))
+
+
+# Streaming
+
+
+@given(
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    restarts=st.integers(1, 3),
+    rows=st.integers(1, 12),
+    check_interval=st.integers(1, 5),
+    neurons=st.lists(st.integers(0, NEURONS - 1), min_size=1, max_size=NEURONS, unique=True),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_number_of_rows_finds_what_each_neuron_finds_alone(optimizer, restarts, rows, check_interval, neurons):
+    check_streaming(optimizer, restarts, max(rows, restarts), check_interval, neurons)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_places_that_become_free_at_different_checks(optimizer):
+    meis = check_streaming(optimizer, 1, 3, 1, [4, 0, 3, 6, 1, 5, 2])
+    assert len(np.unique(meis["steps"][:3])) > 1
+
+
+def check_streaming(optimizer, restarts, rows, check_interval, neurons):
+    expected = [alone(neuron, optimizer, restarts) for neuron in neurons]
+    seen = []
+    hook = small_model().network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    try:
+        module = small_module(neurons, optimizer, restarts, rows_per_device=rows, check_interval=check_interval)
+        meis = results(fit(module, NO_LIMIT, CONVERGENCE))
+    finally:
+        hook.remove()
+    # No more rows than allowed at any time, and as many as there are whole neurons in them.
+    assert max(seen) == restarts * min(rows // restarts, len(neurons))
+    assert meis["neuron"].values.tolist() == [str(neuron) for neuron in neurons]
+    for number, one in enumerate(expected):
+        assert_same_meis(meis.isel(neuron=[number]), one)
+    return meis
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_place_is_free_of_what_was_in_it(optimizer):
+    """After a neuron that answers NaN and one whose gradient is NaN, the next one finds what it finds alone."""
+    model = ml.RetinaModel(FailingNetwork(), STILL_FORMAT, {"monday": 5, "tuesday": 1})
+    neurons = [("monday", 2), ("monday", 0), ("tuesday", 0), ("monday", 4), ("monday", 1), ("monday", 3)]
+    options = {"max_steps": 15, "restarts": 2, "optimizer": OPTIMIZERS[optimizer]}
+    with pytest.warns(UserWarning, match="stimuli ended with"):
+        meis = find(model, neurons, rows_per_device=2, **options)
+    assert meis["status"].values[[0, 2, 4]].tolist() == ["not finite", "not finite", "no gradient"]
+    for number in (1, 3, 5):
+        assert_same_meis(meis.isel(neuron=[number]), find(model, [neurons[number]], **options))
+
+
+def test_places_are_filled_while_others_are_busy():
+    """Two places: as soon as one is free the next neuron is there, and none waits for the other place."""
+    seen = []
+
+    class Places(Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            seen.append(module.neuron_in_place.tolist())
+
+    needed = [int(alone(neuron, "power method", 1)["steps"][0]) for neuron in range(NEURONS)]
+    module = small_module(list(range(NEURONS)), "power method", 1, rows_per_device=2, check_interval=2)
+    fit(module, NO_LIMIT, CONVERGENCE, Places())
+    waiting, places, expected = list(range(NEURONS)), [None, None], []
+    left = [0, 0]
+    while waiting or any(left):
+        for place in range(2):
+            if not left[place]:
+                places[place] = waiting.pop(0) if waiting else None
+                # A place is free again at the first check after the last step.
+                left[place] = 0 if places[place] is None else -(-needed[places[place]] // 2)
+        expected += [[-1 if number is None else number for number in places]] * 2
+        left = [max(checks - 1, 0) for checks in left]
+    assert seen == expected
+
+
+def test_by_default_there_are_as_many_rows_as_fit(monkeypatch):
+    monkeypatch.setattr("mei_lightning.population.rows_that_fit", lambda *_: 7)
+    seen = []
+
+    class Rows(Callback):
+        def on_train_start(self, trainer, module, *_):
+            seen.append((module.restarts, len(module.neuron_in_place), len(module.stimulus)))
+
+    for restarts in (1, 2, 3, 8):
+        fit(small_module(list(range(NEURONS)), "SGD", restarts, max_steps=1), NO_LIMIT, Rows())
+    # A neuron is computed even if its restarts are more rows than fit.
+    assert seen == [(1, 7, 7), (2, 3, 6), (3, 2, 6), (8, 1, 8)]
+
+
+# Continuing
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("interrupted", "done"), [(7, 0), (20, 2), (25, 2), (27, 2)])
+def test_a_run_that_was_interrupted_continues_and_ends_as_if_it_had_not_been(tmp_path, optimizer, interrupted, done):
+    """Two places of two rows for five neurons; after 20 steps the first two are done."""
+    neurons = [3, 0, 6, 2, 5]
+
+    def run(max_steps, directory):
+        module = small_module(neurons, optimizer, 2, rows_per_device=4, max_steps=20, check_interval=5)
+        counts = count_computations(module)
+        trainer = fit(module, max_steps, directory=directory)
+        return sum(rows for rows, has_gradient in counts if has_gradient), trainer
+
+    row_steps, _ = run(NO_LIMIT, tmp_path / "whole")
+    assert row_steps == len(neurons) * 2 * 20
+    row_steps, trainer = run(interrupted, tmp_path / "part")
+    assert trainer.global_step == interrupted
+    status = read(tmp_path / "part")["status"].values.tolist()
+    assert status[:done] == ["step limit"] * done
+    assert set(status[done : done + 2]) == {"interrupted"}
+    assert set(status[done + 2 :]) == {"pending"}
+    row_steps, _ = run(NO_LIMIT, tmp_path / "part")
+    assert row_steps == (len(neurons) - done) * 2 * 20
+    assert_same_meis(read(tmp_path / "part"), read(tmp_path / "whole"))
+    row_steps, _ = run(NO_LIMIT, tmp_path / "part")
+    assert row_steps == 0
+
+
+def test_find_meis_continues_after_ctrl_c(tmp_path):
+    class Impatient(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 25:
+                raise KeyboardInterrupt
+
+    class Begun(Callback):
+        def __init__(self):
+            self.neurons = set()
+
+        def on_train_batch_start(self, trainer, module, *_):
+            self.neurons |= {module.labels[number] for number in module.neuron_in_place.tolist() if number >= 0}
+
+    neurons = [("monday", 0), ("tuesday", 1), ("monday", 3), ("tuesday", 2)]
+    options = {"time_steps": 6, "restarts": 2, "max_steps": 20, "rows_per_device": 2, "directory": tmp_path / "run"}
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        find(video_model(), neurons, callbacks=[Impatient()], **options)
+    assert read(tmp_path / "run")["status"].values.tolist()[1:] == ["interrupted", "pending", "pending"]
+    begun = Begun()
+    continued = find(video_model(), neurons, callbacks=[begun], **options)
+    assert begun.neurons == {"tuesday/1", "monday/3", "tuesday/2"}
+    whole = find(video_model(), neurons, **{**options, "directory": None, "rows_per_device": None})
+    assert_same_meis(continued.load(), whole)
+    xr.testing.assert_identical(continued, read(tmp_path / "run"))
+
+
+def test_a_run_continues_with_another_number_of_rows(tmp_path):
+    neurons = list(range(NEURONS))
+    for rows, max_steps in ((2, 9), (4, 7), (6, 3)):
+        module = small_module(neurons, "Adam", 2, rows_per_device=rows)
+        fit(module, max_steps, CONVERGENCE, directory=tmp_path)
+        assert "pending" in read(tmp_path)["status"].values or "interrupted" in read(tmp_path)["status"].values
+    fit(small_module(neurons, "Adam", 2, rows_per_device=14), NO_LIMIT, CONVERGENCE, directory=tmp_path)
+    for neuron in neurons:
+        assert_same_meis(read(tmp_path).isel(neuron=[neuron]), alone(neuron, "Adam", 2))
+
+
+def test_find_meis_with_several_devices_needs_a_directory():
+    with pytest.raises(ValueError, match="devices=2 needs a directory"):
+        find(still_model(), [0, 1], devices=2)
+
+
+# Who computes what
+
+
+@given(free=st.lists(st.integers(0, 9), min_size=1, max_size=6), waiting=st.lists(st.integers(), unique=True))
+def test_neurons_are_dealt_in_order_and_evenly(free, waiting):
+    left = list(waiting)
+    dealt = deal(left, free)
+    count = min(len(waiting), sum(free))
+    assert left == waiting[count:]
+    assert len(dealt) == len(free)
+    assert sorted((number for own in dealt for number in own), key=waiting.index) == waiting[:count]
+    for own in dealt:
+        assert own == sorted(own, key=waiting.index)
+    free_after = [places - len(own) for places, own in zip(free, dealt, strict=True)]
+    assert min(free_after) >= 0
+    # Nobody is given a neuron while another has clearly more room.
+    for own, room in zip(dealt, free_after, strict=True):
+        assert not own or room + 1 >= max(free_after)
+
+
+@pytest.mark.parametrize(
+    ("devices", "num_nodes", "strategy"),
+    [(1, 1, "auto"), ("1", 1, "auto"), ([2], 1, "auto"), (1, 2, "sharded")]
+    + [(devices, 1, "sharded") for devices in (2, [0, 1], "auto", -1, "2")],
+)
+def test_one_device_needs_no_strategy(devices, num_nodes, strategy):
+    assert strategy_for(devices, num_nodes) == strategy
+
+
+# Memory
+
+
+def rows_with(monkeypatch, model, free, processes=1):
+    monkeypatch.setattr(memory, "free_memory", lambda device: float(free))
+    objective = ml.NeuronObjective(model, [("session_1", 0)], ml.MeanReducer())
+    return rows_that_fit(objective, torch.randn(model.stimulus_shape(40)), torch.device("cpu"), processes)
+
+
+def test_more_rows_fit_into_more_memory(monkeypatch, twin):
+    rows = [rows_with(monkeypatch, twin, free) for free in (0, 1e6, 1e8, 2e8, 4e8, 1e9, 1e11, float("inf"))]
+    assert rows[0] == rows[1] == 1
+    assert rows[-1] == rows[-2] == MOST_ROWS == 256
+    assert rows == sorted(rows)
+    assert len(set(rows)) > 4
+    assert rows[4] == pytest.approx(2 * rows[3], abs=2)
+    assert rows_with(monkeypatch, twin, 4e8, processes=2) == rows[3]
+
+
+def test_longer_stimuli_leave_room_for_fewer_rows(monkeypatch, twin):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2e8)
+    objective = ml.NeuronObjective(twin, [("session_1", 0)], ml.MeanReducer())
+    short, long = (
+        rows_that_fit(objective, torch.randn(twin.stimulus_shape(frames)), torch.device("cpu")) for frames in (40, 80)
+    )
+    assert 1 < long < 0.7 * short
+
+
+def peak_of_allocated_memory(model, neurons):
+    """Bytes, by torch's own profiler, in a run of three steps of four rows for each neuron."""
+    module = ml.MEIModule(
+        model,
+        [("session_1", number) for number in range(neurons)],
+        time_steps=40,
+        max_steps=3,
+        restarts=4,
+        rows_per_device=4 * neurons,
+        check_interval=3,
+    )
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        fit(module, NO_LIMIT)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return np.cumsum([event.nbytes() for event in events]).max()
+
+
+@pytest.mark.parametrize("name", ["twin", "simulated"])
+def test_the_estimate_is_about_what_a_run_takes(monkeypatch, request, name):
+    model = request.getfixturevalue(name)
+    measured = (peak_of_allocated_memory(model, 21) - peak_of_allocated_memory(model, 1)) / 80
+    assert measured > 4 * np.prod(model.stimulus_shape(40))
+    # Half of the free memory for these rows: so it is said how much one is thought to take.
+    free = 2e8
+    estimated = 0.5 * free / rows_with(monkeypatch, model, free)
+    assert 1 / 4 < estimated / measured < 4, (estimated, measured)
+
+
+def test_free_memory_is_that_of_the_machine_or_less():
+    (total,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    assert 0 < memory.free_memory(torch.device("cpu")) <= 1024 * int(total.split()[1])
+    assert np.isfinite(memory.free_memory(torch.device("cpu")))
