@@ -17,7 +17,7 @@ from mei_lightning.models.base import StimulusFormat, weights_digest
 from mei_lightning.models.fast_convolutions import WAYS, FastConvolutions
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
-from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution
+from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution, plans
 
 needs_openretina = pytest.mark.skipif(find_spec("openretina") is None, reason="openretina is not installed")
 RETINA_MODELS = [name for name in MAKE if name != "own network, not wrapped"]
@@ -215,8 +215,8 @@ def test_spectral_convolutions_are_convolutions(data):
     zeros = [count for pair in reversed(convolution.padding) for count in pair]
     expected = responses_and_gradient(lambda x: F.conv3d(F.pad(x, zeros), weight, bias, stride), values)
     assert tuple(expected[0].shape[2:]) == convolution.output_size(size)
-    for axes in (1, 2, 3):
-        spectral = SpectralConvolution(convolution, size, axes)
+    for plan in plans(convolution, size):
+        spectral = SpectralConvolution(convolution, size, plan)
         found = responses_and_gradient(lambda x: spectral(x.permute(2, 3, 4, 1, 0)).permute(4, 3, 0, 1, 2), values)  # noqa: B023
         check_equal(found, expected, 1e-12)
 

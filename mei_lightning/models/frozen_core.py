@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.models.digital_twin import StackedCore
-from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution, best_spectral_axes
+from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution
 
 _CONVOLUTIONS = "openretina.modules.layers.convolutions"
 _CORE = "openretina.modules.core.base_core.SimpleCoreWrapper"
@@ -56,8 +56,7 @@ class FrozenCore(nn.Module):
         for layer in layers:
             if layer.convolution.weight.shape[1] != channels:
                 raise NotUnderstood(f"a convolution of {layer.convolution.weight.shape[1]} of {channels} channels")
-            axes = best_spectral_axes(layer.convolution, size)
-            self.convolutions.append(SpectralConvolution(layer.convolution, size, axes))
+            self.convolutions.append(SpectralConvolution(layer.convolution, size))
             channels, size = len(layer.convolution.weight), layer.convolution.output_size(size)
             if layer.pool is not None:
                 size = size[0], size[1] // layer.pool[0], size[2] // layer.pool[1]
@@ -104,15 +103,7 @@ def _layers_of(core: nn.Module) -> list[Layer]:
     for module in _parts(core):
         last = layers[-1] if layers else None
         if convolutions := _convolutions_of(module):
-            for convolution in convolutions:
-                if (
-                    last is not None
-                    and last == Layer(last.convolution)
-                    and _compose_well(last.convolution, convolution)
-                ):
-                    layers[-1] = last = Layer(_composed(last.convolution, convolution))
-                else:
-                    layers.append(last := Layer(convolution))
+            layers += [Layer(convolution) for convolution in convolutions]
         elif last is None:
             raise NotUnderstood(f"a {type(module).__name__} before the first convolution")
         elif last.elu is None and last.pool is None and (affine := _scale_and_shift(module)) is not None:
@@ -206,29 +197,6 @@ def _convolution(module: Any, weight: Tensor, bias: Tensor | None) -> Convolutio
 def _triple(value: Any) -> tuple[int, int, int]:
     first, second, third = (value,) * 3 if isinstance(value, int) else value
     return first, second, third
-
-
-def _compose_well(first: Convolution, second: Convolution) -> bool:
-    """Whether two convolutions are one: over space, then over time, or the other way round."""
-    nothing = (1, 1, (0, 0))
-    axes = zip(_axes(first), _axes(second), strict=True)
-    return all(nothing in pair for pair in axes) and not any(map(any, second.padding)) and second.weight.shape[2] > 1
-
-
-def _axes(convolution: Convolution) -> list[tuple[int, int, tuple[int, int]]]:
-    return list(zip(convolution.weight.shape[2:], convolution.stride, convolution.padding, strict=True))
-
-
-def _composed(first: Convolution, second: Convolution) -> Convolution:
-    return Convolution(
-        weight=torch.einsum("omtyx,miTYX->oitTyYxX", second.weight, first.weight)
-        .flatten(6, 7)
-        .flatten(4, 5)
-        .flatten(2, 3),
-        bias=second.bias + second.weight.sum(dim=(2, 3, 4)) @ first.bias,
-        stride=_triple([max(pair) for pair in zip(first.stride, second.stride, strict=True)]),
-        padding=first.padding,
-    )
 
 
 def _scale_and_shift(module: Any) -> tuple[Tensor, Tensor] | None:

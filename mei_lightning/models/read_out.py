@@ -96,11 +96,21 @@ class MaskReadOut(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Responses ``[len(rows), time']`` to features ``[batch, features, time', height', width']``."""
         size = features.shape[1:3]
+        in_order = self._rows_in_order and len(features) == len(self.slot_rows)
+        if in_order and self.slots.shape[1] == 1 and features.stride(0) == 1:
+            return self._one_response_each(features.permute(2, 3, 4, 1, 0))
         # Copying the features, and their gradients, takes longer than all the rest.
-        copied = features if self._rows_in_order and len(features) == len(self.slot_rows) else features[self.slot_rows]
+        copied = features if in_order else features[self.slot_rows]
         seen = copied.flatten(3).flatten(1, 2) @ self.masks[self.slots].mT
         drive = (seen.unflatten(1, size) * self.weights[self.slots].mT[:, :, None]).sum(dim=1)
         return self.nonlinearity(drive.mT.flatten(0, 1)[self.places] + self.bias[:, None])
+
+    def _one_response_each(self, features: Tensor) -> Tensor:
+        """Responses to features ``[time', height', width', features, batch]``, as a prepared core leaves them."""
+        order = self.slots[:, 0]
+        template = self.masks[order].T[:, None] * self.weights[order].T
+        drive = (features.flatten(1, 2) * template).sum(dim=(1, 2))
+        return self.nonlinearity(drive.T[self.places] + self.bias[:, None])
 
 
 class MeanReadOut(nn.Module):

@@ -1,10 +1,11 @@
 """Convolutions with fixed weights as a few matrix products, in the frequency domain of their first axes.
 
-Arrays have the layout ``[time, height, width, channels, rows]``. With the rows innermost, each step from pixels to
+Arrays have the shape ``[time, height, width, channels, rows]``. With the rows innermost, each step from pixels to
 frequencies, from the input's frequencies to the output's, and back, is one matrix product of large matrices, whose
 result needs no rearrangement before the next one. The gradient goes the same way back.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,14 @@ from torch.autograd.function import once_differentiable
 _AXES = 3
 _MOST_WEIGHTS = 2**25
 """Entries of the matrices of a convolution: with more than that, reading them takes longer than it saves."""
+
+# On a core of an AMD EPYC with AVX-512 (Zen 4), where a multiplication of a large product takes 1/48 ns.
+_COST_OF_VALUE = 15
+"""So many multiplications take as long as reading or writing a value."""
+_COST_OF_PRODUCT = 40_000
+"""So many multiplications take as long as starting on one of many small products."""
+_ROWS = 64
+"""The number of rows that the estimate is made for."""
 
 
 @dataclass(frozen=True)
@@ -45,62 +54,73 @@ class Convolution:
         )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution treats the axes time, height and width (0, 1 and 2).
+
+    Args:
+        spectral: axes that are transformed.
+        dense: axes along which it is a matrix of its own for each frequency.
+        alone: axes along which every place is computed alone.
+    """
+
+    spectral: tuple[int, ...]
+    dense: tuple[int, ...]
+    alone: tuple[int, ...]
+
+
 class SpectralConvolution(nn.Module):
     """A convolution of inputs of one size, exact but for rounding.
 
-    The input is taken to be periodic, padded with as many zeros as keep the output from seeing its other end. Along
-    the last axes, the ones that are not transformed, the convolution is a matrix of its own for each frequency.
-    The matrices are in double precision on the CPU until the module is moved.
+    The input is taken to be periodic, padded with as many zeros as keep the output from seeing its other end. The
+    matrices are in double precision on the CPU until the module is moved.
 
     Args:
         convolution: what to compute.
         size: frames, rows and columns of the input.
-        spectral_axes: how many axes are transformed: 1 (time), 2 (and height) or 3 (and width).
+        plan: one of ``plans``; by default the best one.
     """
 
     frequency_weights: Tensor
     frequency_bias: Tensor
 
-    def __init__(self, convolution: Convolution, size: Sequence[int], spectral_axes: int) -> None:
+    def __init__(self, convolution: Convolution, size: Sequence[int], plan: Plan | None = None) -> None:
         super().__init__()
-        self.size = tuple(size)
-        self.spectral_axes = spectral_axes
+        self.plan = plan = plan or best_plan(convolution, size)
+        self.order = (*plan.spectral, *plan.dense, 3, *plan.alone, 4)
         self.output_size = convolution.output_size(size)
-        self.channels_out, self.channels_in = convolution.weight.shape[:2]
-        lengths = [length + max(padding) for length, padding in zip(self.size, convolution.padding, strict=True)][
-            :spectral_axes
-        ]
-        self.frequencies = [lengths[0] // 2 + 1, *lengths[1:]]
-        matrices = {"frequency_weights": _weights_of_frequencies(convolution, self.size, lengths)}
-        for axis, length in enumerate(lengths):
+        self.channels_out = len(convolution.weight)
+        lengths = _periods(convolution, size, plan)
+        self.frequencies = _frequencies(lengths)
+        matrices = {"frequency_weights": _weights_of_frequencies(convolution, size, lengths, plan)}
+        for number, (axis, length) in enumerate(zip(plan.spectral, lengths, strict=True)):
             places = torch.arange(self.output_size[axis]) * convolution.stride[axis] - convolution.padding[axis][0]
-            analysis, synthesis = (_real_transform if axis == 0 else _complex_transform)(length, size[axis], places)
-            matrices |= {f"analysis_{axis}": analysis, f"synthesis_{axis}": synthesis}
+            transform = _real_transform if number == 0 else _complex_transform
+            matrices[f"analysis_{number}"], matrices[f"synthesis_{number}"] = transform(length, size[axis], places)
         # A bias is the same everywhere, so that it is all in the frequency 0.
-        dense_size = math.prod(self.output_size[spectral_axes:])
+        dense_size = math.prod(self.output_size[axis] for axis in plan.dense)
         matrices["frequency_bias"] = (math.prod(lengths) * convolution.bias).repeat(dense_size)[:, None]
         for name, matrix in matrices.items():
             self.register_buffer(name, matrix, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Map values ``[*size, channels in, rows]`` to ``[*output_size, channels out, rows]``."""
-        output = _ProductsWithFixedMatrices.apply(values.reshape(self.size[0], -1), self)
-        return output.view(*self.output_size, self.channels_out, values.shape[-1])
+        arranged = values.permute(self.order).contiguous()
+        output = _ProductsWithFixedMatrices.apply(arranged, self)
+        shape = (*self.output_size, self.channels_out, values.shape[-1])
+        return output.view([shape[axis] for axis in self.order]).permute(_inverse(self.order))
 
     def products(self) -> list[tuple[Tensor, Tensor | None]]:
         """Matrices ``[count, n, m]`` in their order, and what is added to the first of the products of each.
 
         A product is that of ``count`` matrices with the values, which are taken as ``[count, m, ...]``.
         """
-        inner = range(1, self.spectral_axes)
-        counts = {axis: math.prod(self.frequencies[:axis]) for axis in inner}
-        return [
-            (self.get_buffer("analysis_0")[None], None),
-            *[(self.get_buffer(f"analysis_{axis}").expand(counts[axis], -1, -1), None) for axis in inner],
-            (self.frequency_weights, self.frequency_bias),
-            *[(self.get_buffer(f"synthesis_{axis}").expand(counts[axis], -1, -1), None) for axis in reversed(inner)],
-            (self.get_buffer("synthesis_0")[None], None),
-        ]
+        counts = [math.prod(self.frequencies[:number]) for number in range(len(self.frequencies))]
+        analysis, synthesis = (
+            [(self.get_buffer(f"{name}_{n}").expand(count, -1, -1), None) for n, count in enumerate(counts)]
+            for name in ("analysis", "synthesis")
+        )
+        return [*analysis, (self.frequency_weights, self.frequency_bias), *reversed(synthesis)]
 
 
 class _ProductsWithFixedMatrices(torch.autograd.Function):
@@ -123,27 +143,66 @@ class _ProductsWithFixedMatrices(torch.autograd.Function):
         return gradient.view(ctx.shape), None
 
 
-def best_spectral_axes(convolution: Convolution, size: Sequence[int]) -> int:
-    """The number of axes to transform that takes the fewest multiplications for a row."""
-    costs = {axes: _multiplications(convolution, size, axes) for axes in range(1, _AXES + 1)}
-    return min(costs, key=lambda axes: costs[axes])
+def plans(convolution: Convolution, size: Sequence[int]) -> list[Plan]:
+    """All ways to treat the axes of a convolution."""
+    axes = zip(convolution.weight.shape[2:], convolution.stride, convolution.padding, strict=True)
+    alone = tuple(axis for axis, facts in enumerate(axes) if facts == (1, 1, (0, 0)))
+    others = [axis for axis in range(_AXES) if axis not in alone]
+    return [
+        Plan(spectral, tuple(axis for axis in others if axis not in spectral), alone)
+        for count in range(len(others) + 1)
+        for spectral in itertools.combinations(others, count)
+    ]
 
 
-def _multiplications(convolution: Convolution, size: Sequence[int], spectral_axes: int) -> float:
+def best_plan(convolution: Convolution, size: Sequence[int]) -> Plan:
+    """The plan with which a row takes the least time, as estimated.
+
+    It is estimated rather than measured so that all devices of a run choose the same: what they compute would differ
+    by rounding otherwise.
+    """
+    return min(plans(convolution, size), key=lambda plan: _cost(_shapes_of_products(convolution, size, plan)))
+
+
+def _periods(convolution: Convolution, size: Sequence[int], plan: Plan) -> list[int]:
+    return [size[axis] + max(convolution.padding[axis]) for axis in plan.spectral]
+
+
+def _frequencies(periods: Sequence[int]) -> list[int]:
+    return [period // 2 + 1 if number == 0 else period for number, period in enumerate(periods)]
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=lambda place: order[place])
+
+
+def _cost(shapes: Sequence[tuple[int, int, int, int]]) -> float:
+    """Estimated time of products of ``count`` matrices ``[n, m]`` with ``[m, columns * rows]``, in multiplications."""
+    if any(count * n * m > _MOST_WEIGHTS for count, n, m, _ in shapes):
+        return math.inf
+    return sum(
+        count * (n * m * columns * _ROWS + _COST_OF_VALUE * ((n + m) * columns * _ROWS + n * m) + _COST_OF_PRODUCT)
+        for count, n, m, columns in shapes
+    )
+
+
+def _shapes_of_products(convolution: Convolution, size: Sequence[int], plan: Plan) -> list[tuple[int, int, int, int]]:
+    """Numbers ``(count, n, m, columns for each row)`` of the matrices of a ``SpectralConvolution``."""
     output_size = convolution.output_size(size)
     channels_out, channels_in = convolution.weight.shape[:2]
-    lengths = [length + max(padding) for length, padding in zip(size, convolution.padding, strict=True)]
-    frequencies = [lengths[0] // 2 + 1, *lengths[1:]]
-    total = 0.0
-    for axis in range(spectral_axes):
-        parts = 1 if axis == 0 else 2
-        before = math.prod(frequencies[:axis])
-        per_axis = 2 * frequencies[axis] * parts * before
-        total += per_axis * size[axis] * math.prod(size[axis + 1 :]) * channels_in
-        total += per_axis * output_size[axis] * math.prod(output_size[axis + 1 :]) * channels_out
-    dense = 4 * math.prod(size[spectral_axes:]) * math.prod(output_size[spectral_axes:]) * channels_in * channels_out
-    weights = dense * math.prod(frequencies[:spectral_axes])
-    return total + weights if weights <= _MOST_WEIGHTS else math.inf
+    frequencies = _frequencies(_periods(convolution, size, plan))
+    alone = math.prod(size[axis] for axis in plan.alone)
+    columns_in, columns_out = alone * channels_in, alone * channels_out
+    places_in, places_out = (math.prod(lengths[axis] for axis in plan.dense) for lengths in (size, output_size))
+    parts = 2 if plan.spectral else 1
+    shapes = [(math.prod(frequencies), parts * places_out * channels_out, parts * places_in * channels_in, alone)]
+    columns_in, columns_out = columns_in * places_in, columns_out * places_out
+    for number in reversed(range(len(frequencies))):
+        axis, before, parts = plan.spectral[number], math.prod(frequencies[:number]), 1 if number == 0 else 2
+        shapes.append((before, 2 * frequencies[number], parts * size[axis], columns_in))
+        shapes.append((before, parts * output_size[axis], 2 * frequencies[number], columns_out))
+        columns_in, columns_out = columns_in * size[axis], columns_out * output_size[axis]
+    return shapes
 
 
 def _angles(length: int, places: Tensor, frequencies: int) -> Tensor:
@@ -179,40 +238,43 @@ def _complex_transform(length: int, size: int, places: Tensor) -> tuple[Tensor, 
     return analysis, torch.cat([real, imaginary]).flatten(1) / length
 
 
-def _weights_of_frequencies(convolution: Convolution, size: Sequence[int], lengths: Sequence[int]) -> Tensor:
+def _weights_of_frequencies(
+    convolution: Convolution, size: Sequence[int], periods: Sequence[int], plan: Plan
+) -> Tensor:
     """Matrices ``[frequencies, (part, places out, channels out), (part, places in, channels in)]``."""
-    spectral_axes, weight = len(lengths), convolution.weight
-    spectrum = weight.to(torch.complex128)
-    for axis, length in enumerate(lengths):
-        frequencies = length // 2 + 1 if axis == 0 else length
-        angles = _angles(length, torch.arange(weight.shape[2 + axis]), frequencies)
+    weight = convolution.weight
+    channels_out, channels_in = weight.shape[:2]
+    axes = [2 + axis for axis in (*plan.spectral, *plan.dense, *plan.alone)]
+    spectral_axes = len(plan.spectral)
+    spectrum = weight.permute(*axes[:spectral_axes], 0, 1, *axes[spectral_axes:])
+    spectrum = spectrum.reshape(spectrum.shape[: 5 - len(plan.alone)])
+    if plan.spectral:
+        spectrum = spectrum.to(torch.complex128)
+    for number, (period, frequencies) in enumerate(zip(periods, _frequencies(periods), strict=True)):
+        angles = _angles(period, torch.arange(spectrum.shape[number]), frequencies)
         waves = torch.polar(torch.ones_like(angles), angles)
-        spectrum = torch.movedim(torch.tensordot(waves, spectrum, dims=([1], [2 + axis])), 0, 2 + axis)
-    # [out, in, frequencies..., dense kernel axes...] -> [frequencies, out, in, dense kernel axes...]
-    spectrum = spectrum.flatten(2, 1 + spectral_axes).movedim(2, 0)
+        spectrum = torch.tensordot(waves, spectrum, dims=([1], [number])).movedim(0, number)
+    spectrum = spectrum.reshape(-1, *spectrum.shape[spectral_axes:])
     output_size = convolution.output_size(size)
     places_in = places_out = 1
-    for axis in range(spectral_axes, _AXES):
+    for axis in plan.dense:
         spectrum = _spread(
-            spectrum,
-            size[axis],
-            output_size[axis],
-            convolution.stride[axis],
-            convolution.padding[axis][0],
+            spectrum, size[axis], output_size[axis], convolution.stride[axis], convolution.padding[axis][0]
         )
         places_in, places_out = places_in * size[axis], places_out * output_size[axis]
     # [frequencies, out, in, (places out, places in)...] -> [frequencies, places out, out, places in, in]
-    dense_axes = _AXES - spectral_axes
-    order = [0, *range(3, 3 + 2 * dense_axes, 2), 1, *range(4, 4 + 2 * dense_axes, 2), 2]
-    channels_out, channels_in = weight.shape[:2]
-    dense = spectrum.permute(order).reshape(-1, places_out * channels_out, places_in * channels_in)
+    last = 3 + 2 * len(plan.dense)
+    dense = spectrum.permute(0, *range(3, last, 2), 1, *range(4, last, 2), 2)
+    dense = dense.reshape(len(dense), places_out * channels_out, places_in * channels_in)
+    if not plan.spectral:
+        return dense
     upper = torch.cat([dense.real, -dense.imag], dim=2)
     lower = torch.cat([dense.imag, dense.real], dim=2)
     return torch.cat([upper, lower], dim=1)
 
 
 def _spread(spectrum: Tensor, size: int, output_size: int, stride: int, padding: int) -> Tensor:
-    """Turn the first kernel axis, the fourth, into axes ``[places out, places in]`` at the end."""
+    """Turn the first kernel axis, which is the fourth, into axes ``[places out, places in]`` at the end."""
     kernel = spectrum.shape[3]
     place_in_kernel = torch.arange(size) - stride * torch.arange(output_size)[:, None] + padding
     inside = (place_in_kernel >= 0) & (place_in_kernel < kernel)
