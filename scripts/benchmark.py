@@ -46,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
 from mei_lightning.models.digital_twin import DigitalTwinNetwork
+from mei_lightning.models.fast_path import prepare
 from mei_lightning.module import StimulusModule
 
 FRAMES = 50
@@ -54,7 +55,8 @@ RANGES = [(-0.654, 6.269), (-0.913, 6.269)]
 LEARNING_RATE = 10.0
 HIGH_RES_STEPS = 10
 HIGH_RES_TIMING_STEPS = 3
-ROWS_OF_OVERHEAD = 64
+ROWS = 64
+ROWS_OF_HIGH_RES = 8
 MODELS = ("low_res", "low_res_ensemble", "high_res", "high_res_ensemble")
 MEMBERS = 5
 
@@ -139,17 +141,21 @@ class RowSteps(Callback):
 
 def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all models, and print the table."""
+    print_head(SPEED_COLUMNS)
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "models": {}, "rows": []}
     for name in arguments.models:
         model = make_model(name, arguments.cache, arguments.training_steps, max(arguments.populations))
         peak = matrix_product_peak()
         facts = {"digest": model.digest, "correlation": model.correlation, "peak_gflop_per_second": peak}
-        rows = measure_model(model, arguments, peak)
+        rows = [vars(row) for row in measure_model(model, arguments, peak)]
+        for row in rows:
+            print_line(SPEED_COLUMNS, row)
+        facts["step"] = measure_steps(model, ROWS if model.is_trained else ROWS_OF_HIGH_RES)
         if model.is_trained:
             facts["trainer_overhead"] = trainer_overhead(model, math.ceil(arguments.timing_steps / 3))
         results["models"][name] = facts
-        results["rows"] += [vars(row) for row in rows]
-    print_speed(results, arguments)
+        results["rows"] += rows
+    print_notes(results["models"], arguments)
     return results
 
 
@@ -348,9 +354,21 @@ def response_of(model: BenchmarkModel, neuron: Neuron, stimulus: Tensor) -> floa
 
 
 def noise(model: BenchmarkModel, neuron: Neuron) -> Tensor:
-    """The stimulus that the recipe begins with: N(0, 1), always the same for a neuron."""
+    """What the recipe begins with: noise, N(0, 1), with norm and ranges; always the same for a neuron.
+
+    White noise itself has a norm of 170. To some neurons it is so strong a stimulus that openretina's stopper finds
+    nothing better in the first ten steps at a norm of 30, and ends the recipe there.
+    """
     generator = torch.Generator().manual_seed(neuron[1])
-    return torch.randn(model.retina.stimulus_shape(FRAMES), generator=generator).requires_grad_()
+    start = torch.randn(model.retina.stimulus_shape(FRAMES), generator=generator)
+    return openretina_constraint().process(start).requires_grad_()
+
+
+def openretina_constraint() -> Any:
+    """openretina's norm, and then ranges."""
+    from openretina.insilico.stimulus_optimization.regularizer import ChangeNormJointlyClipRangeSeparately
+
+    return ChangeNormJointlyClipRangeSeparately(RANGES, NORM)
 
 
 def label(neuron: Neuron) -> str:
@@ -408,7 +426,6 @@ def run_openretina(model: BenchmarkModel, neuron: Neuron, max_steps: int, patien
     """The recipe by openretina's own function: its stimulus, and the steps that it took."""
     from openretina.insilico.stimulus_optimization.optimization_stopper import EarlyStopper
     from openretina.insilico.stimulus_optimization.optimizer import optimize_stimulus
-    from openretina.insilico.stimulus_optimization.regularizer import ChangeNormJointlyClipRangeSeparately
 
     stimulus = noise(model, neuron)
     CountingSGD.taken = 0
@@ -417,7 +434,7 @@ def run_openretina(model: BenchmarkModel, neuron: Neuron, max_steps: int, patien
         partial(CountingSGD, lr=LEARNING_RATE),
         openretina_objective(model, neuron),
         EarlyStopper(max_steps, patience, min_delta=1e-3),
-        stimulus_postprocessor=ChangeNormJointlyClipRangeSeparately(RANGES, NORM),
+        stimulus_postprocessor=openretina_constraint(),
     )
     return stimulus.detach(), CountingSGD.taken
 
@@ -491,12 +508,45 @@ def matrix_product_peak(repeats: int = 10) -> float:
     return max(speeds)
 
 
+def measure_steps(model: BenchmarkModel, rows: int, repeats: int = 5) -> dict[str, float]:
+    """Milliseconds a step and row of openretina's own module, one neuron at a time, and of the prepared model.
+
+    A step is the response and its gradient, and nothing else. The two take turns; medians.
+    """
+    objective, stimuli = prepared_rows(model, rows)
+    stimuli.requires_grad_()
+    theirs, stimulus = openretina_objective(model, model.neurons[0]), noise(model, model.neurons[0])
+    objective(stimuli).sum().backward()
+    openretina_times, prepared_times = [], []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        theirs.forward(stimulus).backward()
+        between = time.perf_counter()
+        objective(stimuli).sum().backward()
+        openretina_times.append(1000 * (between - began))
+        prepared_times.append(1000 * (time.perf_counter() - between) / rows)
+    openretina, prepared = statistics.median(openretina_times), statistics.median(prepared_times)
+    return {
+        "rows": rows,
+        "openretina_ms": openretina,
+        "prepared_ms": prepared,
+        "times_faster": openretina / prepared,
+        "prepared_gflop": flops_of_step(objective, stimuli) / rows / 1e9,
+    }
+
+
+def prepared_rows(model: BenchmarkModel, rows: int) -> tuple[ml.NeuronObjective, Tensor]:
+    """An objective of so many rows on the prepared model, and noise for it."""
+    neurons = [neuron for neuron, _ in zip(itertools.cycle(model.neurons), range(rows), strict=False)]
+    shape = model.retina.stimulus_shape(FRAMES, rows)
+    objective = ml.NeuronObjective(prepare(model.retina, shape), neurons, ml.MeanReducer())
+    return objective, torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def trainer_overhead(model: BenchmarkModel, steps: int, repeats: int = 3) -> dict[str, float]:
     """Milliseconds a step of 64 rows under Lightning's trainer, and in a bare loop over the same computation."""
-    neurons = [neuron for neuron, _ in zip(itertools.cycle(model.neurons), range(ROWS_OF_OVERHEAD), strict=False)]
-    population = ml.MEIModule(model.retina, neurons, norm=NORM, ranges=RANGES, restarts=1)
-    objective, constraint = population.objective, population.constraint
-    start = torch.randn(model.retina.stimulus_shape(FRAMES, len(neurons)), generator=torch.Generator().manual_seed(0))
+    objective, start = prepared_rows(model, ROWS)
+    constraint = ml.NormAndRange(NORM, RANGES)
     times: dict[str, list[float]] = {"trainer": [], "bare loop": []}
     for _ in range(repeats):
         module = StimulusModule(objective, start, constraint=constraint)
@@ -523,12 +573,7 @@ def trainer_overhead(model: BenchmarkModel, steps: int, repeats: int = 3) -> dic
             stimulus.data = constraint(stimulus.data)
         times["bare loop"].append(1000 * (time.perf_counter() - began) / steps)
     trainer_time, bare = (statistics.median(of_kind) for of_kind in times.values())
-    return {
-        "rows": len(neurons),
-        "trainer_ms": trainer_time,
-        "bare_loop_ms": bare,
-        "overhead": trainer_time / bare - 1,
-    }
+    return {"rows": ROWS, "trainer_ms": trainer_time, "bare_loop_ms": bare, "overhead": trainer_time / bare - 1}
 
 
 # Populations
@@ -559,17 +604,12 @@ class RepeatedTwin(ml.DigitalTwin):
 
 def population(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure populations of growing size, each in a process of its own, and print the table."""
-    print("| neurons | seconds | neurons per minute | peak memory (MB) | steps per row | row-steps on active rows |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    print_head(POPULATION_COLUMNS)
     rows = []
     for size in arguments.neurons:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
             row = processes.submit(measure_population, size, arguments.max_steps).result()
-        print(
-            f"| {row['neurons']:,} | {row['seconds']:.1f} | {row['neurons_per_minute']:.1f} | "
-            f"{row['peak_memory_mb']:.0f} | {row['steps_per_row']:.1f} | {row['active_share']:.0%} |",
-            flush=True,
-        )
+        print_line(POPULATION_COLUMNS, row)
         rows.append(row)
     return {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
 
@@ -606,29 +646,45 @@ def measure_population(size: int, max_steps: int) -> dict[str, float]:
 
 # Output
 
+SPEED_COLUMNS = {
+    "model": ("model", "{}"),
+    "method": ("method", "{}"),
+    "neurons": ("neurons", "{}"),
+    "steps_per_neuron": ("row-steps per neuron", "{:.0f}"),
+    "ms_per_step_and_row": ("ms per step and row", "{:.2f}"),
+    "seconds_per_neuron": ("s per neuron", "{:.3f}"),
+    "times_faster": ("times faster", "{:.1f}"),
+    "response_min": ("response, least", "{:.1%}"),
+    "response_mean": ("response, mean", "{:.1%}"),
+    "neurons_compared": ("of neurons", "{}"),
+    "peak_memory_mb": ("peak memory (MB)", "{:.0f}"),
+    "gflop_per_step_and_row": ("GFLOP per step and row", "{:.2f}"),
+    "share_of_peak": ("of peak", "{:.0%}"),
+}
+POPULATION_COLUMNS = {
+    "neurons": ("neurons", "{:,}"),
+    "seconds": ("seconds", "{:.1f}"),
+    "neurons_per_minute": ("neurons per minute", "{:.1f}"),
+    "peak_memory_mb": ("peak memory (MB)", "{:.0f}"),
+    "steps_per_row": ("row-steps per row", "{:.1f}"),
+    "active_share": ("of them on active rows", "{:.0%}"),
+}
 
-def print_speed(results: Mapping[str, Any], arguments: argparse.Namespace) -> None:
-    """The table of ``speed`` in Markdown, and how it was measured."""
-    columns = {
-        "model": ("model", "{}"),
-        "method": ("method", "{}"),
-        "neurons": ("neurons", "{}"),
-        "steps_per_neuron": ("row-steps per neuron", "{:.0f}"),
-        "ms_per_step_and_row": ("ms per step and row", "{:.2f}"),
-        "seconds_per_neuron": ("s per neuron", "{:.3f}"),
-        "times_faster": ("times faster", "{:.1f}"),
-        "response_min": ("response, least", "{:.1%}"),
-        "response_mean": ("response, mean", "{:.1%}"),
-        "neurons_compared": ("of neurons", "{}"),
-        "peak_memory_mb": ("peak memory (MB)", "{:.0f}"),
-        "gflop_per_step_and_row": ("GFLOP per step and row", "{:.2f}"),
-        "share_of_peak": ("of peak", "{:.0%}"),
-    }
+
+def print_head(columns: Mapping[str, tuple[str, str]]) -> None:
+    """The head of a Markdown table: for each column its title, and how a value is written."""
     print("| " + " | ".join(title for title, _ in columns.values()) + " |")
-    print("| --- | --- |" + " ---: |" * (len(columns) - 2))
-    for row in results["rows"]:
-        cells = ["" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items()]
-        print("| " + " | ".join(cells) + " |")
+    print("|" + " --- |" * len(columns), flush=True)
+
+
+def print_line(columns: Mapping[str, tuple[str, str]], row: Mapping[str, Any]) -> None:
+    """A line of a Markdown table, blank where nothing was measured."""
+    cells = ["" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items()]
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def print_notes(models: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    """How ``speed`` measures, and what it measured besides its table."""
     print(
         "\nTimes of steps: openretina's are the median of runs of "
         f"{arguments.timing_steps} steps (high_res: {HIGH_RES_TIMING_STEPS}) before and after each of the other rows. "
@@ -637,17 +693,21 @@ def print_speed(results: Mapping[str, Any], arguments: argparse.Namespace) -> No
         "All other times per neuron are whole runs, all restarts included; high_res has none, since its runs are cut "
         "short. Responses: by the original model, relative to the recipe's for the same neuron."
     )
-    for name, facts in results["models"].items():
-        print(f"{name}: matrix products reach {facts['peak_gflop_per_second']:.0f} GFLOP/s.", end=" ")
+    for name, facts in models.items():
+        step = facts["step"]
+        print(
+            f"\n{name}: matrix products reach {facts['peak_gflop_per_second']:.0f} GFLOP/s. A step and row takes "
+            f"{step['openretina_ms']:.2f} ms by openretina's own module, one neuron at a time, and "
+            f"{step['prepared_ms']:.2f} ms by the prepared model with {step['rows']} rows: {step['times_faster']:.1f} "
+            "times faster."
+        )
         if facts["correlation"] is not None:
             overhead = facts["trainer_overhead"]
             print(
                 f"Correlation with the simulated retina {facts['correlation']:.3f}. A step of {overhead['rows']} rows "
                 f"takes {overhead['trainer_ms']:.1f} ms under the trainer, {overhead['bare_loop_ms']:.1f} ms in a bare "
-                f"loop: {overhead['overhead']:+.1%}.",
-                end="",
+                f"loop: {overhead['overhead']:+.1%}."
             )
-        print()
 
 
 def log(text: str) -> None:

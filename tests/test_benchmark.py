@@ -68,6 +68,6 @@ def test_speed(tmp_path):
     for row in numbers["rows"]:
         assert all(value is not None and (isinstance(value, str) or value > 0) for value in row.values()), row
     facts = numbers["models"]["low_res"]
-    assert {"digest", "correlation", "peak_gflop_per_second", "trainer_overhead"} <= facts.keys()
+    assert {"digest", "correlation", "peak_gflop_per_second", "step", "trainer_overhead"} <= facts.keys()
     (kept,) = (tmp_path / "cache").glob("recipe_*_2_steps.json")
     assert set(json.loads(kept.read_text())) == {"session_1/0", "session_2/0"}
