@@ -218,7 +218,7 @@ def test_spectral_convolutions_are_convolutions(data):
     for plan in plans(convolution, size):
         spectral = SpectralConvolution(convolution, size, plan)
         found = responses_and_gradient(lambda x: spectral(x.permute(2, 3, 4, 1, 0)).permute(4, 3, 0, 1, 2), values)  # noqa: B023
-        check_equal(found, expected, 1e-12)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @given(data=st.data())

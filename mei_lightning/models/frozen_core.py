@@ -45,19 +45,24 @@ class FrozenCore(nn.Module):
         channels: of the stimulus.
         size: frames, rows and columns of the stimulus.
         put_out: the numbers of the layers whose features are put out, one after the other's.
+
+    Attributes:
+        multiplications: how many the original's convolutions take for a stimulus.
     """
 
     def __init__(self, layers: Sequence[Layer], channels: int, size: Sequence[int], put_out: Sequence[int]) -> None:
         super().__init__()
         self.stimulus_shape = (channels, *size)
         self._put_out = frozenset(put_out)
-        self._layers = [(layer.elu, layer.pool) for layer in layers]
+        self._pools = [layer.pool for layer in layers]
+        self.multiplications = 0
         self.convolutions = nn.ModuleList()
         for layer in layers:
             if layer.convolution.weight.shape[1] != channels:
                 raise NotUnderstood(f"a convolution of {layer.convolution.weight.shape[1]} of {channels} channels")
-            self.convolutions.append(SpectralConvolution(layer.convolution, size))
+            self.convolutions.append(SpectralConvolution(layer.convolution, size, elu=layer.elu))
             channels, size = len(layer.convolution.weight), layer.convolution.output_size(size)
+            self.multiplications += layer.convolution.weight.numel() * math.prod(size)
             if layer.pool is not None:
                 size = size[0], size[1] // layer.pool[0], size[2] // layer.pool[1]
 
@@ -65,10 +70,8 @@ class FrozenCore(nn.Module):
         """Features ``[rows, features, time', height', width']`` of stimuli ``[rows, *stimulus_shape]``."""
         values = stimulus.permute(2, 3, 4, 1, 0).contiguous()
         features = []
-        for number, (convolution, (elu, pool)) in enumerate(zip(self.convolutions, self._layers, strict=True)):
+        for number, (convolution, pool) in enumerate(zip(self.convolutions, self._pools, strict=True)):
             values = convolution(values)
-            if elu is not None:
-                values = F.elu(values, elu, inplace=True)
             if pool is not None:
                 values = _max_pool(values, pool)
             if number in self._put_out:

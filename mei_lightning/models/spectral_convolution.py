@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _AXES = 3
 _MOST_WEIGHTS = 2**25
@@ -79,13 +80,17 @@ class SpectralConvolution(nn.Module):
         convolution: what to compute.
         size: frames, rows and columns of the input.
         plan: one of ``plans``; by default the best one.
+        elu: the ``alpha`` of an ELU that follows, or None without one.
     """
 
     frequency_weights: Tensor
     frequency_bias: Tensor
 
-    def __init__(self, convolution: Convolution, size: Sequence[int], plan: Plan | None = None) -> None:
+    def __init__(
+        self, convolution: Convolution, size: Sequence[int], plan: Plan | None = None, elu: float | None = None
+    ) -> None:
         super().__init__()
+        self.elu = elu
         self.plan = plan = plan or best_plan(convolution, size)
         self.order = (*plan.spectral, *plan.dense, 3, *plan.alone, 4)
         self.output_size = convolution.output_size(size)
@@ -124,7 +129,7 @@ class SpectralConvolution(nn.Module):
 
 
 class _ProductsWithFixedMatrices(torch.autograd.Function):
-    """The products of a convolution, which keep nothing for their gradient but the matrices."""
+    """The products of a convolution and its ELU, which keep nothing for their gradient but the output of the ELU."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, convolution: SpectralConvolution) -> Tensor:
@@ -133,11 +138,18 @@ class _ProductsWithFixedMatrices(torch.autograd.Function):
             values = torch.bmm(matrices, values.reshape(len(matrices), matrices.shape[2], -1))
             if first is not None:
                 values[0, : len(first)] += first
+        if convolution.elu is not None:
+            F.elu_(values, convolution.elu)
+            ctx.save_for_backward(values)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        alpha = ctx.convolution.elu
+        if alpha is not None:
+            (output,) = ctx.saved_tensors
+            gradient = torch.ops.aten.elu_backward(gradient.contiguous(), alpha, 1.0, 1.0, True, output)
         for matrices, _ in reversed(ctx.convolution.products()):
             gradient = torch.bmm(matrices.mT, gradient.reshape(len(matrices), matrices.shape[1], -1))
         return gradient.view(ctx.shape), None
