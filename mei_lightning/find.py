@@ -44,6 +44,7 @@ def find_meis(
     restarts: int = 4,
     seed: int = 0,
     rows_per_device: int | None = None,
+    fast_path: bool = True,
     directory: str | Path | None = None,
     log_directory: str | Path | None = None,
     devices: int | Sequence[int] | str = 1,
@@ -71,6 +72,8 @@ def find_meis(
         seed: with the neuron and the restart, it determines the initial stimulus.
         rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
             as many as fit into half of its free memory, at most 256.
+        fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
+            as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
             the function continues where it was interrupted. By default results are only returned.
         log_directory: where to write TensorBoard logs; none by default.
@@ -108,6 +111,7 @@ def find_meis(
             seed=seed,
             max_steps=max_steps,
             rows_per_device=rows_per_device,
+            fast_path=fast_path,
         )
         strategy = strategy_for(devices)
         if strategy != "auto" and directory is None:

@@ -57,6 +57,8 @@ class MEIModule(PopulationModule):
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
             free memory, at most 256.
+        fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
+            as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         check_interval: steps between two checks for rows that are done.
 
@@ -88,6 +90,7 @@ class MEIModule(PopulationModule):
         seed: int = 0,
         max_steps: int = 100,
         rows_per_device: int | None = None,
+        fast_path: bool = True,
         allow_unpickling: bool = False,
         check_interval: int = 10,
     ) -> None:
@@ -134,6 +137,7 @@ class MEIModule(PopulationModule):
             restarts=restarts,
             max_steps=max_steps,
             rows_per_device=rows_per_device,
+            fast_path=fast_path,
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,

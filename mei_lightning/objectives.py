@@ -258,6 +258,10 @@ class NeuronObjective(Objective):
         """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
         return self.response_reducer.forward(self.traces(stimulus).T)
 
+    def on(self, model: nn.Module) -> "NeuronObjective":
+        """The same objective on another model of the same neurons."""
+        return NeuronObjective(model, [list(group) for group in self.groups], self.response_reducer)
+
     def for_rows(self, rows: Sequence[int]) -> "NeuronObjective":
         """The objective of only these rows' neurons."""
         return NeuronObjective(self.model, [list(self.groups[row]) for row in rows], self.response_reducer)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mei_lightning.constraints import Constraint
 from mei_lightning.memory import rows_that_fit
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.fast_path import prepare
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective
 from mei_lightning.optimizers import AnnealedPowerMethod
@@ -36,6 +38,8 @@ class PopulationModule(StimulusModule):
         restarts: rows of each neuron; the best result is kept.
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
+        fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
+            the annealed power method and SGD. What is reported of a result is computed by the model itself in any case.
         constraint, regularizer, optimizer, check_interval: as for ``StimulusModule``.
 
     Attributes:
@@ -60,6 +64,7 @@ class PopulationModule(StimulusModule):
         restarts: int,
         max_steps: int,
         rows_per_device: int | None,
+        fast_path: bool,
         constraint: Constraint | None,
         regularizer: Regularizer | None,
         optimizer: OptimizerFactory,
@@ -72,9 +77,12 @@ class PopulationModule(StimulusModule):
             )
         self.restarts = restarts
         self.rows_per_device = rows_per_device
+        self.fast_path = fast_path
         self.start = start
         self.seed_of = seed_of
         self._labels = list(labels)
+        # In a tuple, so that the model is not registered a second time.
+        self._stepping = (objective,)
         super().__init__(
             objective,
             start(0),
@@ -118,15 +126,22 @@ class PopulationModule(StimulusModule):
         self.register_buffer("neuron_in_place", torch.full((places,), -1, device=stimulus.device))
 
     def configure_model(self) -> None:
-        """Make as many places as the device has room for, unless places are taken already."""
+        """Prepare the model, and make as many places as the device has room for, unless places are taken already."""
+        device = self.trainer.strategy.root_device
+        first = self._feasible(self.start(0))
+        model = self.objective.model
+        # Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
+        optimizer = self.optimizer_factory([self.stimulus])
+        forgives_rounding = isinstance(optimizer, AnnealedPowerMethod | torch.optim.SGD)
+        if self.fast_path and forgives_rounding and isinstance(model, RetinaModel):
+            self._stepping = (self.objective.on(prepare(model, first.shape, device)),)
         if (self.neuron_in_place >= 0).any():
             return
-        first = self._feasible(self.start(0))
         rows = self.rows_per_device
         if rows is None:
-            device = self.trainer.strategy.root_device
             sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
-            rows = rows_that_fit(self.objective.for_rows([0]), first[:1], device, sharing)
+            objective = self._stepping[0].for_rows([0]).to(device)
+            rows = rows_that_fit(objective, first[:1].to(device), device, sharing)
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
         self._make_rows(first.repeat(min(max(rows // self.restarts, 1), enough), 1, 1, 1, 1))
 
@@ -139,7 +154,7 @@ class PopulationModule(StimulusModule):
         if not rows:
             return self.objective
         neurons = self.neuron_in_place.tolist()
-        return self.objective.for_rows([neurons[row // self.restarts] for row in rows])
+        return self._stepping[0].for_rows([neurons[row // self.restarts] for row in rows])
 
     def _check_devices(self) -> None:
         strategy = self.trainer.strategy
@@ -274,9 +289,11 @@ class PopulationModule(StimulusModule):
         rows = self._rows_of(places).view(-1, self.restarts)
         best = self._best_restarts()[torch.tensor(places, device=self.device)]
         best_rows = rows.gather(1, best[:, None]).flatten()
-        objective = self._objective_of(best_rows.tolist()).to(self.device)
         stimulus = self.best_stimulus[best_rows]
-        response = objective.traces(stimulus)
+        numbers = self.neuron_in_place[torch.tensor(places, device=self.device)].tolist()
+        response = self.objective.for_rows(numbers).to(self.device).traces(stimulus)
+        scores = self.objective.response_reducer.forward(response.T)
+        restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
         alike = [
             _mean_cosine(self.best_stimulus[own], chosen, finite)
             for own, chosen, finite in zip(rows, best, self.best_score[rows].isfinite(), strict=True)
@@ -288,15 +305,15 @@ class PopulationModule(StimulusModule):
                 number=number,
                 stimulus=stimulus[i].cpu().numpy(),
                 response=response[i].cpu().numpy(),
-                score=self.best_score[best_rows[i]].item(),
+                score=scores[i].item(),
                 status=Status(int(status[i])).label,
                 steps=int(self.steps[best_rows[i]]),
                 best_restart=int(best[i]),
                 seed=self.seed_of(number, int(best[i])),
-                restart_scores=self.best_score[rows[i]].cpu().numpy(),
+                restart_scores=restart_scores[i].cpu().numpy(),
                 restart_similarity=alike[i],
             )
-            for i, number in enumerate(self.neuron_in_place[places].tolist())
+            for i, number in enumerate(numbers)
         ]
 
     def _best_restarts(self) -> Tensor:

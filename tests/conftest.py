@@ -158,6 +158,7 @@ class Computations(ml.NeuronObjective):
 def count_computations(module):
     """Let an MEIModule count what it computes from now on: a list of rows, whether with gradient."""
     module.objective = Computations(module.retina, [list(group) for group in module.groups], module.reducer)
+    module.fast_path, module._stepping = False, (module.objective,)
     module._select_active_rows()
     return module.objective.counts
 
