@@ -1,5 +1,6 @@
 """Prepared models against the originals: responses and stimulus gradients."""
 
+import re
 import warnings
 from importlib.util import find_spec
 
@@ -286,3 +287,47 @@ def test_a_network_in_training_mode_is_prepared_as_in_evaluation():
     found = fast.read_out([0], neurons_of(model)[:1])(random(*shape_of(model, 1), dtype=torch.float32))
     check_equal([found], [expected], 1e-5)
     assert all(part.training for part in model.modules())
+
+
+def test_a_model_that_computes_in_single_precision_only_is_prepared():
+    model = MAKE["digital twin"]()
+    scale = torch.tensor([[1.0]])
+    readout = model.network.readout
+    model.network.core.register_forward_pre_hook(lambda _, inputs: None)
+    for session in readout.values():
+        session.register_forward_pre_hook(lambda _, inputs: (inputs[0] @ scale.expand(8, 8).triu().tril(),))
+    fast = prepare(model, shape_of(model, 2))
+    stimulus = random(*shape_of(model, 1), dtype=torch.float32)
+    session = next(iter(model.neurons_per_session))
+    expected = responses_and_gradient(lambda x: model(x, data_key=session), stimulus)
+    check_equal(responses_and_gradient(lambda x: fast(x, data_key=session), stimulus), expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks"))
+def test_bfloat16_is_close_and_says_how_close(name, caplog):
+    model = MAKE[name]()
+    with caplog.at_level("INFO"):
+        fast = prepare(model, shape_of(model, 2), precision="bfloat16")
+    assert re.search(r"bfloat16: responses are off by \S+, gradients by \S+ ", caplog.text)
+    assert prepare(model, shape_of(model, 2)) is not fast
+    stimulus, neurons = random(*shape_of(model, 2), dtype=torch.float32), neurons_of(model)[:2]
+    expected = responses_and_gradient(model.read_out([0, 1], neurons), stimulus)
+    found = responses_and_gradient(fast.read_out([0, 1], neurons), stimulus)
+    for values, right in zip(found, expected, strict=True):
+        assert values.dtype == torch.float32
+        assert 1e-5 < (values - right).norm() / right.norm() < 0.1
+
+
+def test_options_that_cannot_be_had_are_refused(monkeypatch):
+    model = video_model()
+    with pytest.raises(ValueError, match="float16.*float32, bfloat16"):
+        prepare(model, shape_of(model, 1), precision="float16")
+    with pytest.raises(ValueError, match="bfloat16.*no core"):
+        prepare(model, shape_of(model, 1), precision="bfloat16")
+
+    def no_compiler(_):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(RuntimeError, match=r"cannot compile.*no compiler.*compile=False"):
+        prepare(model, shape_of(model, 1), compile=True)

@@ -1,6 +1,8 @@
 """The dataset of a run: what it says, and that it is on disk whatever happens."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -340,3 +342,40 @@ def test_all_neurons_of_a_model_in_one_run(model):
         VIDEO_FORMAT.height,
         VIDEO_FORMAT.width,
     )
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_what_to_do_and_nothing_lost(model, tmp_path, monkeypatch):
+    options = {"time_steps": 6, "norm": 3.0, "max_steps": 6, "restarts": 1, "rows_per_device": 1}
+    neurons = [("monday", index) for index in range(4)]
+    expected = find(model, neurons, **options)
+    calls = []
+
+    def full_after_two(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr("mei_lightning.store.os.fsync", full_after_two)
+        with pytest.raises(OSError, match=r"meis\.zarr.*run the same command again") as error:
+            find(model, neurons, **options, directory=tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    assert len(ml.MEIStore(tmp_path / "meis.zarr").finished()) == 2
+    xr.testing.assert_identical(find(model, neurons, **options, directory=tmp_path).load(), expected)
+
+
+def test_a_store_of_another_version_is_refused_before_any_step(model, tmp_path, monkeypatch):
+    find(model, [("monday", 0)], time_steps=6, max_steps=2, directory=tmp_path)
+    for name in (".zattrs", ".zmetadata"):
+        path = tmp_path / "meis.zarr" / name
+        path.write_text(path.read_text().replace('"mei_store_version": 1', '"mei_store_version": 99'))
+    monkeypatch.setattr(ml.StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match="99"):
+        find(model, [("monday", 0)], time_steps=6, max_steps=2, directory=tmp_path)
+
+
+def test_the_fast_path_finds_the_same(twin):
+    options = {"neurons": [("session_1", 1), ("session_2", 5), ("session_3", 2)], "restarts": 2}
+    fast, plain = (find(twin, **options, fast_path=fast) for fast in (True, False))
+    np.testing.assert_allclose(fast.score, plain.score, rtol=1e-4)
+    np.testing.assert_allclose(fast.response, plain.response, rtol=1e-3, atol=1e-3)
