@@ -289,18 +289,25 @@ def test_a_network_in_training_mode_is_prepared_as_in_evaluation():
     assert all(part.training for part in model.modules())
 
 
-def test_a_model_that_computes_in_single_precision_only_is_prepared():
-    model = MAKE["digital twin"]()
-    scale = torch.tensor([[1.0]])
-    readout = model.network.readout
-    model.network.core.register_forward_pre_hook(lambda _, inputs: None)
-    for session in readout.values():
-        session.register_forward_pre_hook(lambda _, inputs: (inputs[0] @ scale.expand(8, 8).triu().tril(),))
-    fast = prepare(model, shape_of(model, 2))
-    stimulus = random(*shape_of(model, 1), dtype=torch.float32)
-    session = next(iter(model.neurons_per_session))
-    expected = responses_and_gradient(lambda x: model(x, data_key=session), stimulus)
-    check_equal(responses_and_gradient(lambda x: fast(x, data_key=session), stimulus), expected, 2e-5)
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_a_model_that_computes_in_single_precision_only_is_prepared(padding_mode):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            convolution = nn.Conv3d(1, 3, (2, 3, 3), padding_mode=padding_mode)
+            self.core = nn.Sequential(convolution, nn.ELU(), nn.MaxPool3d((1, 2, 1)))
+
+        def forward(self, stimulus):
+            return self.core(stimulus).flatten(3).mean(3).mT @ torch.linspace(1, 2, 6).view(3, 2)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ml.RetinaModel(Network(), StimulusFormat(("grey",), 5, 6, 30.0), 2)
+    fast = prepare(model, (2, 1, 4, 5, 6))
+    assert any(isinstance(part, FrozenCore) for part in fast.modules()) == (padding_mode == "zeros")
+    assert (fast.convolutions is None) == (padding_mode == "zeros")
+    stimulus = random(2, 1, 4, 5, 6, dtype=torch.float32)
+    check_equal(responses_and_gradient(fast, stimulus), responses_and_gradient(model, stimulus), 2e-5)
 
 
 @pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks"))
@@ -320,9 +327,9 @@ def test_bfloat16_is_close_and_says_how_close(name, caplog):
 
 def test_options_that_cannot_be_had_are_refused(monkeypatch):
     model = video_model()
-    with pytest.raises(ValueError, match="float16.*float32, bfloat16"):
+    with pytest.raises(ValueError, match=r"float16.*float32, bfloat16"):
         prepare(model, shape_of(model, 1), precision="float16")
-    with pytest.raises(ValueError, match="bfloat16.*no core"):
+    with pytest.raises(ValueError, match=r"bfloat16.*no core"):
         prepare(model, shape_of(model, 1), precision="bfloat16")
 
     def no_compiler(_):
@@ -331,3 +338,15 @@ def test_options_that_cannot_be_had_are_refused(monkeypatch):
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.raises(RuntimeError, match=r"cannot compile.*no compiler.*compile=False"):
         prepare(model, shape_of(model, 1), compile=True)
+
+
+def test_convolutions_that_are_better_as_they_are_stay_so():
+    for channels, size in ((16, (6, 16, 16)), (80, (16, 16, 16))):
+        network = nn.Sequential(nn.Conv3d(1, channels, 1), nn.Tanh(), nn.Conv3d(channels, channels, 3), nn.Flatten(3))
+        network.append(nn.AdaptiveAvgPool2d((4, 1))).append(nn.Flatten(2))
+        model = ml.RetinaModel(network, StimulusFormat(("grey",), *size[1:], 30.0), 4)
+        fast = prepare(model, (1, 1, *size))
+        assert isinstance(fast.network.network[2], nn.Conv3d)
+        assert len(fast.convolutions.ways) >= 1
+        stimulus = random(1, 1, *size, dtype=torch.float32)
+        check_equal(responses_and_gradient(fast, stimulus), responses_and_gradient(model, stimulus), 2e-5)

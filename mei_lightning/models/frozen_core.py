@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.models.digital_twin import StackedCore
-from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution
+from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution, estimated_costs
 
 _CONVOLUTIONS = "openretina.modules.layers.convolutions"
 _CORE = "openretina.modules.core.base_core.SimpleCoreWrapper"
@@ -47,6 +47,8 @@ class FrozenCore(nn.Module):
         put_out: the numbers of the layers whose features are put out, one after the other's.
 
     Attributes:
+        pools: for each layer the rows and columns of its max-pooling's windows, or None.
+        gain: how many times less time than the original it takes, by estimate.
         multiplications: how many the original's convolutions take for a stimulus.
     """
 
@@ -54,23 +56,34 @@ class FrozenCore(nn.Module):
         super().__init__()
         self.stimulus_shape = (channels, *size)
         self._put_out = frozenset(put_out)
-        self._pools = [layer.pool for layer in layers]
+        self.pools = [layer.pool for layer in layers]
         self.multiplications = 0
+        costs: list[tuple[float, float]] = []
         self.convolutions = nn.ModuleList()
         for layer in layers:
             if layer.convolution.weight.shape[1] != channels:
                 raise NotUnderstood(f"a convolution of {layer.convolution.weight.shape[1]} of {channels} channels")
+            costs.append(estimated_costs(layer.convolution, size))
+            if math.isinf(costs[-1][1]):
+                raise NotUnderstood("a convolution whose matrices would be too large")
             self.convolutions.append(SpectralConvolution(layer.convolution, size, elu=layer.elu))
             channels, size = len(layer.convolution.weight), layer.convolution.output_size(size)
             self.multiplications += layer.convolution.weight.numel() * math.prod(size)
             if layer.pool is not None:
                 size = size[0], size[1] // layer.pool[0], size[2] // layer.pool[1]
+        direct, best = (sum(cost) for cost in zip(*costs, strict=True))
+        self.gain = direct / best
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that it computes in, and takes stimuli in."""
+        return next(self.buffers()).dtype
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Features ``[rows, features, time', height', width']`` of stimuli ``[rows, *stimulus_shape]``."""
         values = stimulus.permute(2, 3, 4, 1, 0).contiguous()
         features = []
-        for number, (convolution, pool) in enumerate(zip(self.convolutions, self._pools, strict=True)):
+        for number, (convolution, pool) in enumerate(zip(self.convolutions, self.pools, strict=True)):
             values = convolution(values)
             if pool is not None:
                 values = _max_pool(values, pool)
@@ -88,7 +101,7 @@ def frozen_core(core: nn.Module, stimulus_shape: Sequence[int]) -> FrozenCore:
         stimulus_shape: ``(channels, time, height, width)``.
 
     Raises:
-        NotUnderstood: if the core has another layer.
+        NotUnderstood: if the core has another layer, or a convolution that would need too much memory.
     """
     channels, *size = stimulus_shape
     layers: list[Layer] = []

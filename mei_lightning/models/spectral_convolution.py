@@ -25,6 +25,9 @@ _COST_OF_VALUE = 15
 """So many multiplications take as long as reading or writing a value."""
 _COST_OF_PRODUCT = 40_000
 """So many multiplications take as long as starting on one of many small products."""
+_FEW_CHANNELS = 4
+_COST_OF_FEW_CHANNELS = 4
+"""So many times longer does a convolution take, with its gradient, whose input has few channels."""
 _ROWS = 64
 """The number of rows that the estimate is made for."""
 
@@ -174,6 +177,17 @@ def best_plan(convolution: Convolution, size: Sequence[int]) -> Plan:
     by rounding otherwise.
     """
     return min(plans(convolution, size), key=lambda plan: _cost(_shapes_of_products(convolution, size, plan)))
+
+
+def estimated_costs(convolution: Convolution, size: Sequence[int]) -> tuple[float, float]:
+    """Estimated time of a row, in multiplications: in PyTorch, and with the best plan (infinite if it is too large)."""
+    output_size = convolution.output_size(size)
+    channels_out, channels_in = convolution.weight.shape[:2]
+    values = channels_in * math.prod(size) + channels_out * math.prod(output_size)
+    direct = convolution.weight.numel() * math.prod(output_size) + _COST_OF_VALUE * values
+    if channels_in <= _FEW_CHANNELS:
+        direct *= _COST_OF_FEW_CHANNELS
+    return direct, _cost(_shapes_of_products(convolution, size, best_plan(convolution, size))) / _ROWS
 
 
 def _periods(convolution: Convolution, size: Sequence[int], plan: Plan) -> list[int]:
