@@ -58,7 +58,7 @@ def soak(directory: Path, kills: int, chance: random.Random, options: list[str])
     for kill in range(kills):
         run = start(killed, 1 + kill % 2, options)
         try:
-            run.wait(timeout=chance.uniform(0, max(2 * max(seconds.values()) / max(kills, 1), 20)))
+            run.wait(timeout=chance.uniform(0, max(max(seconds.values()) / 4, 20)))
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
@@ -95,7 +95,7 @@ def start(directory: Path, devices: int, options: list[str]) -> subprocess.Popen
             command,
             stdout=output,
             stderr=output,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
+            env={"OMP_NUM_THREADS": threads, **os.environ},
             start_new_session=True,
         )
 

@@ -259,7 +259,7 @@ def rows_with(monkeypatch, model, free, processes=1):
 def test_more_rows_fit_into_more_memory(monkeypatch, twin):
     rows = [rows_with(monkeypatch, twin, free) for free in (0, 1e6, 1e8, 2e8, 4e8, 1e9, 1e11, float("inf"))]
     assert rows[0] == rows[1] == 1
-    assert rows[-1] == rows[-2] == MOST_ROWS == 256
+    assert rows[-1] == rows[-2] == MOST_ROWS["cpu"]
     assert rows == sorted(rows)
     assert len(set(rows)) > 4
     assert rows[4] == pytest.approx(2 * rows[3], abs=2)
