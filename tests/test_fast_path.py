@@ -1,6 +1,7 @@
 """Prepared models against the originals: responses and stimulus gradients."""
 
 import re
+import threading
 import warnings
 from importlib.util import find_spec
 
@@ -350,3 +351,13 @@ def test_convolutions_that_are_better_as_they_are_stay_so():
         assert len(fast.convolutions.ways) >= 1
         stimulus = random(1, 1, *size, dtype=torch.float32)
         check_equal(responses_and_gradient(fast, stimulus), responses_and_gradient(model, stimulus), 2e-5)
+
+
+def test_a_model_that_cannot_be_copied_runs_as_it_is(caplog):
+    model = video_model()
+    model.network.lock = threading.Lock()
+    with caplog.at_level("INFO"):
+        fast = prepare(model, model.stimulus_shape(6))
+    assert "cannot be copied" in caplog.text
+    stimulus = torch.randn(model.stimulus_shape(6), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fast(stimulus, data_key="monday"), model(stimulus, data_key="monday"))

@@ -151,6 +151,12 @@ def prepare(
 
 
 def _prepare(model: RetinaModel, shape: tuple[int, ...], device: torch.device) -> FastModel:
+    try:
+        _copy(model)
+    except Exception as error:
+        # A user's module may hold anything: files, locks, handles of other libraries.
+        rank_zero_info(f"The model '{model.name}' cannot be copied ({error}): it runs as it is.")
+        return FastModel(model, None)
     rewritten = _with_frozen_cores(model, shape, device)
     copy = _copy(model).to(device) if rewritten is None else rewritten
     convolutions = FastConvolutions()
