@@ -18,6 +18,10 @@ _CORE = "openretina.modules.core.base_core.SimpleCoreWrapper"
 _BIAS = "openretina.modules.layers.scaling.Bias3DLayer"
 
 
+ROWS_PER_BLOCK = 16
+"""Rows that are computed at a time on a processor."""
+
+
 class NotUnderstood(Exception):
     """A layer that is not one of those that can be rewritten."""
 
@@ -81,7 +85,19 @@ class FrozenCore(nn.Module):
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Features ``[rows, features, time', height', width']`` of stimuli ``[rows, *stimulus_shape]``."""
-        values = stimulus.permute(2, 3, 4, 1, 0).contiguous()
+        values = stimulus.permute(2, 3, 4, 1, 0)
+        if stimulus.device.type == "cpu":
+            # Blocks of one size are multiplied in one order, so that a row does not feel how many others there are;
+            # and they stay in the caches.
+            missing = -len(stimulus) % ROWS_PER_BLOCK
+            blocks = F.pad(values, (0, missing)).split(ROWS_PER_BLOCK, dim=4)
+            features = torch.cat([self._features(block) for block in blocks], dim=4)[..., : len(stimulus)]
+        else:
+            features = self._features(values)
+        return features.permute(4, 3, 0, 1, 2)
+
+    def _features(self, values: Tensor) -> Tensor:
+        values = values.contiguous()
         features = []
         for number, (convolution, pool) in enumerate(zip(self.convolutions, self.pools, strict=True)):
             values = convolution(values)
@@ -89,7 +105,7 @@ class FrozenCore(nn.Module):
                 values = _max_pool(values, pool)
             if number in self._put_out:
                 features.append(values)
-        return (features[0] if len(features) == 1 else torch.cat(features, dim=3)).permute(4, 3, 0, 1, 2)
+        return features[0] if len(features) == 1 else torch.cat(features, dim=3)
 
 
 def frozen_core(core: nn.Module, stimulus_shape: Sequence[int]) -> FrozenCore:
