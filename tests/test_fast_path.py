@@ -361,3 +361,13 @@ def test_a_model_that_cannot_be_copied_runs_as_it_is(caplog):
     assert "cannot be copied" in caplog.text
     stimulus = torch.randn(model.stimulus_shape(6), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(fast(stimulus, data_key="monday"), model(stimulus, data_key="monday"))
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 40])
+def test_features_of_a_row_are_the_same_to_the_last_bit_in_any_batch(twin, rows):
+    fast = prepare(twin, twin.stimulus_shape(24))
+    core = next(part for part in fast.modules() if isinstance(part, FrozenCore))
+    stimulus = torch.randn(twin.stimulus_shape(24, num_batches=40), generator=torch.Generator().manual_seed(0))
+    chosen = torch.randperm(40, generator=torch.Generator().manual_seed(rows))[:rows]
+    with torch.no_grad():
+        assert torch.equal(core(stimulus[chosen]), core(stimulus)[chosen])
