@@ -371,3 +371,19 @@ def test_features_of_a_row_are_the_same_to_the_last_bit_in_any_batch(twin, rows)
     chosen = torch.randperm(40, generator=torch.Generator().manual_seed(rows))[:rows]
     with torch.no_grad():
         assert torch.equal(core(stimulus[chosen]), core(stimulus)[chosen])
+
+
+def test_a_prepared_model_does_not_feel_the_batch_at_all(twin):
+    fast = prepare(twin, twin.stimulus_shape(24))
+    stimulus = torch.randn(twin.stimulus_shape(24, num_batches=37), generator=torch.Generator().manual_seed(0))
+    neurons = [ml.Neuron(f"session_{1 + number % 3}", number % 30) for number in range(37)]
+
+    def step(chosen):
+        own = stimulus[chosen].clone().requires_grad_()
+        responses = fast.read_out(range(len(chosen)), [neurons[number] for number in chosen])(own)
+        return responses.detach(), *torch.autograd.grad(responses.square().sum(), own)
+
+    together = step(list(range(37)))
+    for chosen in ([5], [36, 0, 5, 7], list(range(20))):
+        for alone, among_others in zip(step(chosen), together, strict=True):
+            assert torch.equal(alone, among_others[chosen])

@@ -109,10 +109,11 @@ class MaskReadOut(nn.Module):
         """Responses to features ``[time', height', width', features, batch]``, as a prepared core leaves them."""
         order = self.slots[:, 0]
         template = self.masks[order].T[:, None] * self.weights[order].T
-        # Sums in double precision are the same in whatever order they are taken, which varies with the batch.
-        precision = torch.float64 if features.device.type == "cpu" else None
-        drive = (features.flatten(1, 2) * template).sum(dim=(1, 2), dtype=precision).to(features.dtype)
-        return self.nonlinearity(drive.T[self.places] + self.bias[:, None])
+        # In double precision sums and exponentials round to the same in whatever order and way they are taken, which
+        # varies with the batch.
+        precision = torch.float64 if features.device.type == "cpu" else features.dtype
+        drive = (features.flatten(1, 2) * template).sum(dim=(1, 2), dtype=precision)
+        return self.nonlinearity(drive.T[self.places] + self.bias[:, None]).to(features.dtype)
 
 
 class MeanReadOut(nn.Module):
