@@ -29,7 +29,9 @@ NOT_DONE = ("pending", "interrupted")
 def main() -> None:
     """Run, kill, resume, compare."""
     parser = argparse.ArgumentParser(description="Kill and resume a run, and compare it with an undisturbed one.")
-    parser.add_argument("--kills", type=int, default=20, help="how often the third run is killed")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="how often the third run is killed, unless it ends before"
+    )
     parser.add_argument("--seed", type=int, default=0, help="determines when")
     parser.add_argument("--directory", help="where the three runs go; a temporary directory by default")
     parser.add_argument("options", nargs="*", help="options of mei-lightning fit, after --")
@@ -55,14 +57,16 @@ def soak(directory: Path, kills: int, chance: random.Random, options: list[str])
     killed = directory / "killed"
     reader = Reader(killed / "meis.zarr")
     reader.start()
-    for kill in range(kills):
-        run = start(killed, 1 + kill % 2, options)
+    killed_times = 0
+    for attempt in range(kills):
+        run = start(killed, 1 + attempt % 2, options)
         try:
             run.wait(timeout=chance.uniform(0, max(max(seconds.values()) / 4, 20)))
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-            print(f"killed {kill + 1} times, {reader.done} neurons done", flush=True)
+            killed_times += 1
+            print(f"killed {killed_times} times, {reader.done} neurons done", flush=True)
     if start(killed, 1, options).wait() != 0:
         sys.exit(f"The killed run could not be finished; see {killed}.txt")
     reader.stop()
@@ -71,7 +75,7 @@ def soak(directory: Path, kills: int, chance: random.Random, options: list[str])
     for name in ("processes_2", "killed"):
         compare(one, xr.open_zarr(directory / name / "meis.zarr").load(), name)
     print(
-        f"{one.sizes['neuron']} neurons: equal to {EQUAL:g} on one process, on two, and killed {kills} times. "
+        f"{one.sizes['neuron']} neurons: equal to {EQUAL:g} on one process, on two, and killed {killed_times} times. "
         f"The store was read {reader.times} times while it was written, always whole."
     )
 
