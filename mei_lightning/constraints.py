@@ -11,6 +11,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.rounding import summing_precision
+
 ChannelRanges = Sequence[tuple[float | None, float | None] | None]
 """One ``(low, high)`` for each channel; None in place of a number, or of a pair, means unbounded."""
 
@@ -128,7 +130,8 @@ def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | No
 
 def _energy(values: Tensor) -> Tensor:
     """Sum of squares of each row; overwrites the values. Two sums are more accurate in float32 than one long sum."""
-    return values.square_().sum(2, keepdim=True).sum(1, keepdim=True)
+    precision = summing_precision(values)
+    return values.square_().sum(2, keepdim=True, dtype=precision).sum(1, keepdim=True).to(values.dtype)
 
 
 def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:

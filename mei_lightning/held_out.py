@@ -99,7 +99,7 @@ class _HeldOutScores(LightningModule):
         self.stimuli = stimuli
 
     def predict_dataloader(self) -> DataLoader:
-        rows = rows_that_fit(self.objective.for_rows([0]), self._stimuli([0]).cpu(), torch.device("cpu"))
+        rows = rows_that_fit(self.objective, self._stimuli([0]).cpu(), torch.device("cpu"))
         return DataLoader(range(self.stimuli.sizes["neuron"]), batch_size=rows, collate_fn=list)  # type: ignore[arg-type]
 
     def predict_step(self, numbers: list[int]) -> Tensor:

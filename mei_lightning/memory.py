@@ -5,27 +5,47 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mei_lightning.models.blocks import ROWS_PER_BLOCK
 from mei_lightning.objectives import Objective
 
-MOST_ROWS = {"cpu": 32, "cuda": 256}
-"""The most rows by kind of device. On a processor more rows leave its caches: 256 take twice the time per row of 32."""
+_MOST_ROWS_ELSEWHERE = 256
 
 _SHARE = 0.5
 _COPIES_OF_STIMULUS = 10
 
 
-def rows_that_fit(objective: Objective, row: Tensor, device: torch.device, processes: int = 1) -> int:
-    """The number of rows, at most ``MOST_ROWS``, that take up to half of the memory that a device has free.
+def most_rows(device: torch.device) -> int:
+    """The most rows that are worth computing at a time, if there is room.
 
-    Estimated from what one row keeps for its gradient, doubled for what is made on the way, and the stimulus with
+    More would leave a processor's caches: 256 rows take twice the time per row of 32.
+    """
+    return ROWS_PER_BLOCK * max(torch.get_num_threads(), 2) if device.type == "cpu" else _MOST_ROWS_ELSEWHERE
+
+
+def rows_that_fit(objective: Objective, row: Tensor, device: torch.device, processes: int = 1) -> int:
+    """The number of rows, at most ``most_rows``, that take up to half of the memory that a device has free.
+
+    Estimated from what rows keep for their gradient, doubled for what is made on the way, and the stimulus with
     its gradient, best iterate and optimizer state.
 
     Args:
-        objective: of one row.
-        row: its stimulus, ``[1, channels, time, height, width]``, on the objective's device.
+        objective: on the device.
+        row: the stimulus of its first row, ``[1, channels, time, height, width]``, on the device.
         device: where the rows will be computed.
         processes: how many processes of this run share the memory.
     """
+    available = _SHARE * free_memory(device) / processes
+    alone = _bytes_kept(objective, row, 1)
+    per_row: float = alone
+    more = 1 + ROWS_PER_BLOCK
+    if 2 * more * alone < available:
+        # Part of the model may compute as much for one row as for a block of them.
+        per_row = (_bytes_kept(objective, row, more) - alone) / ROWS_PER_BLOCK
+    return int(min(most_rows(device), max(1, available / (2 * per_row + _COPIES_OF_STIMULUS * row.nbytes))))
+
+
+def _bytes_kept(objective: Objective, row: Tensor, rows: int) -> int:
+    """Bytes that some rows keep for their gradient."""
     kept: dict[int, int] = {}
 
     def weigh(values: Tensor) -> Tensor:
@@ -33,13 +53,17 @@ def rows_that_fit(objective: Objective, row: Tensor, device: torch.device, proce
             kept[values.untyped_storage().data_ptr()] = values.untyped_storage().nbytes()
         return values
 
-    stimulus = row.detach().clone().requires_grad_()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(weigh, lambda values: values):
-        score = objective(stimulus)
+    stimulus = row.detach().repeat(rows, 1, 1, 1, 1).requires_grad_()
+    threads = torch.get_num_threads()
+    # What other threads keep would not be seen.
+    torch.set_num_threads(1)
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(weigh, lambda values: values):
+            score = objective.for_rows([0] * rows).to(row.device)(stimulus)
+    finally:
+        torch.set_num_threads(threads)
     del score
-    bytes_per_row = 2 * sum(kept.values()) + _COPIES_OF_STIMULUS * stimulus.nbytes
-    most = MOST_ROWS.get(device.type, MOST_ROWS["cuda"])
-    return int(min(most, max(1, _SHARE * free_memory(device) / processes / bytes_per_row)))
+    return sum(kept.values())
 
 
 def free_memory(device: torch.device) -> float:

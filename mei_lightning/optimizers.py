@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mei_lightning.rounding import summing_precision
+
 
 class AnnealedPowerMethod(Optimizer):
     """Steps along each row's normalised gradient, in units of the row's own norm, from large to small.
@@ -76,7 +78,8 @@ class AnnealedPowerMethod(Optimizer):
 
 def row_norms(stimulus: Tensor) -> Tensor:
     """L2 norms ``[rows]`` of stimuli ``[rows, ...]``."""
-    return torch.linalg.vector_norm(stimulus.flatten(1), dim=1)
+    precision = summing_precision(stimulus)
+    return torch.linalg.vector_norm(stimulus.flatten(1), dim=1, dtype=precision).to(stimulus.dtype)
 
 
 def per_row(values: Tensor, stimulus: Tensor) -> Tensor:

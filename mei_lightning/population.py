@@ -140,8 +140,7 @@ class PopulationModule(StimulusModule):
         rows = self.rows_per_device
         if rows is None:
             sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
-            objective = self._stepping[0].for_rows([0]).to(device)
-            rows = rows_that_fit(objective, first[:1].to(device), device, sharing)
+            rows = rows_that_fit(self._stepping[0], first[:1].to(device), device, sharing)
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
         self._make_rows(first.repeat(min(max(rows // self.restarts, 1), enough), 1, 1, 1, 1))
 

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -314,13 +314,25 @@ def find(model: BenchmarkModel, population: int, *callbacks: Callback, **limits:
 def flops_of_default(model: BenchmarkModel) -> float:
     """Floating-point operations of a step and row of ``find_meis``."""
     steps = RowSteps(FlopCounterMode(display=False))
-    find(model, 1, steps, max_steps=1, restarts=1)
+    with one_thread():
+        find(model, 1, steps, max_steps=1, restarts=1)
     return steps.flops / steps.computed
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute all in this thread, since the counter of operations does not see others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def flops_of_step(objective: Any, stimulus: Tensor) -> float:
     """Floating-point operations of an objective and its gradients: the weights' too, where they require gradients."""
-    with FlopCounterMode(display=False) as counter:
+    with one_thread(), FlopCounterMode(display=False) as counter:
         objective.forward(stimulus).sum().backward()
     return counter.get_total_flops()
 

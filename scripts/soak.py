@@ -61,7 +61,7 @@ def soak(directory: Path, kills: int, chance: random.Random, options: list[str])
     for attempt in range(kills):
         run = start(killed, 1 + attempt % 2, options)
         try:
-            run.wait(timeout=chance.uniform(0, max(max(seconds.values()) / 4, 20)))
+            run.wait(timeout=chance.uniform(0, max(max(seconds.values()) / 8, 20)))
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()

@@ -5,9 +5,10 @@ import threading
 import warnings
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
-from conftest import video_model
+from conftest import NO_LIMIT, fit, results, using_threads, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_neuron_readouts import MAKE, cases, neurons_of, openretina_network, wrap
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 import mei_lightning as ml
 from mei_lightning.models.base import StimulusFormat, weights_digest
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, in_blocks
 from mei_lightning.models.fast_convolutions import WAYS, FastConvolutions
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
@@ -373,7 +375,7 @@ def test_features_of_a_row_are_the_same_to_the_last_bit_in_any_batch(twin, rows)
         assert torch.equal(core(stimulus[chosen]), core(stimulus)[chosen])
 
 
-def test_a_prepared_model_does_not_feel_the_batch_at_all(twin):
+def test_a_prepared_model_feels_neither_the_batch_nor_the_number_of_threads(twin):
     fast = prepare(twin, twin.stimulus_shape(24))
     stimulus = torch.randn(twin.stimulus_shape(24, num_batches=37), generator=torch.Generator().manual_seed(0))
     neurons = [ml.Neuron(f"session_{1 + number % 3}", number % 30) for number in range(37)]
@@ -384,6 +386,50 @@ def test_a_prepared_model_does_not_feel_the_batch_at_all(twin):
         return responses.detach(), *torch.autograd.grad(responses.square().sum(), own)
 
     together = step(list(range(37)))
-    for chosen in ([5], [36, 0, 5, 7], list(range(20))):
-        for alone, among_others in zip(step(chosen), together, strict=True):
-            assert torch.equal(alone, among_others[chosen])
+    for chosen, threads in (([5], 1), ([36, 0, 5, 7], 1), (list(range(20)), 1), (list(range(37)), 2), ([3, 30], 3)):
+        with using_threads(threads):
+            alone = step(chosen)
+        for values, among_others in zip(alone, together, strict=True):
+            assert torch.equal(values, among_others[chosen])
+
+
+def test_threads_compute_what_one_computes_and_leave_their_number_alone():
+    values = torch.randn(3, 2, 4 * ROWS_PER_BLOCK + 3, dtype=torch.float64, requires_grad=True)
+
+    def function(block):
+        assert block.shape == (3, 2, ROWS_PER_BLOCK)
+        assert torch.get_num_threads() == 1
+        return block.square().sum(dim=0) * torch.arange(2)[:, None]
+
+    for threads in (1, 2, 5):
+        with using_threads(threads):
+            result = in_blocks(function, values)
+            (gradient,) = torch.autograd.grad(result.sin().sum(), values, retain_graph=True)
+            torch.testing.assert_close(torch.autograd.grad(result.sin().sum(), values)[0], gradient)
+            assert torch.get_num_threads() == threads
+            with torch.no_grad():
+                assert torch.equal(in_blocks(function, values), result)
+        expected = values.square().sum(dim=0) * torch.arange(2)[:, None]
+        torch.testing.assert_close(result, expected)
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected.sin().sum(), values)[0])
+
+
+def test_an_error_in_a_thread_is_raised():
+    def fail(block):
+        raise ValueError("no such block")
+
+    with using_threads(2), pytest.raises(ValueError, match="no such block"):
+        in_blocks(fail, torch.ones(2, ROWS_PER_BLOCK + 1))
+
+
+def test_a_run_finds_the_same_meis_to_the_last_bit_with_any_number_of_threads(twin):
+    def run(threads):
+        module = ml.MEIModule(twin, [("session_1", 3), ("session_2", 8), ("session_3", 1)], restarts=7, max_steps=25)
+        with using_threads(threads):
+            return results(fit(module, NO_LIMIT, ml.RowConvergence()))
+
+    one, two = run(1), run(2)
+    for name in ("stimulus", "steps", "best_restart", "status"):
+        np.testing.assert_array_equal(one[name], two[name])
+    # The original model has the last word, whose sums depend on threads.
+    np.testing.assert_allclose(one["score"], two["score"], rtol=1e-6)

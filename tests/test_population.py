@@ -27,7 +27,7 @@ from test_invariants import FailingNetwork
 
 import mei_lightning as ml
 from mei_lightning import memory
-from mei_lightning.memory import MOST_ROWS, rows_that_fit
+from mei_lightning.memory import rows_that_fit
 from mei_lightning.strategies import deal, strategy_for
 
 OPTIMIZERS = {
@@ -252,7 +252,7 @@ def test_one_device_needs_no_strategy(devices, num_nodes, strategy):
 
 def rows_with(monkeypatch, model, free, processes=1):
     monkeypatch.setattr(memory, "free_memory", lambda device: float(free))
-    monkeypatch.setitem(MOST_ROWS, "cpu", 256)
+    monkeypatch.setattr(memory, "most_rows", lambda device: 256)
     objective = ml.NeuronObjective(model, [("session_1", 0)], ml.MeanReducer())
     return rows_that_fit(objective, torch.randn(model.stimulus_shape(40)), torch.device("cpu"), processes)
 

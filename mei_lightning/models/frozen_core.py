@@ -10,16 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mei_lightning.models.blocks import in_blocks
 from mei_lightning.models.digital_twin import StackedCore
 from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution, estimated_costs
 
 _CONVOLUTIONS = "openretina.modules.layers.convolutions"
 _CORE = "openretina.modules.core.base_core.SimpleCoreWrapper"
 _BIAS = "openretina.modules.layers.scaling.Bias3DLayer"
-
-
-ROWS_PER_BLOCK = 16
-"""Rows that are computed at a time on a processor."""
 
 
 class NotUnderstood(Exception):
@@ -86,14 +83,8 @@ class FrozenCore(nn.Module):
     def forward(self, stimulus: Tensor) -> Tensor:
         """Features ``[rows, features, time', height', width']`` of stimuli ``[rows, *stimulus_shape]``."""
         values = stimulus.permute(2, 3, 4, 1, 0)
-        if stimulus.device.type == "cpu":
-            # Blocks of one size are multiplied in one order, so that a row does not feel how many others there are;
-            # and they stay in the caches.
-            missing = -len(stimulus) % ROWS_PER_BLOCK
-            blocks = F.pad(values, (0, missing)).split(ROWS_PER_BLOCK, dim=4)
-            features = torch.cat([self._features(block) for block in blocks], dim=4)[..., : len(stimulus)]
-        else:
-            features = self._features(values)
+        on_processor = stimulus.device.type == "cpu"
+        features = in_blocks(self._features, values) if on_processor else self._features(values)
         return features.permute(4, 3, 0, 1, 2)
 
     def _features(self, values: Tensor) -> Tensor:

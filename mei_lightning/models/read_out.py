@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mei_lightning.neurons import Neuron, check_neuron_indices
+from mei_lightning.rounding import summing_precision
 
 # So many neurons of the same stimulus share one copy of its features. It bounds the memory of large groups.
 _SLOT_WIDTH = 32
@@ -109,10 +110,8 @@ class MaskReadOut(nn.Module):
         """Responses to features ``[time', height', width', features, batch]``, as a prepared core leaves them."""
         order = self.slots[:, 0]
         template = self.masks[order].T[:, None] * self.weights[order].T
-        # In double precision sums and exponentials round to the same in whatever order and way they are taken, which
-        # varies with the batch.
-        precision = torch.float64 if features.device.type == "cpu" else features.dtype
-        drive = (features.flatten(1, 2) * template).sum(dim=(1, 2), dtype=precision)
+        # The nonlinearity's exponentials, too, round to the same in double precision in whatever way they are taken.
+        drive = (features.flatten(1, 2) * template).sum(dim=(1, 2), dtype=summing_precision(features))
         return self.nonlinearity(drive.T[self.places] + self.bias[:, None]).to(features.dtype)
 
 

@@ -1,0 +1,96 @@
+"""Rows computed on a processor in blocks of one size, several at a time, each on one thread.
+
+Products are summed in an order that varies with the size of the matrices and with the number of threads that share
+one. In blocks, a row's result is the same to the last bit however many rows and threads there are.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+ROWS_PER_BLOCK = 16
+"""Rows of a block. Fewer would make products that are too small, more would leave the caches."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """The results of a differentiable function ``[..., rows]`` of values ``[..., rows]``, each row's for itself.
+
+    Args:
+        function: computes any block of ``ROWS_PER_BLOCK`` rows. It is called from several threads.
+        values: rows last, on a processor.
+    """
+    if torch.is_grad_enabled() and values.requires_grad:
+        return _InBlocks.apply(values, function)  # type: ignore[no-any-return]
+    return _joined(on_one_thread_each(function, _blocks(values)), values.shape[-1])
+
+
+class _InBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        def compute(block: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                block = block.detach().requires_grad_()
+                return block, function(block)
+
+        ctx.blocks = on_one_thread_each(compute, _blocks(values))
+        return _joined([result.detach() for _, result in ctx.blocks], values.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        def compute(block: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
+            (values, result), gradient_of_result = block
+            return torch.autograd.grad(result, values, gradient_of_result, retain_graph=True)[0]
+
+        pairs = list(zip(ctx.blocks, _blocks(gradient), strict=True))
+        return _joined(on_one_thread_each(compute, pairs), gradient.shape[-1]), None
+
+
+def _blocks(values: Tensor) -> tuple[Tensor, ...]:
+    return F.pad(values, (0, -values.shape[-1] % ROWS_PER_BLOCK)).split(ROWS_PER_BLOCK, dim=-1)
+
+
+def _joined(blocks: Sequence[Tensor], rows: int) -> Tensor:
+    return torch.cat(list(blocks), dim=-1)[..., :rows]
+
+
+def on_one_thread_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What a function returns for each item, computed on as many threads as PyTorch uses, each item on one of them."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [function(item) for item in items]
+    grad_enabled = torch.is_grad_enabled()
+
+    def compute(item: Item) -> Result:
+        with torch.set_grad_enabled(grad_enabled):
+            return function(item)
+
+    return list(_threads(os.getpid(), threads).map(compute, items))
+
+
+@cache
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """Threads of a process (a fork has none of its parent's) in which PyTorch uses no further ones."""
+    all_started = threading.Barrier(count)
+
+    def start() -> None:
+        # PyTorch sets a new thread up at its first computation, which would undo what is set before.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(count, "mei_lightning", initializer=start)
+    list(pool.map(lambda _: all_started.wait(), range(count)))
+    # The number is kept for each thread, but new threads are given the one that was set last.
+    torch.set_num_threads(count)
+    return pool
