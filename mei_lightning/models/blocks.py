@@ -51,7 +51,11 @@ class _InBlocks(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         def compute(block: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
             (values, result), gradient_of_result = block
-            return torch.autograd.grad(result, values, gradient_of_result, retain_graph=True)[0]
+            values.grad = None
+            # Not autograd.grad, in which PyTorch's counter of operations fails.
+            result.backward(gradient_of_result, retain_graph=True)
+            assert values.grad is not None
+            return values.grad
 
         pairs = list(zip(ctx.blocks, _blocks(gradient), strict=True))
         return _joined(on_one_thread_each(compute, pairs), gradient.shape[-1]), None
