@@ -4,7 +4,7 @@
 
 What follows ``--`` are options of ``mei-lightning fit``. The run is made once on one process, once on two, and once
 more while it is killed with SIGKILL at random moments and started again, on one or two processes by turns. A reader
-opens the last run's store all the time. Exits with an error unless all three runs have the same results.
+opens the stores all the time. Exits with an error unless all three runs have the same results.
 """
 
 import argparse
@@ -46,22 +46,30 @@ def main() -> None:
 
 def soak(directory: Path, kills: int, chance: random.Random, options: list[str]) -> None:
     """Make the three runs and compare them."""
-    seconds = {}
+    seconds, first_done = {}, {}
     for devices in (1, 2):
+        reader = Reader(directory / f"processes_{devices}" / "meis.zarr")
+        reader.start()
         began = time.monotonic()
         if start(directory / f"processes_{devices}", devices, options).wait() != 0:
             sys.exit(f"The run on {devices} process(es) failed; see {directory / f'processes_{devices}'}.txt")
         seconds[devices] = time.monotonic() - began
+        reader.stop()
+        first_done[devices] = (reader.first_done or time.monotonic()) - began
         print(f"{devices} process(es), undisturbed: {seconds[devices]:.0f} s", flush=True)
 
     killed = directory / "killed"
     reader = Reader(killed / "meis.zarr")
     reader.start()
     killed_times = 0
-    for attempt in range(kills):
-        run = start(killed, 1 + attempt % 2, options)
+    # What is not done when it is killed is begun anew: a run makes progress only after the time that the first neurons
+    # take. So it is about as likely to be killed before that as after, and gets to its end with the last kill.
+    longest = 2 * max(first_done.values()) + max(seconds.values()) / max(kills, 1)
+    while killed_times < kills:
+        run = start(killed, 1 + killed_times % 2, options)
         try:
-            run.wait(timeout=chance.uniform(0, max(max(seconds.values()) / 8, 20)))
+            run.wait(timeout=chance.uniform(0, longest))
+            break
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
@@ -112,6 +120,7 @@ class Reader(threading.Thread):
         self.path = path
         self.times = 0
         self.done = 0
+        self.first_done: float | None = None
         self.error: BaseException | None = None
         self._stopped = threading.Event()
         self._seen: dict[str, float] = {}
@@ -146,6 +155,8 @@ class Reader(threading.Thread):
                 self._seen[label] = score
         self.times += 1
         self.done = len(self._seen)
+        if self.done and self.first_done is None:
+            self.first_done = time.monotonic()
 
 
 def compare(one: xr.Dataset, other: xr.Dataset, name: str) -> None:
