@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 import xarray as xr
+from lightning.pytorch import Callback
 from torch import Tensor
 
+from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.models.fast_path import prepare
+from mei_lightning.models.blocks import all_threads
+from mei_lightning.models.fast_path import FastModel, prepare
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective
 from mei_lightning.optimizers import AnnealedPowerMethod
@@ -143,6 +146,14 @@ class PopulationModule(StimulusModule):
             rows = rows_that_fit(self._stepping[0], first[:1].to(device), device, sharing)
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
         self._make_rows(first.repeat(min(max(rows // self.restarts, 1), enough), 1, 1, 1, 1))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """As in ``StimulusModule``; and the threads of a processor are for the model, if that is prepared."""
+        return [*super().configure_callbacks(), ThreadsForBlocks(self._computes_in_blocks)]
+
+    def _computes_in_blocks(self) -> bool:
+        model = self._stepping[0].model
+        return self.device.type == "cpu" and isinstance(model, FastModel) and model.computes_in_blocks
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore the places and the rows in them, however many they were."""
@@ -290,7 +301,8 @@ class PopulationModule(StimulusModule):
         best_rows = rows.gather(1, best[:, None]).flatten()
         stimulus = self.best_stimulus[best_rows]
         numbers = self.neuron_in_place[torch.tensor(places, device=self.device)].tolist()
-        response = self.objective.for_rows(numbers).to(self.device).traces(stimulus)
+        with all_threads():
+            response = self.objective.for_rows(numbers).to(self.device).traces(stimulus)
         scores = self.objective.response_reducer.forward(response.T)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
         alike = [

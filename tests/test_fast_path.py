@@ -11,6 +11,7 @@ import torch
 from conftest import NO_LIMIT, fit, results, using_threads, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Callback
 from test_neuron_readouts import MAKE, cases, neurons_of, openretina_network, wrap
 from torch import nn
 from torch.nn import functional as F
@@ -422,11 +423,41 @@ def test_an_error_in_a_thread_is_raised():
         in_blocks(fail, torch.ones(2, ROWS_PER_BLOCK + 1))
 
 
+class ThreadsInEpochs(Callback):
+    """Checks that PyTorch's own threads stay out of the way of those that compute blocks."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        assert torch.get_num_threads() == 1
+
+
+def test_threads_are_given_back_after_a_failure(twin):
+    class Fails(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError("enough")
+
+    with using_threads(2):
+        with pytest.raises(RuntimeError, match="enough"):
+            fit(ml.MEIModule(twin, [("session_1", 3)]), NO_LIMIT, Fails())
+        assert torch.get_num_threads() == 2
+
+
+def test_threads_stay_with_a_model_that_is_not_rewritten():
+    class Threads(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            assert torch.get_num_threads() == 2
+
+    with using_threads(2):
+        fit(ml.MEIModule(video_model(), [("monday", 0)]), 10, Threads())
+
+
 def test_a_run_finds_the_same_meis_to_the_last_bit_with_any_number_of_threads(twin):
     def run(threads):
         module = ml.MEIModule(twin, [("session_1", 3), ("session_2", 8), ("session_3", 1)], restarts=7, max_steps=25)
         with using_threads(threads):
-            return results(fit(module, NO_LIMIT, ml.RowConvergence()))
+            trainer = fit(module, NO_LIMIT, ml.RowConvergence(), ThreadsInEpochs())
+            assert torch.get_num_threads() == threads
+            return results(trainer)
 
     one, two = run(1), run(2)
     for name in ("stimulus", "steps", "best_restart", "status"):

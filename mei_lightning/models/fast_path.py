@@ -73,6 +73,11 @@ class FastModel(RetinaModel):
         return [self] if len(members) == 1 else [FastModel(member, self.convolutions) for member in members]
 
     @property
+    def computes_in_blocks(self) -> bool:
+        """Whether all its convolutions are rewritten, so that a processor computes them in blocks of rows."""
+        return self.convolutions is None and any(isinstance(part, FrozenCore) for part in self.modules())
+
+    @property
     def _model(self) -> RetinaModel:
         assert isinstance(self.network, RetinaModel)
         return self.network
