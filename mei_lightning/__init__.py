@@ -47,7 +47,7 @@ from mei_lightning.openretina_api import (
     load_core_readout_from_remote,
     optimize_stimulus,
 )
-from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.plotting import plot_mei, plot_meis, plot_stimulus_composition
 from mei_lightning.regularizers import (
     RangePenalty,
@@ -69,7 +69,7 @@ from mei_lightning.video import (
 )
 
 __all__ = [
-    "AnnealedPowerMethod",
+    "AdaptivePowerMethod",
     "ChangeNormJointlyClipRangeSeparately",
     "ChannelRange",
     "Compose",

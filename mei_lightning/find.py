@@ -18,12 +18,13 @@ from mei_lightning.callbacks.results_writer import STORE, ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import Constraint
+from mei_lightning.effort import EffortName
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import Reducer
-from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.strategies import cluster_plugins, strategy_for
@@ -39,9 +40,10 @@ def find_meis(
     reducer: Reducer | None = None,
     constraint: Constraint | None = None,
     regularizer: Regularizer | None = None,
-    optimizer: OptimizerFactory = AnnealedPowerMethod,
-    max_steps: int = 100,
-    restarts: int = 4,
+    optimizer: OptimizerFactory = AdaptivePowerMethod,
+    effort: EffortName = "normal",
+    max_steps: int | None = None,
+    restarts: int | None = None,
     seed: int = 0,
     rows_per_device: int | None = None,
     fast_path: bool = True,
@@ -67,8 +69,10 @@ def find_meis(
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
-        max_steps: the most steps that a row takes; it stops earlier once it has converged.
-        restarts: initial stimuli of each neuron; the best result is kept.
+        effort: "quick", "normal" or "thorough": from 2, 4 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, and the best result is kept.
+        max_steps: the most steps, in place of the effort's; a stimulus that has converged takes fewer.
+        restarts: the number of initial stimuli, in place of the effort's.
         seed: with the neuron and the restart, it determines the initial stimulus.
         rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
             as many as fit into half of its free memory, at most 16 for each thread of a processor (32 if it has one)
@@ -87,10 +91,10 @@ def find_meis(
     Returns:
         A labelled dataset with dimensions ``neuron, channel, time, y, x, response_time, restart``. Variables:
         ``stimulus`` (in the model's units), ``score``, ``response`` (the trace to the stimulus), ``status``, ``steps``,
-        ``best_restart`` and ``seed`` (which noise it is from), ``restart_scores``, ``score_spread`` (their standard
-        deviation relative to the score) and ``restart_similarity`` (mean cosine similarity of the other restarts'
-        stimuli to the best). Attributes: model, weights digest, physical facts, and all settings as JSON. With a
-        ``directory``, values are read from there as they are used.
+        ``best_restart`` and ``seed`` (which noise it is from), ``restart_scores`` (NaN for those that were given up
+        early), ``score_spread`` (their standard deviation relative to the score) and ``restart_similarity`` (mean
+        cosine similarity of the other restarts' stimuli to the best). Attributes: model, weights digest, physical
+        facts, and all settings as JSON. With a ``directory``, values are read from there as they are used.
 
     Raises:
         ValueError: if an argument does not fit the model, or the directory holds the results of another run; nothing
@@ -108,6 +112,7 @@ def find_meis(
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            effort=effort,
             restarts=restarts,
             seed=seed,
             max_steps=max_steps,

@@ -34,7 +34,7 @@ def score_held_out(
 ) -> xr.DataArray:
     """Score the MEIs of a store on another model of the same neurons, and keep the scores beside the run's own.
 
-    The variable ``held_out_score`` of the store then has a score for each neuron that has been begun, NaN for the
+    The variable ``held_out_score`` of the store then has a score for each neuron that is done, NaN for the
     others.
 
     Args:
@@ -67,11 +67,12 @@ def score_held_out(
             f"{meis['stimulus'].shape[1:]}."
         )
     _check_is_held_out(meis, model, members or ())
-    begun = np.flatnonzero((meis["status"] != "pending").values)
+    # An interrupted neuron's stimulus is not the one that it ends with.
+    done = np.flatnonzero(~meis["status"].isin(["pending", "interrupted"]).values)
     scores = np.full(meis.sizes["neuron"], np.nan)
-    if len(begun):
-        groups = [group_of_label(label, model.has_sessions) for label in meis["neuron"].values[begun].tolist()]
-        module = _HeldOutScores(NeuronObjective(model, groups, reducer), meis["stimulus"].isel(neuron=begun))
+    if len(done):
+        groups = [group_of_label(label, model.has_sessions) for label in meis["neuron"].values[done].tolist()]
+        module = _HeldOutScores(NeuronObjective(model, groups, reducer), meis["stimulus"].isel(neuron=done))
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
@@ -82,7 +83,7 @@ def score_held_out(
         )
         batches = trainer.predict(module)
         assert batches is not None
-        scores[begun] = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]
+        scores[done] = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]
     facts = {"long_name": f"{reducer!r} on {model.name}"}
     result = xr.DataArray(scores, dims="neuron", name=HELD_OUT_SCORE, attrs=facts)
     with warnings.catch_warnings():

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.effort import EFFORTS, EffortName
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
 from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, session_responses
-from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import describe_results
@@ -51,10 +52,12 @@ class MEIModule(PopulationModule):
         reducer: how the response over time becomes a score; by default its mean over all response frames.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
-        optimizer: a torch optimizer in place of the annealed power method.
-        restarts: initial stimuli of each neuron; the best result is kept.
+        optimizer: a torch optimizer in place of the adaptive power method.
+        effort: "quick", "normal" or "thorough": from 2, 4 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, and the best result is kept.
+        restarts: the number of initial stimuli, in place of the effort's.
         seed: with the neuron and the restart, it determines the initial stimulus.
-        max_steps: the most steps that a row takes.
+        max_steps: the most steps that a row takes, in place of the effort's.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
             free memory, at most 16 for each thread of a processor (32 if it has one) and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
@@ -85,14 +88,15 @@ class MEIModule(PopulationModule):
         reducer: Reducer | None = None,
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
-        optimizer: OptimizerFactory = AnnealedPowerMethod,
-        restarts: int = 4,
+        optimizer: OptimizerFactory = AdaptivePowerMethod,
+        effort: EffortName = "normal",
+        restarts: int | None = None,
         seed: int = 0,
-        max_steps: int = 100,
+        max_steps: int | None = None,
         rows_per_device: int | None = None,
         fast_path: bool = True,
         allow_unpickling: bool = False,
-        check_interval: int = 10,
+        check_interval: int = 4,
     ) -> None:
         model = load_model(retina, allow_unpickling=allow_unpickling)
         if members is not None:
@@ -102,8 +106,13 @@ class MEIModule(PopulationModule):
         chosen = neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons
         groups = [group_of(target) for target in chosen]
         _check_neurons(model, groups)
+        if effort not in EFFORTS:
+            raise ValueError(f"effort={effort!r}: choose one of {', '.join(EFFORTS)}.")
+        restarts = EFFORTS[effort].starts if restarts is None else restarts
+        max_steps = EFFORTS[effort].max_steps if max_steps is None else max_steps
         if restarts < 1:
             raise ValueError(f"restarts={restarts} must be at least 1.")
+        finalists = min(restarts, EFFORTS[effort].finalists)
         time_steps = default_time_steps(model.stimulus_format) if time_steps is None else time_steps
         if model.stimulus_format.is_still and time_steps != 1:
             raise ValueError(f"time_steps={time_steps}: model '{model.name}' sees still images, of 1 frame.")
@@ -135,6 +144,7 @@ class MEIModule(PopulationModule):
             start,
             seed_of,
             restarts=restarts,
+            finalists=finalists,
             max_steps=max_steps,
             rows_per_device=rows_per_device,
             fast_path=fast_path,
@@ -166,6 +176,7 @@ class MEIModule(PopulationModule):
             "regularizer": None if regularizer is None else repr(regularizer),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             "restarts": restarts,
+            "finalists": finalists,
             "seed": seed,
             "max_steps": max_steps,
             "mei_lightning": version("mei-lightning"),

@@ -11,7 +11,7 @@ from mei_lightning.objectives import Objective
 _MOST_ROWS_ELSEWHERE = 256
 
 _SHARE = 0.5
-_COPIES_OF_STIMULUS = 10
+_COPIES_OF_STIMULUS = 16
 
 
 def most_rows(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.objectives import Objective, as_objective
-from mei_lightning.optimizers import AnnealedPowerMethod, per_row, row_norms
+from mei_lightning.optimizers import AdaptivePowerMethod, per_row, row_norms
 from mei_lightning.regularizers import Regularizer
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
@@ -34,6 +34,7 @@ class Status(IntEnum):
     NO_GRADIENT = 2
     NOT_FINITE = 3
     STEP_LIMIT = 4
+    OUTDONE = 5
 
     @property
     def label(self) -> str:
@@ -55,7 +56,7 @@ class StimulusModule(LightningModule):
         constraint: where stimuli may live; applied after each step, so that all that is logged, saved or returned
             is feasible.
         regularizer: a cost ``[rows]`` that is subtracted from the score.
-        optimizer: makes a torch optimizer for ``[stimulus]``; the annealed power method by default.
+        optimizer: makes a torch optimizer for ``[stimulus]``; the adaptive power method by default.
         max_steps: the most steps that a row takes; by default as many as the trainer takes.
         check_interval: steps between two checks for rows that are done (an epoch).
 
@@ -86,7 +87,7 @@ class StimulusModule(LightningModule):
         *,
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
-        optimizer: OptimizerFactory = AnnealedPowerMethod,
+        optimizer: OptimizerFactory = AdaptivePowerMethod,
         max_steps: int | None = None,
         check_interval: int = 10,
     ) -> None:

@@ -1,4 +1,4 @@
-"""The default ascent: normalised gradients, steps relative to the stimulus' norm, annealed."""
+"""The default ascent: normalised gradients, steps relative to the stimulus' norm, adapted to each row."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,33 +10,38 @@ from torch.optim import Optimizer
 
 from mei_lightning.rounding import summing_precision
 
+_GROWTH = 1.3
+_SHRINKAGE = 0.5
+_LARGEST_STEP = 4.0
 
-class AnnealedPowerMethod(Optimizer):
-    """Steps along each row's normalised gradient, in units of the row's own norm, from large to small.
+
+class AdaptivePowerMethod(Optimizer):
+    """Steps along each row's normalised gradient, in units of the row's own norm, as long as the row can take.
 
     With a projection P after each step, a row x of norm r with gradient g moves to ``P(x + a * r * g / |g|)``: the
     generalised power method for large a (Journée et al. 2010, Journal of Machine Learning Research 11:517-553),
-    gradient ascent for small a. The step a falls exponentially from ``start`` to ``end``: large steps settle smooth
-    neurons in a few steps, small ones climb where the response is rugged. There is no learning rate to tune, since
-    neither the scale of the responses nor that of the stimulus matters.
+    gradient ascent for small a. A row's own step a grows by 1.3 while the response still rises where a step has led,
+    and is halved where it falls again: smooth neurons settle in a few large steps, rugged ones are climbed in small
+    ones. There is no learning rate to tune, since neither the scale of the responses nor that of the stimulus matters.
+
+    Whether the response rises is told by the gradient along the last move d, less what leaving the sphere of radius r
+    would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
 
     Args:
         params: stimuli ``[rows, ...]``; each row steps on its own.
         start: the first step, relative to the norm of the row.
-        end: the last step, relative to the norm of the row.
-        steps: the number of steps from ``start`` to ``end``; further ones keep to ``end``.
+        smallest: the least step, relative to the norm of the row.
 
     Raises:
-        ValueError: unless ``start >= end > 0``, finite, and ``steps >= 1``.
+        ValueError: unless ``start >= smallest > 0``, and finite.
     """
 
-    def __init__(self, params: Iterable[Tensor], start: float = 1.0, end: float = 0.02, steps: int = 60) -> None:
-        if not math.inf > start >= end > 0 or steps < 1:
+    def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
+        if not math.inf > start >= smallest > 0:
             raise ValueError(
-                f"AnnealedPowerMethod(start={start}, end={end}, steps={steps}) needs start >= end > 0, finite, and "
-                "steps >= 1."
+                f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
             )
-        super().__init__(params, {"start": start, "end": end, "steps": steps})
+        super().__init__(params, {"start": start, "smallest": smallest})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
@@ -55,25 +60,29 @@ class AnnealedPowerMethod(Optimizer):
                     continue
                 state = self.state[stimulus]
                 if not state:
-                    state["age"] = torch.zeros(len(stimulus), device=stimulus.device)
-                progress = (state["age"] / max(group["steps"] - 1, 1)).clamp(max=1)
-                step = group["start"] * (group["end"] / group["start"]) ** progress
+                    state["step"] = torch.full((len(stimulus),), group["start"], device=stimulus.device)
+                    state["previous"] = stimulus.clone()
                 size = row_norms(stimulus)
                 size = torch.where(size > 0, size, 1)
+                step = _adapted(group, state["step"], stimulus, stimulus.grad, stimulus - state["previous"], size)
+                state["step"].copy_(step)
+                state["previous"].copy_(stimulus)
                 steepness = row_norms(stimulus.grad)
                 factor = torch.where(steepness > 0, step * size / steepness, 0)
                 stimulus.sub_(stimulus.grad * per_row(factor, stimulus))
-                state["age"] += 1
         return loss
 
     def begin_anew(self, rows: Tensor) -> None:
-        """Let rows start with the first step again.
+        """Let rows start with the first step again, from where they are.
 
         Args:
             rows: which rows, ``[rows]`` of bool.
         """
-        for state in self.state.values():
-            state["age"].masked_fill_(rows, 0)
+        for group in self.param_groups:
+            for stimulus in group["params"]:
+                if state := self.state.get(stimulus):
+                    state["step"].masked_fill_(rows, group["start"])
+                    state["previous"][rows] = stimulus.detach()[rows]
 
 
 def row_norms(stimulus: Tensor) -> Tensor:
@@ -85,3 +94,20 @@ def row_norms(stimulus: Tensor) -> Tensor:
 def per_row(values: Tensor, stimulus: Tensor) -> Tensor:
     """Values ``[rows]`` shaped so that they broadcast over stimuli ``[rows, ...]``."""
     return values.view(-1, *[1] * (stimulus.ndim - 1))
+
+
+def _inner_products(one: Tensor, other: Tensor) -> Tensor:
+    return (one * other).flatten(1).sum(dim=1, dtype=summing_precision(one)).to(one.dtype)
+
+
+def _adapted(
+    group: dict[str, Any], step: Tensor, stimulus: Tensor, gradient: Tensor, move: Tensor, size: Tensor
+) -> Tensor:
+    distance = row_norms(move)
+    uphill = -_inner_products(gradient, move)
+    outward = -_inner_products(gradient, stimulus)
+    rises = uphill > 0.5 * outward * (distance / size).square()
+    factor = torch.where(rises, _GROWTH, _SHRINKAGE)
+    # A row that begins has not moved, and a gradient that is not a number gives no advice.
+    factor = torch.where((distance > 0) & uphill.isfinite(), factor, 1.0)
+    return (step * factor).clamp(group["smallest"], max(_LARGEST_STEP, group["start"]))

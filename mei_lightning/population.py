@@ -13,13 +13,14 @@ from torch import Tensor
 
 from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
+from mei_lightning.effort import TRIAL_STEPS
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import all_threads
 from mei_lightning.models.fast_path import FastModel, prepare
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective
-from mei_lightning.optimizers import AnnealedPowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.store import MEIResult
 from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
@@ -28,7 +29,8 @@ from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 class PopulationModule(StimulusModule):
     """Streams neurons through the rows that a device has room for.
 
-    A device has places for neurons, each of as many rows as there are restarts. Rows that are done leave the
+    A device has places for neurons, each of as many rows as there are restarts. After ``TRIAL_STEPS`` steps those of a
+    neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the
     computation; once all rows of a place are done, the neuron's result is complete, and the next neuron takes the
     place. Neurons are dealt to the devices as places become free, so that no device waits for another one's
     stragglers until the last neurons.
@@ -39,10 +41,11 @@ class PopulationModule(StimulusModule):
         start: makes the initial stimuli of a neuron, ``[restarts, channels, time, height, width]``, from its number.
         seed_of: the seed of a neuron's restart, for the record, from both numbers.
         restarts: rows of each neuron; the best result is kept.
+        finalists: how many of them are optimised to the end.
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
-            the annealed power method and SGD. What is reported of a result is computed by the model itself in any case.
+            the adaptive power method and SGD. What is reported of a result is computed by the model itself in any case.
         constraint, regularizer, optimizer, check_interval: as for ``StimulusModule``.
 
     Attributes:
@@ -65,6 +68,7 @@ class PopulationModule(StimulusModule):
         seed_of: Callable[[int, int], int],
         *,
         restarts: int,
+        finalists: int,
         max_steps: int,
         rows_per_device: int | None,
         fast_path: bool,
@@ -79,6 +83,7 @@ class PopulationModule(StimulusModule):
                 "computed together."
             )
         self.restarts = restarts
+        self.finalists = finalists
         self.rows_per_device = rows_per_device
         self.fast_path = fast_path
         self.start = start
@@ -135,17 +140,19 @@ class PopulationModule(StimulusModule):
         model = self.objective.model
         # Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
         optimizer = self.optimizer_factory([self.stimulus])
-        forgives_rounding = isinstance(optimizer, AnnealedPowerMethod | torch.optim.SGD)
+        forgives_rounding = isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
         if self.fast_path and forgives_rounding and isinstance(model, RetinaModel):
             self._stepping = (self.objective.on(prepare(model, first.shape, device)),)
-        if (self.neuron_in_place >= 0).any():
-            return
         rows = self.rows_per_device
         if rows is None:
             sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
             rows = rows_that_fit(self._stepping[0], first[:1].to(device), device, sharing)
+        self._most_rows = max(rows, self.restarts)
+        if (self.neuron_in_place >= 0).any():
+            return
+        # More places than are filled at first: those whose rows are finalists leave room for others.
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
-        self._make_rows(first.repeat(min(max(rows // self.restarts, 1), enough), 1, 1, 1, 1))
+        self._make_rows(first.repeat(min(self._most_rows // self.finalists, enough), 1, 1, 1, 1))
 
     def configure_callbacks(self) -> list[Callback]:
         """As in ``StimulusModule``; and the threads of a processor are for the model, if that is prepared."""
@@ -194,6 +201,12 @@ class PopulationModule(StimulusModule):
         self._row_steps_computed = self._rows_in_epoch = 0
         self._started, self._done_at_start = time.monotonic(), len(self._done_before)
         self._begin_next_neurons()
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """As in ``StimulusModule``; and at the end of a neuron's trial its finalists are chosen."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        outdone = self._ranks() >= self.finalists
+        self.retire(outdone.flatten() & (self.steps == TRIAL_STEPS), Status.OUTDONE)
 
     def on_train_epoch_end(self) -> None:
         """Let neurons that are done leave, begin the next ones, log, and stop when none is left on any device."""
@@ -251,8 +264,9 @@ class PopulationModule(StimulusModule):
 
     def _places_to_fill(self, free: int) -> int:
         # Optimizers that count steps for all rows together, as Adam does, have to begin with all rows at once.
-        one_by_one = isinstance(self._optimizer, AnnealedPowerMethod) or not any(self._optimizer.state.values())
-        return free if one_by_one or free == len(self.neuron_in_place) else 0
+        one_by_one = isinstance(self._optimizer, AdaptivePowerMethod) or not any(self._optimizer.state.values())
+        room = (self._most_rows - int(self.active.sum())) // self.restarts
+        return min(free, max(room, 0)) if one_by_one or free == len(self.neuron_in_place) else 0
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -269,7 +283,7 @@ class PopulationModule(StimulusModule):
         for zero in (self.status, self.steps, self.stalled_steps):
             zero[rows] = 0
         self.neuron_in_place[torch.tensor(places, device=self.device)] = torch.tensor(neurons, device=self.device)
-        if isinstance(self._optimizer, AnnealedPowerMethod):
+        if isinstance(self._optimizer, AdaptivePowerMethod):
             anew = torch.zeros_like(self.active)
             anew[rows] = True
             self._optimizer.begin_anew(anew)
@@ -305,9 +319,10 @@ class PopulationModule(StimulusModule):
             response = self.objective.for_rows(numbers).to(self.device).traces(stimulus)
         scores = self.objective.response_reducer.forward(response.T)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
+        restart_scores[self.status[rows] == Status.OUTDONE] = torch.nan
         alike = [
             _mean_cosine(self.best_stimulus[own], chosen, finite)
-            for own, chosen, finite in zip(rows, best, self.best_score[rows].isfinite(), strict=True)
+            for own, chosen, finite in zip(rows, best, restart_scores.isfinite(), strict=True)
         ]
         interrupted = self.active.view(-1, self.restarts).any(dim=1)[torch.tensor(places, device=self.device)]
         status = torch.where(interrupted, int(Status.ACTIVE), self.status[best_rows])
@@ -327,12 +342,17 @@ class PopulationModule(StimulusModule):
             for i, number in enumerate(numbers)
         ]
 
+    def _ranks(self) -> Tensor:
+        """The ranks of each place's restarts by their best value, ``[places, restarts]``, 0 for the best."""
+        values = self.best_value.view(-1, self.restarts)
+        # Restarts often end at the same optimum. Rounding must not choose among them, so the first one gets a start.
+        handicap = 1e-5 * values.abs() * torch.arange(self.restarts, device=values.device)
+        values = torch.where(values.isfinite(), values - handicap, values)
+        return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
     def _best_restarts(self) -> Tensor:
         """The best restart of each place, ``[places]``; the first of those that are equally good."""
-        values = self.best_value.view(-1, self.restarts)
-        highest = values.amax(dim=1, keepdim=True)
-        # Restarts often end at the same optimum. Rounding, which varies with the batch, must not choose among them.
-        return (values >= highest - 1e-5 * highest.abs()).int().argmax(dim=1)
+        return self._ranks().argmin(dim=1)
 
     def best_rows(self) -> Tensor:
         """The row of the best restart of each place that is taken, ``[places taken]``."""

@@ -45,7 +45,7 @@ class MEIResult:
         steps: of the best restart.
         best_restart: which restart the stimulus is from.
         seed: 63-bit, of the best restart.
-        restart_scores: ``[restart]``.
+        restart_scores: ``[restart]``; NaN for those that were given up early.
         restart_similarity: how alike the restarts' stimuli are; NaN with one restart.
     """
 
@@ -434,10 +434,11 @@ def _explained(path: Path, kept: str) -> Iterator[None]:
 
 
 def _spread(scores: np.ndarray, score: float) -> float:
-    if len(scores) == 1:
+    optimised = scores[~np.isnan(scores)]
+    if len(optimised) < 2:
         return np.nan
     with np.errstate(all="ignore"):
-        return scores.std() / np.abs(np.float64(score))
+        return optimised.std() / np.abs(np.float64(score))
 
 
 _NOTHING = object()

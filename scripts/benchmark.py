@@ -578,7 +578,7 @@ def trainer_overhead(model: BenchmarkModel, steps: int, repeats: int = 3) -> dic
 
         began = time.perf_counter()
         stimulus = constraint(start.clone()).requires_grad_()
-        optimizer = ml.AnnealedPowerMethod([stimulus])
+        optimizer = ml.AdaptivePowerMethod([stimulus])
         for _ in range(steps):
             (stimulus.grad,) = torch.autograd.grad(-objective(stimulus).sum(), stimulus)
             optimizer.step()

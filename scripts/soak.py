@@ -63,12 +63,14 @@ def soak(directory: Path, kills: int, chance: random.Random, options: list[str])
     reader.start()
     killed_times = 0
     # What is not done when it is killed is begun anew: a run makes progress only after the time that the first neurons
-    # take. So it is about as likely to be killed before that as after, and gets to its end with the last kill.
-    longest = 2 * max(first_done.values()) + max(seconds.values()) / max(kills, 1)
+    # take. Kills keep pace with the neurons that are done, so that the last ones hit the last neurons.
+    first, share = max(first_done.values()), max(seconds.values()) / max(kills, 1)
+    neurons = xr.open_zarr(directory / "processes_1" / "meis.zarr").sizes["neuron"]
     while killed_times < kills:
+        is_ahead = reader.done / neurons > killed_times / kills
         run = start(killed, 1 + killed_times % 2, options)
         try:
-            run.wait(timeout=chance.uniform(0, longest))
+            run.wait(timeout=chance.uniform(0, first if is_ahead else 2 * first + share))
             break
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)

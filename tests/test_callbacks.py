@@ -23,7 +23,8 @@ QUANTILES = ["0.00", "0.25", "0.50", "0.75", "1.00"]
 
 
 def module_of(model, neurons=NEURONS, **options):
-    return ml.MEIModule(model, neurons, **{"time_steps": 9, "restarts": 2, "norm": 4.0, "ranges": RANGES, **options})
+    settings = {"time_steps": 9, "restarts": 2, "norm": 4.0, "ranges": RANGES, "check_interval": 10}
+    return ml.MEIModule(model, neurons, **{**settings, **options})
 
 
 def events_in(directory):

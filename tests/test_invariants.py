@@ -24,10 +24,11 @@ import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
 
 OPTIMIZERS = {
-    "power method": ml.AnnealedPowerMethod,
+    "power method": ml.AdaptivePowerMethod,
     "SGD": partial(torch.optim.SGD, lr=2.0),
     "Adam": partial(torch.optim.Adam, lr=0.05),
 }
+NEVER_CONVERGES = ml.RowConvergence(patience=1000)
 VIDEO_NEURONS = [("monday", 0), ("tuesday", 1), ("monday", 3), [("monday", 1), ("tuesday", 2)]]
 STILL_NEURONS = [0, 4, [1, 2]]
 SIMULATED_NEURONS = [("session_1", 0), ("session_2", 1)]
@@ -70,7 +71,9 @@ def test_rows_that_leave_disturb_nobody(retina, optimizer, check_interval):
     """With convergence, every row is the row of a run that it has for itself, whenever the others leave."""
     neurons = VIDEO_NEURONS if retina is video_model else STILL_NEURONS
     options = {"restarts": 1, "optimizer": optimizer, "max_steps": 60}
-    convergence = ml.RowConvergence(relative_gain=1e-3, patience=3)
+    # Small enough for all rows to get there, and large enough for them to do so at different steps.
+    gain = 5e-3 if retina is still_model and optimizer is ml.AdaptivePowerMethod else 1e-3
+    convergence = ml.RowConvergence(relative_gain=gain, patience=3)
     together = results(fit(ml.MEIModule(retina(), neurons, check_interval=check_interval, **options), 60, convergence))
     assert len(np.unique(together["steps"])) > 1
 
@@ -157,15 +160,14 @@ def test_norm_and_range_hold_wherever_a_stimulus_is_seen(case, optimizer, tmp_pa
     watch = Watch()
     checkpoints = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=3)
     options = {**options, "norm": norm, "ranges": ranges, "max_steps": 12, "restarts": 1, "optimizer": optimizer}
-    meis = find(model, neurons, callbacks=[watch, checkpoints], **options)
+    meis = find(model, neurons, callbacks=[watch, checkpoints, NEVER_CONVERGES], **options)
 
     saved = []
     for path in tmp_path.glob("*.ckpt"):
         state = torch.load(path, weights_only=True)["state_dict"]
         assert not any("network" in name or "." in name for name in state)
         saved += [state["stimulus"], state["best_stimulus"]]
-    # Twelve steps are taken; the run goes on to the next check, after 20.
-    assert len(saved) == 2 * 6
+    assert len(saved) == 2 * 4
     assert len(watch.seen) > 4 * 12
     for stimulus in [*watch.seen, *saved, torch.from_numpy(meis["stimulus"].values)]:
         np.testing.assert_allclose(stimulus.double().flatten(1).norm(dim=1), norm, rtol=1e-5)
@@ -183,7 +185,7 @@ def test_the_result_is_the_best_stimulus_seen_with_its_own_score(case, optimizer
     watch = Watch()
     reducer = ml.MaxReducer()
     options = {**options, "optimizer": optimizer, "ranges": ranges_of(model), "restarts": 2, "max_steps": 12}
-    meis = find(model, neurons, reducer=reducer, callbacks=[watch], **options)
+    meis = find(model, neurons, reducer=reducer, callbacks=[watch, NEVER_CONVERGES], **options)
 
     best = torch.from_numpy(meis["stimulus"].values)
     objective = ml.NeuronObjective(model, neurons, reducer)
@@ -271,7 +273,8 @@ class Beginning(Callback):
     def on_train_batch_start(self, trainer, module, *_):
         for place, number in enumerate(module.neuron_in_place.tolist()):
             rows = module.stimulus.detach()[place * module.restarts : (place + 1) * module.restarts]
-            self.stimuli.setdefault(module.labels[number], rows.clone())
+            if number >= 0:
+                self.stimuli.setdefault(module.labels[number], rows.clone())
 
 
 def test_an_initial_stimulus_depends_on_its_neuron_and_restart_only():

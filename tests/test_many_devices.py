@@ -77,10 +77,10 @@ def alone(tmp_path_factory):
 ADAM = partial(torch.optim.Adam, lr=0.3)
 
 
-@pytest.mark.parametrize("optimizer", [ml.AnnealedPowerMethod, ADAM], ids=["power method", "Adam"])
+@pytest.mark.parametrize("optimizer", [ml.AdaptivePowerMethod, ADAM], ids=["power method", "Adam"])
 @pytest.mark.parametrize(("devices", "rows"), [(2, 2), (2, None), (3, 4)])
 def test_several_devices_find_what_one_finds(tmp_path, alone, devices, rows, optimizer):
-    expected = alone if optimizer is ml.AnnealedPowerMethod else fit(tmp_path / "alone", 1, optimizer=optimizer)
+    expected = alone if optimizer is ml.AdaptivePowerMethod else fit(tmp_path / "alone", 1, optimizer=optimizer)
     meis = fit(tmp_path / "several", devices, rows_per_device=rows, optimizer=optimizer)
     assert_same(meis, expected)
 

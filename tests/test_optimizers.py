@@ -11,15 +11,20 @@ import mei_lightning as ml
 from mei_lightning.stimulus import default_norm
 
 
-def ascend_by_hand(stimulus, gradient_of, start, end, steps, taken):
-    """The documented formula, one row and one step at a time, in numpy."""
+def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):
+    """The documented rule, one row and one step at a time, in numpy."""
     rows = []
     for row in stimulus.double().numpy():
-        for number in range(taken):
-            share = min(number / max(steps - 1, 1), 1.0)
-            length = np.exp((1 - share) * np.log(start) + share * np.log(end))
+        length, before = start, None
+        for _ in range(taken):
             gradient = gradient_of(row)
-            row = row + length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient)
+            if before is not None:
+                move = row - before
+                curvature = (move * move).sum() / 2 * (gradient * row).sum() / (row * row).sum()
+                length *= 1.3 if (gradient * move).sum() > curvature else 0.5
+                length = min(max(length, smallest), max(4.0, start))
+            before = row
+            row = project(row + length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient))
         rows.append(row)
     return np.stack(rows)
 
@@ -27,37 +32,81 @@ def ascend_by_hand(stimulus, gradient_of, start, end, steps, taken):
 @given(
     start=st.floats(0.01, 5),
     ratio=st.floats(0.01, 1),
-    steps=st.integers(1, 8),
+    on_sphere=st.booleans(),
     taken=st.integers(1, 12),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=25, deadline=None)
-def test_steps_follow_the_formula(start, ratio, steps, taken, seed):
+@settings(max_examples=40, deadline=None)
+def test_steps_follow_the_rule(start, ratio, on_sphere, taken, seed):
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(3, 2, 4, generator=generator, dtype=torch.float64)
     target = torch.randn(2, 4, generator=generator, dtype=torch.float64)
     stimulus = first.clone().requires_grad_()
-    optimizer = ml.AnnealedPowerMethod([stimulus], start=start, end=start * ratio, steps=steps)
+    optimizer = ml.AdaptivePowerMethod([stimulus], start=start, smallest=start * ratio)
     for _ in range(taken):
         optimizer.zero_grad()
         (0.5 * (stimulus - target).square().sum()).backward()
         optimizer.step()
-    expected = ascend_by_hand(first, lambda row: target.numpy() - row, start, start * ratio, steps, taken)
+        if on_sphere:
+            stimulus.data = ml.FixedNorm(2.0)(stimulus.data[..., None, None])[..., 0, 0]
+    expected = ascend_by_hand(
+        first,
+        lambda row: target.numpy() - row,
+        lambda row: 2.0 * row / np.linalg.norm(row) if on_sphere else row,
+        start,
+        start * ratio,
+        taken,
+    )
     # The step's length is kept in float32.
     np.testing.assert_allclose(stimulus.detach().numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_steps_shrink_where_they_overshoot_and_grow_where_they_do_not():
+    # On the unit circle with the optimum at angle 0, one row a degree away and one half a turn.
+    angles = torch.tensor([0.02, 3.0])
+    stimulus = torch.stack([angles.cos(), angles.sin()], dim=1).requires_grad_()
+    optimizer = ml.AdaptivePowerMethod([stimulus], start=0.5, smallest=0.01)
+    lengths = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-((stimulus * torch.tensor([1.0, 0.0])) ** 3)).sum().backward()
+        optimizer.step()
+        stimulus.data /= stimulus.data.norm(dim=1, keepdim=True)
+        lengths.append(optimizer.state[stimulus]["step"].clone())
+    assert lengths[0].tolist() == [0.5, 0.5]
+    assert lengths[2][1] > 0.5
+
+
+def test_rows_that_begin_anew_step_as_new_ones_do():
+    first = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def steps(stimulus, optimizer, count):
+        for _ in range(count):
+            stimulus.grad = (stimulus.detach() - 1) ** 3
+            optimizer.step()
+
+    old = first.clone().requires_grad_()
+    optimizer = ml.AdaptivePowerMethod([old])
+    steps(old, optimizer, 3)
+    old.data[1:3] = first[:2]
+    optimizer.begin_anew(torch.tensor([False, True, True, False]))
+    steps(old, optimizer, 4)
+    new = first[:2].clone().requires_grad_()
+    steps(new, ml.AdaptivePowerMethod([new]), 4)
+    torch.testing.assert_close(old.detach()[1:3], new.detach())
 
 
 def test_a_row_without_gradient_and_a_row_of_zeros():
     stimulus = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]], requires_grad=True)
     stimulus.grad = torch.tensor([[0.0, 0.0], [0.0, -2.0], [-7.0, 0.0]])
-    ml.AnnealedPowerMethod([stimulus], start=0.5).step()
+    ml.AdaptivePowerMethod([stimulus], start=0.5).step()
     # A row of zeros has no norm to be relative to; it steps in the stimulus' own units.
     torch.testing.assert_close(stimulus.detach(), torch.tensor([[3.0, 4.0], [0.0, 0.5], [1.5, 0.0]]))
 
 
 def test_a_closure_is_evaluated_once_with_gradients():
     stimulus = torch.ones(2, 3, requires_grad=True)
-    optimizer = ml.AnnealedPowerMethod([stimulus])
+    optimizer = ml.AdaptivePowerMethod([stimulus])
     calls = []
 
     def closure():
@@ -74,18 +123,17 @@ def test_a_closure_is_evaluated_once_with_gradients():
     "wrong",
     [
         {"start": 0.01},
-        {"end": 0.0},
-        {"end": -1.0},
-        {"end": 2.0},
-        {"steps": 0},
+        {"smallest": 0.0},
+        {"smallest": -1.0},
+        {"smallest": 2.0},
         {"start": float("nan")},
-        {"end": float("nan")},
+        {"smallest": float("nan")},
         {"start": float("inf")},
     ],
 )
 def test_bad_arguments_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"AnnealedPowerMethod\(start=.* needs start >= end > 0") as caught:
-        ml.AnnealedPowerMethod([torch.zeros(1, 1)], **wrong)
+    with pytest.raises(ValueError, match=r"AdaptivePowerMethod\(start=.* needs start >= smallest > 0") as caught:
+        ml.AdaptivePowerMethod([torch.zeros(1, 1)], **wrong)
     for name, value in wrong.items():
         assert f"{name}={value}" in str(caught.value)
 
@@ -135,7 +183,7 @@ def test_the_scale_of_the_responses_does_not_matter(gain):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        ml.AnnealedPowerMethod,
+        ml.AdaptivePowerMethod,
         partial(torch.optim.SGD, lr=1.0),
         partial(torch.optim.SGD, lr=0.3, momentum=0.9),
         partial(torch.optim.Adam, lr=0.05),

@@ -23,21 +23,23 @@ from conftest import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from test_invariants import FailingNetwork
 
 import mei_lightning as ml
 from mei_lightning import memory
+from mei_lightning.effort import TRIAL_STEPS
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.strategies import deal, strategy_for
 
 OPTIMIZERS = {
-    "power method": ml.AnnealedPowerMethod,
+    "power method": ml.AdaptivePowerMethod,
     "SGD": partial(torch.optim.SGD, lr=2.0),
     "momentum": partial(torch.optim.SGD, lr=0.5, momentum=0.8),
     "Adam": partial(torch.optim.Adam, lr=0.05),
 }
 NEURONS = 7
-CONVERGENCE = ml.RowConvergence(relative_gain=2e-3, patience=2)
+CONVERGENCE = ml.RowConvergence(relative_gain=1e-5, patience=2)
 
 
 @cache
@@ -74,7 +76,7 @@ def test_any_number_of_rows_finds_what_each_neuron_finds_alone(optimizer, restar
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_places_that_become_free_at_different_checks(optimizer):
-    meis = check_streaming(optimizer, 1, 3, 1, [4, 0, 3, 6, 1, 5, 2])
+    meis = check_streaming(optimizer, 1, 3, 1, [1, 0, 2, 6, 4, 5, 3])
     assert len(np.unique(meis["steps"][:3])) > 1
 
 
@@ -132,18 +134,21 @@ def test_places_are_filled_while_others_are_busy():
     assert seen == expected
 
 
-def test_by_default_there_are_as_many_rows_as_fit(monkeypatch):
+def test_by_default_as_many_rows_are_computed_as_fit(monkeypatch):
     monkeypatch.setattr("mei_lightning.population.rows_that_fit", lambda *_: 7)
-    seen = []
+    seen = {}
 
     class Rows(Callback):
-        def on_train_start(self, trainer, module, *_):
-            seen.append((module.restarts, len(module.neuron_in_place), len(module.stimulus)))
+        def on_train_batch_start(self, trainer, module, *_):
+            seen.setdefault(module.restarts, []).append(int(module.active.sum()))
 
     for restarts in (1, 2, 3, 8):
-        fit(small_module(list(range(NEURONS)), "SGD", restarts, max_steps=1), NO_LIMIT, Rows())
+        fit(small_module(list(range(NEURONS)), "power method", restarts, max_steps=9), NO_LIMIT, Rows())
+    assert [max(rows) for rows in seen.values()] == [7, 6, 7, 8]
+    # Two of three restarts get to the end: two neurons begin, one more when four rows are left, and another.
+    assert seen[3][0] == 6
     # A neuron is computed even if its restarts are more rows than fit.
-    assert seen == [(1, 7, 7), (2, 3, 6), (3, 2, 6), (8, 1, 8)]
+    assert seen[8][0] == 8
 
 
 # Continuing
@@ -179,7 +184,7 @@ def test_a_run_that_was_interrupted_continues_and_ends_as_if_it_had_not_been(tmp
 def test_find_meis_continues_after_ctrl_c(tmp_path):
     class Impatient(Callback):
         def on_train_batch_end(self, trainer, *_):
-            if trainer.global_step == 25:
+            if trainer.global_step == 14:
                 raise KeyboardInterrupt
 
     class Begun(Callback):
@@ -200,6 +205,53 @@ def test_find_meis_continues_after_ctrl_c(tmp_path):
     whole = find(video_model(), neurons, **{**options, "directory": None, "rows_per_device": None})
     assert_same_meis(continued.load(), whole)
     xr.testing.assert_identical(continued, read(tmp_path / "run"))
+
+
+def test_sigterm_keeps_what_was_found_and_does_not_pass_for_success(tmp_path):
+    class Terminates(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 6:
+                raise SIGTERMException
+
+    module = ml.MEIModule(still_model(), [0, 1], restarts=2, rows_per_device=2, max_steps=5, check_interval=5)
+    with pytest.raises(SystemExit) as caught:
+        fit(module, NO_LIMIT, Terminates(), directory=tmp_path)
+    assert caught.value.code == 128 + 15
+    assert read(tmp_path)["status"].values.tolist() == ["step limit", "interrupted"]
+
+
+@pytest.mark.parametrize(("effort", "restarts", "finalists"), [("quick", 2, 1), ("normal", 4, 2), ("thorough", 16, 8)])
+def test_the_starts_that_get_farthest_in_the_trial_go_on(effort, restarts, finalists):
+    """Against plain runs of all starts: to the end of the trial, and to the end."""
+    model, neurons = video_model(), [("monday", 0), ("tuesday", 1)]
+    plain = {"time_steps": 8, "max_steps": TRIAL_STEPS + 9, "check_interval": 3, "fast_path": False}
+    meis = results(fit(ml.MEIModule(model, neurons, effort=effort, **plain), NO_LIMIT))
+    assert meis.sizes["restart"] == restarts
+
+    for number, neuron in enumerate(neurons):
+        population = ml.MEIModule(model, [neuron], restarts=restarts, **plain)
+        rows = {}
+        for steps in (TRIAL_STEPS, TRIAL_STEPS + 9):
+            module = ml.StimulusModule(
+                ml.NeuronObjective(model, [neuron] * restarts, ml.MeanReducer()),
+                population.start(0),
+                constraint=population.constraint,
+            )
+            fit(module, steps)
+            rows[steps] = module
+        # The trial ends before the stimulus after its last step is looked at.
+        seen = rows[TRIAL_STEPS]
+        last = seen.objective(seen.stimulus).detach()
+        assert (last >= seen.best_score - 1e-4).any()
+        kept = np.flatnonzero(np.isfinite(meis["restart_scores"].values[number]))
+        assert len(kept) == finalists
+        expected = rows[TRIAL_STEPS + 9].best_score[kept].numpy()
+        np.testing.assert_allclose(meis["restart_scores"].values[number][kept], expected, rtol=1e-4)
+        assert meis["best_restart"].values[number] in kept
+        assert meis["score"].values[number] == pytest.approx(expected.max(), rel=1e-4)
+        spread = expected.std() / expected.max()
+        if finalists > 1:
+            assert meis["score_spread"].values[number] == pytest.approx(spread, rel=0.05, abs=1e-5)
 
 
 def test_a_run_continues_with_another_number_of_rows(tmp_path):

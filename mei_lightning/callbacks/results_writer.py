@@ -1,5 +1,6 @@
 """The results of a run on disk, as they are found."""
 
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,8 @@ class ResultsWriter(Callback):
 
     Args:
         directory: where to write; by default the directory of the trainer's logs.
-        start_anew: keep results of another run in the directory under another name, and start from nothing.
+        start_anew: keep the results that are in the directory under another name, and start from nothing, each time
+            that it is said.
         report: whether to print a summary table and to draw the pictures and the video when the run ends.
 
     Raises:
@@ -100,6 +102,9 @@ class ResultsWriter(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is when the user, or a cluster's time limit, interrupts the run."""
+        if isinstance(exception, SIGTERMException):
+            # Otherwise the process would end with 0, as if all were done.
+            exception.code = 128 + signal.SIGTERM
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) and hasattr(self, "store"):
             module = _module(pl_module)
             self._write(module, module.complete_places() + module.unfinished_places())
