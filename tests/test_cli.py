@@ -186,10 +186,11 @@ def test_the_same_command_continues_its_run(steps):
     command += ["--model.rows_per_device=4", "--convergence.patience=1000", "--results.report=false"]
     main([*command, "--trainer.max_steps=30"])
     assert results().status.values.tolist() == ["step limit", "interrupted", "pending"]
-    assert steps == [4] * 30
+    # Four starts, of which two go on after the trial.
+    assert steps == [4] * 8 + [2] * 12 + [4] * 8 + [2] * 2
     steps.clear()
     main(command)
-    assert steps == [4] * 40
+    assert steps == 2 * ([4] * 8 + [2] * 12)
     meis = results()
     assert (meis.steps == 20).all()
     steps.clear()
@@ -226,7 +227,7 @@ def test_what_does_not_change_the_results_does_not_make_another_run(steps):
 
 def test_resumes_from_a_checkpoint(steps):
     options = [*ONE_NEURON, "--model.norm=10", "--convergence.patience=1000", "--model.max_steps=20"]
-    options += ["--results.report=false"]
+    options += ["--results.report=false", "--model.check_interval=10"]
     main([*options, "--trainer.max_steps=10", "--trainer.enable_checkpointing=true"])
     checkpoint = next(directory_of_run().glob("checkpoints/*.ckpt"))
     assert results().status.item() == "interrupted"
@@ -324,8 +325,8 @@ def test_print_config_is_a_config(capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*ONE_NEURON, "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["model"]["restarts"] == 4
-    assert config["model"]["max_steps"] == 100
+    assert config["model"]["effort"] == "normal"
+    assert config["model"]["check_interval"] == 4
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["weights_only"] is True
-    assert config["convergence"] == {"relative_gain": 0.001, "patience": 10}
+    assert config["convergence"] == {"relative_gain": 0.001, "patience": 5}
