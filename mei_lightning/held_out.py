@@ -18,6 +18,7 @@ from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
+from mei_lightning.store import VERSION_ATTRIBUTE, MEIStore
 
 HELD_OUT_SCORE = "held_out_score"
 
@@ -53,9 +54,12 @@ def score_held_out(
 
     Raises:
         ValueError: if the model has no such members, sessions or neurons, its stimulus has another shape, it found the
-            MEIs itself, or the run's reducer is not known here.
+            MEIs itself, the run's reducer is not known here, or the store is of another version.
+        OSError: if the store cannot be written to; nothing has been computed by then.
     """
     meis = xr.open_zarr(store, chunks=None)
+    if VERSION_ATTRIBUTE in meis.attrs:
+        MEIStore(store).check_writable()
     model = load_model(retina, allow_unpickling=allow_unpickling)
     if members is not None:
         model = select_members(model, members)

@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike
 
+VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
 _PENDING, _INTERRUPTED = "pending", "interrupted"
 _STATUSES = ("converged", "step limit", "no gradient", "not finite", _INTERRUPTED)
@@ -378,7 +379,7 @@ def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dty
     sizes = description.sizes
     summary = _pending_summary(sizes, dtype)
     dataset = description.assign({name: (_summary_dimensions(name), array) for name, array in summary.items()})
-    dataset = dataset.assign_attrs(configuration=configuration, mei_store_version=_VERSION)
+    dataset = dataset.assign_attrs(configuration=configuration, **{VERSION_ATTRIBUTE: _VERSION})
     rows = min(_NEURONS_PER_CHUNK, sizes["neuron"])
     chunks = {name: {"chunks": (rows, *array.shape[1:])} for name, array in summary.items()}
     dataset.to_zarr(path, mode="w-", zarr_format=2, encoding=chunks, consolidated=False)
@@ -401,7 +402,7 @@ def _attributes(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no store of MEIs at {path}.")
     try:
         attributes = json.loads((path / ".zattrs").read_bytes())
-        version = attributes["mei_store_version"]
+        version = attributes[VERSION_ATTRIBUTE]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a store of MEIs that a run could continue. Give another place.") from error
     if version != _VERSION:

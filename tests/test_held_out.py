@@ -1,5 +1,7 @@
 """MEIs scored on models that had no part in finding them, and copied for other programs, in Python and by command."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,27 @@ def test_neurons_that_nobody_began_have_no_score(tmp_path):
     module = ml.MEIModule(video_model(), NEURONS, time_steps=5)
     store = ml.MEIStore.create(tmp_path / "meis.zarr", module.description, module.configuration)
     assert np.isnan(ml.score_held_out(store.path, video_model(1), progress_bar=False)).all()
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_any_work(store, monkeypatch):
+    path = store / ".zattrs"
+    attributes = json.loads(path.read_text())
+    path.write_text(json.dumps({**attributes, "mei_store_version": 99}))
+    consolidated = store / ".zmetadata"
+    everything = json.loads(consolidated.read_text())
+    consolidated.unlink()
+    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="is a store of version 99"):
+        ml.score_held_out(store, ensemble(), [1, 3])
+    path.write_text(json.dumps(attributes))
+    consolidated.write_text(json.dumps(everything))
+
+    def full(self):
+        raise OSError("no space")
+
+    monkeypatch.setattr(ml.MEIStore, "check_writable", full)
+    monkeypatch.setattr(ml.NeuronObjective, "traces", None)
+    with pytest.raises(OSError, match="no space"):
+        ml.score_held_out(store, ensemble(), [1, 3])
 
 
 @pytest.mark.parametrize(
