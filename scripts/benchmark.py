@@ -45,6 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
+from mei_lightning.models.blocks import ROWS_PER_BLOCK
 from mei_lightning.models.digital_twin import DigitalTwinNetwork
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.module import StimulusModule
@@ -315,7 +316,8 @@ def flops_of_default(model: BenchmarkModel) -> float:
     """Floating-point operations of a step and row of ``find_meis``."""
     steps = RowSteps(FlopCounterMode(display=False))
     with one_thread():
-        find(model, 1, steps, max_steps=1, restarts=1)
+        # As many rows as are computed at a time in any case.
+        find(model, ROWS_PER_BLOCK, steps, max_steps=1, restarts=1)
     return steps.flops / steps.computed
 
 
