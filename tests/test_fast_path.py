@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import NO_LIMIT, fit, results, using_threads, video_model
+from conftest import NO_LIMIT, find, fit, results, using_threads, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
@@ -421,6 +421,16 @@ def test_an_error_in_a_thread_is_raised():
 
     with using_threads(2), pytest.raises(ValueError, match="no such block"):
         in_blocks(fail, torch.ones(2, ROWS_PER_BLOCK + 1))
+
+
+@pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks"))
+def test_meis_with_and_without_the_fast_path_agree(name):
+    model = MAKE[name]()
+    neurons = [(session, 0) for session in list(model.neurons_per_session)[:3]]
+    options = {"time_steps": model.stimulus_format.frames_lost + 4, "restarts": 3, "max_steps": 20}
+    fast, plain = (find(model, neurons, fast_path=fast_path, **options) for fast_path in (True, False))
+    np.testing.assert_allclose(fast["score"], plain["score"], rtol=1e-4)
+    np.testing.assert_array_equal(fast["best_restart"], plain["best_restart"])
 
 
 class ThreadsInEpochs(Callback):
