@@ -39,7 +39,9 @@ OPTIMIZERS = {
     "Adam": partial(torch.optim.Adam, lr=0.05),
 }
 NEURONS = 7
-CONVERGENCE = ml.RowConvergence(relative_gain=1e-5, patience=2)
+# Far from what rounding could turn, and such that neurons take different numbers of steps.
+CONVERGENCE = {name: ml.RowConvergence(relative_gain=2e-3, patience=2) for name in OPTIMIZERS}
+CONVERGENCE["power method"] = ml.RowConvergence(relative_gain=5e-3, patience=1)
 
 
 @cache
@@ -56,7 +58,7 @@ def small_module(neurons, optimizer, restarts, **options):
 @cache
 def alone(neuron, optimizer, restarts):
     """The MEI of a neuron in a run of its own, in which all rows are there from the first step to the last."""
-    return results(fit(small_module([neuron], optimizer, restarts), NO_LIMIT, CONVERGENCE))
+    return results(fit(small_module([neuron], optimizer, restarts), NO_LIMIT, CONVERGENCE[optimizer]))
 
 
 # Streaming
@@ -76,7 +78,8 @@ def test_any_number_of_rows_finds_what_each_neuron_finds_alone(optimizer, restar
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_places_that_become_free_at_different_checks(optimizer):
-    meis = check_streaming(optimizer, 1, 3, 1, [1, 0, 2, 6, 4, 5, 3])
+    neurons = [1, 0, 2, 6, 4, 5, 3] if optimizer == "power method" else [4, 0, 3, 6, 1, 5, 2]
+    meis = check_streaming(optimizer, 1, 3, 1, neurons)
     assert len(np.unique(meis["steps"][:3])) > 1
 
 
@@ -86,11 +89,12 @@ def check_streaming(optimizer, restarts, rows, check_interval, neurons):
     hook = small_model().network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
     try:
         module = small_module(neurons, optimizer, restarts, rows_per_device=rows, check_interval=check_interval)
-        meis = results(fit(module, NO_LIMIT, CONVERGENCE))
+        meis = results(fit(module, NO_LIMIT, CONVERGENCE[optimizer]))
     finally:
         hook.remove()
-    # No more rows than allowed at any time, and as many as there are whole neurons in them.
-    assert max(seen) == restarts * min(rows // restarts, len(neurons))
+    # No more rows than allowed at any time, and at first as many as there are whole neurons in them.
+    assert max(seen) <= rows
+    assert max(seen[:3]) == restarts * min(rows // restarts, len(neurons))
     assert meis["neuron"].values.tolist() == [str(neuron) for neuron in neurons]
     for number, one in enumerate(expected):
         assert_same_meis(meis.isel(neuron=[number]), one)
@@ -120,7 +124,7 @@ def test_places_are_filled_while_others_are_busy():
 
     needed = [int(alone(neuron, "power method", 1)["steps"][0]) for neuron in range(NEURONS)]
     module = small_module(list(range(NEURONS)), "power method", 1, rows_per_device=2, check_interval=2)
-    fit(module, NO_LIMIT, CONVERGENCE, Places())
+    fit(module, NO_LIMIT, CONVERGENCE["power method"], Places())
     waiting, places, expected = list(range(NEURONS)), [None, None], []
     left = [0, 0]
     while waiting or any(left):
@@ -258,9 +262,9 @@ def test_a_run_continues_with_another_number_of_rows(tmp_path):
     neurons = list(range(NEURONS))
     for rows, max_steps in ((2, 9), (4, 7), (6, 3)):
         module = small_module(neurons, "Adam", 2, rows_per_device=rows)
-        fit(module, max_steps, CONVERGENCE, directory=tmp_path)
+        fit(module, max_steps, CONVERGENCE["Adam"], directory=tmp_path)
         assert "pending" in read(tmp_path)["status"].values or "interrupted" in read(tmp_path)["status"].values
-    fit(small_module(neurons, "Adam", 2, rows_per_device=14), NO_LIMIT, CONVERGENCE, directory=tmp_path)
+    fit(small_module(neurons, "Adam", 2, rows_per_device=14), NO_LIMIT, CONVERGENCE["Adam"], directory=tmp_path)
     for neuron in neurons:
         assert_same_meis(read(tmp_path).isel(neuron=[neuron]), alone(neuron, "Adam", 2))
 
