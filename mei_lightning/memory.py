@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mei_lightning.models.blocks import ROWS_PER_BLOCK
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, using_threads
 from mei_lightning.objectives import Objective
 
 _MOST_ROWS_ELSEWHERE = 256
@@ -54,14 +54,10 @@ def _bytes_kept(objective: Objective, row: Tensor, rows: int) -> int:
         return values
 
     stimulus = row.detach().repeat(rows, 1, 1, 1, 1).requires_grad_()
-    threads = torch.get_num_threads()
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda values: values)
     # What other threads keep would not be seen.
-    torch.set_num_threads(1)
-    try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(weigh, lambda values: values):
-            score = objective.for_rows([0] * rows).to(row.device)(stimulus)
-    finally:
-        torch.set_num_threads(threads)
+    with using_threads(1), torch.enable_grad(), hooks:
+        score = objective.for_rows([0] * rows).to(row.device)(stimulus)
     del score
     return sum(kept.values())
 

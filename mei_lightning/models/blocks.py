@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -108,14 +108,19 @@ def threads_reserved_for_blocks() -> Iterator[None]:
 
 
 @contextmanager
-def all_threads() -> Iterator[None]:
-    """Use the threads that are reserved for blocks for other things."""
+def using_threads(count: int) -> Iterator[None]:
+    """Let PyTorch share its work among so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(_reserved or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def all_threads() -> AbstractContextManager[None]:
+    """Use the threads that are reserved for blocks for other things."""
+    return using_threads(_reserved or torch.get_num_threads())
 
 
 @cache
