@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
-from mei_lightning.models.blocks import ROWS_PER_BLOCK
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, using_threads
 from mei_lightning.models.digital_twin import DigitalTwinNetwork
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.module import StimulusModule
@@ -315,26 +315,15 @@ def find(model: BenchmarkModel, population: int, *callbacks: Callback, **limits:
 def flops_of_default(model: BenchmarkModel) -> float:
     """Floating-point operations of a step and row of ``find_meis``."""
     steps = RowSteps(FlopCounterMode(display=False))
-    with one_thread():
-        # As many rows as are computed at a time in any case.
+    # The counter does not see other threads. As many rows as are computed at a time in any case.
+    with using_threads(1):
         find(model, ROWS_PER_BLOCK, steps, max_steps=1, restarts=1)
     return steps.flops / steps.computed
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute all in this thread, since the counter of operations does not see others."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def flops_of_step(objective: Any, stimulus: Tensor) -> float:
     """Floating-point operations of an objective and its gradients: the weights' too, where they require gradients."""
-    with one_thread(), FlopCounterMode(display=False) as counter:
+    with using_threads(1), FlopCounterMode(display=False) as counter:
         objective.forward(stimulus).sum().backward()
     return counter.get_total_flops()
 

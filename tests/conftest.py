@@ -1,7 +1,6 @@
 """Tiny models and one way to fit, shared by the tests."""
 
 import tempfile
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -162,17 +161,6 @@ def count_computations(module):
     module.fast_path, module._stepping = False, (module.objective,)
     module._select_active_rows()
     return module.objective.counts
-
-
-@contextmanager
-def using_threads(threads):
-    """Let PyTorch share its work among so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def find(model, neurons, **options):

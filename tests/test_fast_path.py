@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import NO_LIMIT, find, fit, results, using_threads, video_model
+from conftest import NO_LIMIT, find, fit, results, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import mei_lightning as ml
 from mei_lightning.models.base import StimulusFormat, weights_digest
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, in_blocks
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, in_blocks, using_threads
 from mei_lightning.models.fast_convolutions import WAYS, FastConvolutions
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
