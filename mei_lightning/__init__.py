@@ -16,6 +16,7 @@ from mei_lightning.constraints import (
     SpatialLowPass,
     TemporalLowPass,
 )
+from mei_lightning.experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
 from mei_lightning.export import export_meis
 from mei_lightning.find import find_meis
 from mei_lightning.held_out import score_held_out
@@ -93,6 +94,7 @@ __all__ = [
     "Objective",
     "OpenRetinaModel",
     "OptimizationStopper",
+    "ProjectorStimuli",
     "RangePenalty",
     "RangeRegularizationLoss",
     "Reducer",
@@ -117,6 +119,7 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "export_for_experiment",
     "export_meis",
     "find_meis",
     "load_core_readout_from_remote",
@@ -125,6 +128,7 @@ __all__ = [
     "plot_mei",
     "plot_meis",
     "plot_stimulus_composition",
+    "projector_stimuli",
     "save_dataset",
     "save_meis_to_mp4_video",
     "save_stimulus_to_animated_png",

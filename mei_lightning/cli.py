@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import xarray as xr
@@ -19,6 +19,7 @@ from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
+from mei_lightning.experiment import export_for_experiment
 from mei_lightning.export import export_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
@@ -27,7 +28,7 @@ from mei_lightning.strategies import cluster_plugins, strategy_for
 
 _DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
 Then, for a store of results: mei-lightning validate scores them on other models, mei-lightning export copies them into
-one file; see mei-lightning validate --help and mei-lightning export --help."""
+one file, mei-lightning experiment writes them for a projector; see e.g. mei-lightning validate --help."""
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
@@ -120,7 +121,36 @@ def export(store: str, target: str) -> None:
     print(f"MEIs: {export_meis(store, target)}")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"validate": validate, "export": export}
+def experiment(
+    store: str,
+    directory: str,
+    neurons: list[str],
+    gap: float = 1.0,
+    clip: bool = False,
+    colours: dict[str, str] | None = None,
+    frame_rate: float | None = None,
+    video: Literal["mp4", "avi"] = "mp4",
+) -> None:
+    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video) and the times of the frames.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        directory: where to write.
+        neurons: labels in the order of showing, e.g. "[session_1/5,session_1/7]".
+        gap: seconds of background before each stimulus and at the end.
+        clip: clip values outside 0 to 255, and say how many; otherwise they are an error.
+        colours: the projector's colours (R, G, B) of each channel; by default "{green: G, UV: B}".
+        frame_rate: images per second of still images.
+        video: mp4 (H.264) or avi (FFV1), both lossless.
+    """
+    shown = export_for_experiment(
+        store, directory, neurons, gap=gap, clip=clip, colours=colours, frame_rate=frame_rate, video=video
+    )
+    print(shown.levels.to_string(index=False))
+    print(f"{len(shown.frames)} frames, {len(shown.frames) / shown.frame_rate:.1f} s: {directory}")
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"validate": validate, "export": export, "experiment": experiment}
 
 
 def main(args: ArgsType = None) -> None:
