@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mei_lightning.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, temporal_frequency
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.video import (
     VISIBLE_SIDE,

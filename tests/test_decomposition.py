@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mei_lightning.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, temporal_frequency
 
 
 def openretina_video_analysis():
