@@ -126,6 +126,4 @@ def fit_difference_of_gaussians(spatial: ArrayLike) -> DifferenceOfGaussians:
     r2 = 1 - residual @ residual / np.sum((image - image.mean()) ** 2)
     centre_sd = np.exp(p[2])
     surround_sd = centre_sd * np.exp(p[3]) if p[4] > _NO_SURROUND else np.nan
-    return DifferenceOfGaussians(
-        *(float(v) for v in (p[0], p[1], centre_sd, surround_sd, p[4], p[5] * scale, r2))
-    )
+    return DifferenceOfGaussians(*(float(v) for v in (p[0], p[1], centre_sd, surround_sd, p[4], p[5] * scale, r2)))
