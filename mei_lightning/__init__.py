@@ -1,5 +1,7 @@
 """Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""
 
+from mei_lightning.analysis.analyze import analyze_meis
+from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
@@ -119,11 +121,14 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "analyze_meis",
     "export_for_experiment",
     "export_meis",
     "find_meis",
     "load_core_readout_from_remote",
     "load_model",
+    "measure_meis",
+    "measures_table",
     "optimize_stimulus",
     "plot_mei",
     "plot_meis",

@@ -66,7 +66,7 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
             _draw_points(ax, values, types, names)
         ax.set_yticks(range(len(names)), [readable(it) for it in names])
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_title(str(values.attrs.get("long_name", readable(name))))
+        ax.set_title(readable(name))
         tidy(ax)
     return ax
 
