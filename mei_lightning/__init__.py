@@ -20,6 +20,11 @@ from mei_lightning.constraints import (
 )
 from mei_lightning.experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
 from mei_lightning.export import export_meis
+from mei_lightning.figures.across import plot_cross_responses
+from mei_lightning.figures.gallery import plot_gallery
+from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measure, plot_measures
+from mei_lightning.figures.stability import plot_seed_stability
+from mei_lightning.figures.style import save_figure
 from mei_lightning.find import find_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
@@ -60,6 +65,7 @@ from mei_lightning.regularizers import (
     TemporalSmoothness,
     TemporalTotalVariation,
 )
+from mei_lightning.report.page import write_report
 from mei_lightning.results import save_dataset
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.store import MEIResult, MEIStore
@@ -130,15 +136,23 @@ __all__ = [
     "measure_meis",
     "measures_table",
     "optimize_stimulus",
+    "plot_chromatic_contrast",
+    "plot_cross_responses",
+    "plot_gallery",
+    "plot_measure",
+    "plot_measures",
     "plot_mei",
     "plot_meis",
+    "plot_seed_stability",
     "plot_stimulus_composition",
     "projector_stimuli",
     "save_dataset",
+    "save_figure",
     "save_meis_to_mp4_video",
     "save_stimulus_to_animated_png",
     "save_stimulus_to_gif",
     "save_stimulus_to_mp4_video",
     "score_held_out",
     "select_members",
+    "write_report",
 ]

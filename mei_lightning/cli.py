@@ -27,6 +27,7 @@ from mei_lightning.export import export_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.report.page import write_report
 from mei_lightning.strategies import cluster_plugins, strategy_for
 
 _DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
@@ -125,6 +126,17 @@ def export(store: str, target: str) -> None:
     print(f"MEIs: {export_meis(store, target)}")
 
 
+def report(store: str, target: str | None = None, overwrite: bool = False) -> None:
+    """Make one HTML page of a store of MEIs, with figures and a gallery to sort and filter; it works offline.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used.
+        target: the file to make; by default report.html beside the store.
+        overwrite: replace an earlier report.
+    """
+    print(f"Report: {write_report(store, target, overwrite=overwrite)}")
+
+
 def experiment(
     store: str,
     directory: str,
@@ -182,6 +194,7 @@ def analyze(
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "analyze": analyze,
+    "report": report,
     "validate": validate,
     "export": export,
     "experiment": experiment,

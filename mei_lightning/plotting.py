@@ -221,7 +221,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
                 map_ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=map_ax.transAxes)
                 continue
             parts = [decompose(channel) for channel in values]
-            maps, limit = maps_and_limit(values, parts)
+            maps, limit = _maps_and_limit(values, parts)
             draw_tiles(map_ax, [maps], limit)
             if number == 0:
                 draw_scale_bar(map_ax, facts, label_size=6)
@@ -410,7 +410,7 @@ def _draw_still(figure: Figure, values: Array, facts: StimulusFormat) -> None:
 
 
 def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float]], facts: StimulusFormat) -> None:
-    maps, limit = maps_and_limit(values, parts)
+    maps, limit = _maps_and_limit(values, parts)
     if values.shape[1] == 1:
         titles = list(facts.channel_names)
         heading = "Image"
@@ -437,7 +437,7 @@ def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float
     bar.ax.tick_params(length=2, labelsize="x-small")
 
 
-def maps_and_limit(values: Array, parts: list[tuple[Array, Array, float]]) -> tuple[list[Array], float]:
+def _maps_and_limit(values: Array, parts: list[tuple[Array, Array, float]]) -> tuple[list[Array], float]:
     """What is drawn of each channel in space, and the value of the darkest red: the image itself of a still image."""
     if values.shape[1] == 1:
         return [channel[0] for channel in values], float(np.abs(values).max()) or 1.0

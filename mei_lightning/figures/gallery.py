@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from mei_lightning.analysis.decomposition import decompose
 from mei_lightning.figures.style import STYLE, WIDTH, channel_colors, neuron_types, readable, tidy
-from mei_lightning.plotting import draw_scale_bar, draw_tiles, maps_and_limit, shade, window_of
+from mei_lightning.plotting import draw_scale_bar, draw_tiles, shade, window_of
 from mei_lightning.video import dataset_stimulus_format
 
 _TRACE_SHARE = 0.25
@@ -27,7 +27,8 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
 
     Args:
         meis: MEIs as ``find_meis`` returns them, with ``type (neuron)`` if the types are known; without types, all
-            neurons are in one row. Neurons without a finite stimulus are left out.
+            neurons are in one row. With ``temporal_kernel`` and ``spatial_kernel`` as ``measure_meis`` returns them,
+            these are drawn, and no stimulus is needed. Neurons without a finite stimulus are left out.
         figure: an empty figure to draw into; by default a new one, 180 mm wide.
         per_type: how many MEIs to show of each type.
 
@@ -40,8 +41,8 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
     if per_type < 1:
         raise ValueError(f"A gallery shows at least one MEI of each type, got {per_type=}.")
     facts = dataset_stimulus_format(meis)
-    stimuli = meis["stimulus"].transpose("neuron", "channel", "time", "y", "x").values
-    finite = np.isfinite(stimuli).all(axis=(1, 2, 3, 4))
+    temporal, spatial = _kernels(meis)
+    finite = np.isfinite(temporal).all(axis=(1, 2)) & np.isfinite(spatial).all(axis=(1, 2, 3))
     if not finite.any():
         raise ValueError("No neuron has a finite stimulus: there is nothing to draw.")
     types, scores = neuron_types(meis), np.nan_to_num(meis["score"].values, nan=-np.inf)
@@ -74,16 +75,12 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
             members = np.flatnonzero((types == name) & finite)
             best = members[np.argsort(-scores[members], kind="stable")][:per_type]
             tiles_ax = figure.add_subplot(grid[number, 0])
-            tiles: list[np.ndarray] = []
-            limit = 1.0
-            for neuron in best:
-                maps, of_neuron = maps_and_limit(stimuli[neuron], [decompose(channel) for channel in stimuli[neuron]])
-                tiles += [it / of_neuron for it in maps]
+            tiles = [it for neuron in best for it in _tiles(temporal[neuron], spatial[neuron])]
             tile_step = len(facts.channel_names) + _BETWEEN
             lefts = draw_tiles(
                 tiles_ax,
                 [tiles],
-                limit,
+                1.0,
                 lefts=[
                     facts.width * (group * tile_step + channel * 1.07)
                     for group in range(len(best))
@@ -126,9 +123,9 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
             seconds = np.arange(meis.sizes["time"]) / facts.frame_rate
             strength = max(0.12, min(0.9, 2 / np.sqrt(len(members))))
             for channel, color in enumerate(colors):
-                temporal = np.stack([decompose(stimuli[neuron, channel])[0] for neuron in members])
+                courses = temporal[members, channel].T
                 trace_ax.plot(
-                    seconds, temporal.T, color=color, linewidth=0.7, alpha=strength, rasterized=len(members) > 200
+                    seconds, courses, color=color, linewidth=0.7, alpha=strength, rasterized=len(members) > 200
                 )
             shade(trace_ax, [window_of(meis, facts)], facts.frame_rate)
             trace_ax.set_xlim(-0.5 / facts.frame_rate, seconds[-1] + 0.5 / facts.frame_rate)
@@ -152,3 +149,27 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
                 handlelength=1.2,
             )
     return figure
+
+
+def _kernels(meis: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Temporal parts ``[neuron, channel, time]`` and spatial parts ``[neuron, channel, y, x]``, NaN if not finite."""
+    if "temporal_kernel" in meis and "spatial_kernel" in meis:
+        return (
+            meis["temporal_kernel"].transpose("neuron", "channel", "time").values,
+            meis["spatial_kernel"].transpose("neuron", "channel", "y", "x").values,
+        )
+    stimuli = meis["stimulus"].transpose("neuron", "channel", "time", "y", "x").values
+    temporal = np.full(stimuli.shape[:3], np.nan)
+    spatial = np.full((*stimuli.shape[:2], *stimuli.shape[3:]), np.nan)
+    for number in np.flatnonzero(np.isfinite(stimuli).all(axis=(1, 2, 3, 4))):
+        for channel, values in enumerate(stimuli[number]):
+            temporal[number, channel], spatial[number, channel], _ = decompose(values)
+    return temporal, spatial
+
+
+def _tiles(temporal: np.ndarray, spatial: np.ndarray) -> list[np.ndarray]:
+    """What is drawn of each channel in space, at most 1: of a still image the image, on one scale for all channels."""
+    if temporal.shape[1] > 1:
+        return list(spatial)
+    images = temporal[:, :, None] * spatial
+    return list(images / (np.abs(images).max() or 1.0))

@@ -96,6 +96,13 @@ def drawing(ax: Axes | None, width: float = WIDTH / 2, height: float = WIDTH / 2
         figure.draw_without_rendering()
 
 
+def figure_of(ax: Axes) -> Figure:
+    """The figure that axes are on."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
 def neuron_types(data: xr.Dataset | xr.DataArray) -> np.ndarray:
     """The type of each neuron of a dataset, from its ``type``; ``NO_TYPE`` for all if it has none."""
     if "type" not in data.coords and not (isinstance(data, xr.Dataset) and "type" in data):
