@@ -18,9 +18,7 @@ def is_ensemble(network: nn.Module) -> bool:
     return _method_of(network, "forward") == "openretina.modules.layers.ensemble.EnsembleModel.forward"
 
 
-def network_read_out(
-    network: Any, rows: Sequence[int] | None, neurons: Sequence[Neuron], is_split: bool
-) -> nn.Module:
+def network_read_out(network: Any, rows: Sequence[int] | None, neurons: Sequence[Neuron], is_split: bool) -> nn.Module:
     """Responses of chosen neurons of a network of openretina, as ``RetinaModel.read_out``.
 
     Args:
