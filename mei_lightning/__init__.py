@@ -1,5 +1,12 @@
 """Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""
 
+from mei_lightning.analysis.cross_responses import (
+    cross_responses,
+    relative_responses,
+    selectivity_index,
+    type_responses,
+    type_selectivity_index,
+)
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
@@ -117,6 +124,7 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "cross_responses",
     "export_meis",
     "find_meis",
     "load_core_readout_from_remote",
@@ -125,6 +133,7 @@ __all__ = [
     "plot_mei",
     "plot_meis",
     "plot_stimulus_composition",
+    "relative_responses",
     "save_dataset",
     "save_meis_to_mp4_video",
     "save_stimulus_to_animated_png",
@@ -132,4 +141,7 @@ __all__ = [
     "save_stimulus_to_mp4_video",
     "score_held_out",
     "select_members",
+    "selectivity_index",
+    "type_responses",
+    "type_selectivity_index",
 ]
