@@ -1,5 +1,7 @@
 """Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""
 
+from mei_lightning.analysis.analyze import analyze_meis
+from mei_lightning.analysis.chromatic import chromatic_landscape
 from mei_lightning.analysis.cross_responses import (
     cross_responses,
     relative_responses,
@@ -7,6 +9,7 @@ from mei_lightning.analysis.cross_responses import (
     type_responses,
     type_selectivity_index,
 )
+from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
@@ -124,11 +127,15 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "analyze_meis",
+    "chromatic_landscape",
     "cross_responses",
     "export_meis",
     "find_meis",
     "load_core_readout_from_remote",
     "load_model",
+    "measure_meis",
+    "measures_table",
     "optimize_stimulus",
     "plot_mei",
     "plot_meis",

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
+from mei_lightning.analysis.measures import measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
@@ -26,8 +29,8 @@ from mei_lightning.models.base import RetinaModel
 from mei_lightning.strategies import cluster_plugins, strategy_for
 
 _DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
-Then, for a store of results: mei-lightning validate scores them on other models, mei-lightning export copies them into
-one file; see mei-lightning validate --help and mei-lightning export --help."""
+Then, for a store of results: mei-lightning analyze measures them, mei-lightning validate scores them on other models,
+mei-lightning export copies them into one file; see mei-lightning analyze --help, and so on."""
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
@@ -120,7 +123,33 @@ def export(store: str, target: str) -> None:
     print(f"MEIs: {export_meis(store, target)}")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"validate": validate, "export": export}
+def analyze(
+    store: str,
+    model: RetinaModel | str | None = None,
+    overwrite: bool = False,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Measure the MEIs of a store, and keep the measures beside it: analysis.zarr and the table measures.csv.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        model: the model that found the MEIs; as for fit. Without it, ON-OFF neurons are not told from ON and OFF, and
+            there are no types.
+        overwrite: replace an earlier analysis.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's trainer.
+    """
+    analysis = analyze_meis(
+        store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
+    )
+    table = measures_table(analysis)
+    print(table.describe().T[["count", "mean", "std", "min", "50%", "max"]].round(3).to_string())
+    directory = Path(store).parent
+    print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {"analyze": analyze, "validate": validate, "export": export}
 
 
 def main(args: ArgsType = None) -> None:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import nn
 
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
-from mei_lightning.objectives import Reducer
+from mei_lightning.objectives import NeuronObjective, Reducer
+from mei_lightning.prediction import predict_rows
 from mei_lightning.results import groups_of, reducer_of
-from mei_lightning.scoring import scores_of_own_neurons
 from mei_lightning.store import VERSION_ATTRIBUTE, MEIStore
 
 HELD_OUT_SCORE = "held_out_score"
@@ -67,14 +68,15 @@ def score_held_out(
     done = np.flatnonzero(~meis["status"].isin(["pending", "interrupted"]).values)
     scores = np.full(meis.sizes["neuron"], np.nan)
     if len(done):
-        scores[done] = scores_of_own_neurons(
-            model,
-            [groups[number] for number in done],
-            reducer,
-            meis["stimulus"].isel(neuron=done),
+        objective = NeuronObjective(model, [list(groups[number]) for number in done], reducer)
+        stimuli = meis["stimulus"].isel(neuron=done)
+        scores[done] = predict_rows(
+            objective,
+            lambda rows: torch.from_numpy(stimuli.isel(neuron=rows).values),
+            NeuronObjective.forward,
             accelerator=accelerator,
             progress_bar=progress_bar,
-        )
+        ).numpy()
     facts = {"long_name": f"{reducer!r} on {model.name}"}
     result = xr.DataArray(scores, dims="neuron", name=HELD_OUT_SCORE, attrs=facts)
     with warnings.catch_warnings():

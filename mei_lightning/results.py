@@ -1,6 +1,8 @@
 """What results are labelled with, and datasets on disk."""
 
+import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,18 @@ def reducer_of(meis: xr.Dataset) -> Reducer:
         if repr(reducer) == meis.attrs["score"]:
             return reducer
     raise ValueError(f"The run's score is {meis.attrs['score']}, which is not known here: give the reducer.")
+
+
+def ranges_of(meis: xr.Dataset) -> tuple[tuple[float | None, float | None] | None, ...] | None:
+    """The ranges that a run kept each channel of its stimuli to, as ``find_meis`` takes them; None if it had none."""
+    constraint = json.loads(meis.attrs.get("configuration", "{}")).get("constraint") or ""
+    # A configuration holds the constraint as it describes itself.
+    described = re.search(r"ranges=(\((?:[^()]|\([^()]*\))*\))", constraint)
+    if described is None:
+        return None
+    # What Python writes for infinity it does not read.
+    ranges = ast.literal_eval(re.sub(r"\binf\b", "1e999", described[1]))
+    return tuple(None if pair is None else tuple(pair) for pair in ranges)
 
 
 def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[tuple[Neuron, ...]]:

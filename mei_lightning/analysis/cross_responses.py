@@ -4,15 +4,16 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mei_lightning.analysis.populations import neurons_with_mei, types_of
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
+from mei_lightning.prediction import predict_all_pairs
 from mei_lightning.results import groups_of, reducer_of
-from mei_lightning.scoring import scores_of_all_neurons
 
 
 def cross_responses(
@@ -51,8 +52,23 @@ def cross_responses(
     reducer = reducer or reducer_of(meis)
     groups = groups_of(meis, model)
     present = neurons_with_mei(meis)
-    stimuli = _GreyAndMEIs(meis["stimulus"].isel(neuron=present))
-    scores = scores_of_all_neurons(model, groups, reducer, stimuli, accelerator=accelerator, progress_bar=progress_bar)
+    stimuli = meis["stimulus"]
+
+    def grey_and_meis(numbers: list[int]) -> Tensor:
+        values = np.zeros((len(numbers), *stimuli.shape[1:]), stimuli.dtype)
+        shown = np.array([number for number in numbers if number > 0], dtype=int)
+        values[len(numbers) - len(shown) :] = stimuli[present[shown - 1]].values
+        return torch.from_numpy(values)
+
+    scores = predict_all_pairs(
+        model,
+        groups,
+        reducer,
+        grey_and_meis,
+        1 + len(present),
+        accelerator=accelerator,
+        progress_bar=progress_bar,
+    ).numpy()
     responses = np.full((len(groups), len(groups)), np.nan)
     responses[:, present] = scores[:, 1:]
     labels = meis["neuron"].values
@@ -180,22 +196,6 @@ def type_selectivity_index(responses: xr.DataArray) -> xr.DataArray:
         name="type_selectivity_index",
         attrs={"long_name": "selectivity index of the type's MEIs", "units": "1"},
     )
-
-
-class _GreyAndMEIs:
-    """A stimulus of zeros, and then the MEIs."""
-
-    def __init__(self, meis: xr.DataArray) -> None:
-        self.meis = meis
-
-    def __len__(self) -> int:
-        return 1 + len(self.meis)
-
-    def __getitem__(self, numbers: list[int]) -> NDArray[Any]:
-        stimuli = np.zeros((len(numbers), *self.meis.shape[1:]), dtype=self.meis.dtype)
-        shown = [number for number in numbers if number]
-        stimuli[len(numbers) - len(shown) :] = self.meis[[number - 1 for number in shown]].values
-        return stimuli
 
 
 def _contrast(own: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:

@@ -7,12 +7,31 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
 from mei_lightning.results import groups_of
 
 
 def neurons_with_mei(meis: xr.Dataset) -> NDArray[np.intp]:
     """The positions of the neurons that have an MEI with a score; not of those that are pending or have failed."""
     return np.flatnonzero(np.isfinite(meis["score"].values) & (meis["status"] != "pending").values)
+
+
+def position_of(meis: xr.Dataset, neuron: str | NeuronOrGroup) -> int:
+    """The position of a neuron, or a group, in a dataset.
+
+    Args:
+        meis: MEIs as from ``find_meis``.
+        neuron: its label, or as for ``find_meis``.
+
+    Raises:
+        ValueError: if it is not in the dataset.
+    """
+    label = neuron if isinstance(neuron, str) else group_label(group_of(neuron))
+    labels = meis["neuron"].values.tolist()
+    if label not in labels:
+        more = ", ..." if len(labels) > 10 else ""
+        raise ValueError(f"There is no neuron {label!r} among these MEIs; there are {', '.join(labels[:10])}{more}.")
+    return labels.index(label)
 
 
 def types_of(meis: xr.Dataset, model: RetinaModel) -> NDArray[Any] | None:
