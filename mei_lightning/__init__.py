@@ -1,6 +1,14 @@
 """Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""
 
 from mei_lightning.analysis.analyze import analyze_meis
+from mei_lightning.analysis.chromatic import chromatic_landscape
+from mei_lightning.analysis.cross_responses import (
+    cross_responses,
+    relative_responses,
+    selectivity_index,
+    type_responses,
+    type_selectivity_index,
+)
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -128,6 +136,8 @@ __all__ = [
     "TemporalTotalVariation",
     "TimeLimit",
     "analyze_meis",
+    "chromatic_landscape",
+    "cross_responses",
     "export_for_experiment",
     "export_meis",
     "find_meis",
@@ -146,6 +156,7 @@ __all__ = [
     "plot_seed_stability",
     "plot_stimulus_composition",
     "projector_stimuli",
+    "relative_responses",
     "save_dataset",
     "save_figure",
     "save_meis_to_mp4_video",
@@ -154,5 +165,8 @@ __all__ = [
     "save_stimulus_to_mp4_video",
     "score_held_out",
     "select_members",
+    "selectivity_index",
+    "type_responses",
+    "type_selectivity_index",
     "write_report",
 ]
