@@ -28,7 +28,7 @@ from mei_lightning.constraints import (
 )
 from mei_lightning.experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
 from mei_lightning.export import export_meis
-from mei_lightning.figures.across import plot_cross_responses
+from mei_lightning.figures.across import plot_chromatic_landscape, plot_cross_responses
 from mei_lightning.figures.gallery import plot_gallery
 from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measure, plot_measures
 from mei_lightning.figures.stability import plot_seed_stability
@@ -147,6 +147,7 @@ __all__ = [
     "measures_table",
     "optimize_stimulus",
     "plot_chromatic_contrast",
+    "plot_chromatic_landscape",
     "plot_cross_responses",
     "plot_gallery",
     "plot_measure",

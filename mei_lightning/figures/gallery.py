@@ -90,7 +90,7 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
             )
             tiles_ax.set_anchor("W")
             tiles_ax.annotate(
-                f"{textwrap.fill(readable(name), 20)}\nn = {len(members)}",
+                f"{textwrap.fill(readable(name), 18)}\nn = {len(members)}",
                 (0, 0.5),
                 (-6, 0),
                 xycoords="axes fraction",

@@ -59,8 +59,8 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
                 label=readable(name),
                 rasterized=len(types) > POINTS_AS_VECTORS,
             )
-        ax.set_xlabel("similarity of the starts' MEIs (mean cosine to the best)")
-        ax.set_ylabel("lowest score of a start (share of the best)")
+        ax.set_xlabel("similarity of the starts' MEIs\n(mean cosine to the best)")
+        ax.set_ylabel("lowest score of a start\n(share of the best)")
         ax.margins(0.06)
         if len(looks) > 1:
             ax.legend(

@@ -92,8 +92,9 @@ def drawing(ax: Axes | None, width: float = WIDTH / 2, height: float = WIDTH / 2
             return
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.add_subplot()
-        # The layout of axes of a fixed shape is right from the second drawing on.
-        figure.draw_without_rendering()
+        # The layout of axes of a fixed shape is right from the third drawing on.
+        for _ in range(2):
+            figure.draw_without_rendering()
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,14 +281,15 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
                     f"Each measure{by_type}: neurons, median and the middle half; words as the share of neurons.",
                 )
             )
-        if "cross_responses" in analysis:
-            drawn.append(
-                (
-                    lambda: figure_of(plot_cross_responses(analysis["cross_responses"])),
-                    "Matrix of the responses of all neurons to all MEIs",
-                    "Every neuron's response to every MEI, as a share of the response to its own.",
-                )
+        crossed = [values for values in analysis.data_vars.values() if set(values.dims) == {"neuron", "mei"}]
+        drawn += [
+            (
+                partial(_cross_responses, responses),
+                "Matrix of the responses of all neurons to all MEIs",
+                "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
             )
+            for responses in crossed
+        ]
     several = np.isfinite(meis["restart_scores"].values).sum(axis=1) > 1
     if (several & np.isfinite(meis["restart_similarity"].values) & (meis["score"].values > 0)).any():
         drawn.append(
@@ -299,6 +301,10 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
             )
         )
     return [_picture(draw(), alt, caption) for draw, alt, caption in drawn]
+
+
+def _cross_responses(responses: xr.DataArray) -> Figure:
+    return figure_of(plot_cross_responses(responses))
 
 
 def _picture(figure: Figure, alt: str, caption: str) -> _Picture:
