@@ -88,7 +88,7 @@ def plot_chromatic_landscape(landscape: xr.Dataset, ax: Axes | None = None) -> A
     x, y = (landscape[axis].values for axis in axes)
     response = landscape["response"].transpose(*axes).values
     gradient = landscape["gradient"].transpose("channel", *axes).values
-    with drawing(ax, WIDTH * 0.55, WIDTH * 0.45) as ax:
+    with drawing(ax, WIDTH * 0.52, WIDTH * 0.46) as ax:
         ax.set_facecolor(_MISSING)
         image = ax.pcolormesh(
             x, y, np.ma.masked_invalid(response.T), cmap=SEQUENTIAL_MAP, shading="nearest", rasterized=True

@@ -54,6 +54,7 @@ WIDTH = 7.1
 POINTS_AS_VECTORS = 1000
 """More points than this are drawn as pixels, so that a file stays small."""
 NO_TYPE = "all neurons"
+_LONGEST_NAME = 36
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -119,5 +120,6 @@ def type_looks(types: np.ndarray) -> dict[str, tuple[str, str]]:
 
 
 def readable(name: str) -> str:
-    """The name of a measure, a type or a status as words."""
-    return name.replace("_", " ")
+    """The name of a measure, a type or a status as words, shortened if it would leave no space for what it names."""
+    words = name.replace("_", " ")
+    return words if len(words) <= _LONGEST_NAME else f"{words[: _LONGEST_NAME - 1]}…"

@@ -14,6 +14,7 @@ from mei_lightning.analysis.decomposition import decompose
 LARGEST_PAGE = 120_000_000
 """Bytes that all records may have before compression; larger stimuli are shown with coarser pixels."""
 
+_BYTES_AT_A_TIME = 2**25
 _STEPS = 127  # from 0 to the largest magnitude, in signed bytes
 
 
@@ -33,7 +34,7 @@ class NeuronRecord:
 
 
 def neuron_records(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> Iterator[NeuronRecord]:
-    """The records of all neurons, of which one at a time is read.
+    """The records of all neurons, of which a few at a time are read.
 
     Args:
         meis: MEIs as ``find_meis`` returns them.
@@ -41,25 +42,28 @@ def neuron_records(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -
         pixels: side of the squares of pixels of which the page shows the mean.
     """
     stimuli = meis["stimulus"].transpose("neuron", "channel", "time", "y", "x")
-    for number in range(meis.sizes["neuron"]):
-        stimulus = stimuli[number].values
-        if not np.isfinite(stimulus).all():
-            nothing = np.full(stimulus.shape, np.nan, dtype=np.float32)
-            yield NeuronRecord("", nothing[:, :, 0, 0], nothing[:, 0])
-            continue
-        parts = [decompose(channel) for channel in stimulus]
-        temporal, spatial = (np.stack([part[i] for part in parts]) for i in (0, 1))
-        if analysis is not None:
-            temporal, spatial = (analysis[name].values[number] for name in ("temporal_kernel", "spatial_kernel"))
-        text = encode(
-            coarse(stimulus, pixels),
-            np.array([part[2] for part in parts]),
-            temporal,
-            coarse(spatial, pixels),
-            meis["response"].values[number],
-            meis["restart_scores"].values[number],
-        )
-        yield NeuronRecord(text, temporal, spatial)
+    responses, restart_scores = meis["response"].values, meis["restart_scores"].values
+    kernels = [] if analysis is None else [analysis[name].values for name in ("temporal_kernel", "spatial_kernel")]
+    at_a_time = max(1, _BYTES_AT_A_TIME // (stimuli.nbytes // stimuli.sizes["neuron"]))
+    for start in range(0, stimuli.sizes["neuron"], at_a_time):
+        for number, stimulus in enumerate(stimuli[start : start + at_a_time].values, start):
+            if not np.isfinite(stimulus).all():
+                nothing = np.full(stimulus.shape, np.nan, dtype=np.float32)
+                yield NeuronRecord("", nothing[:, :, 0, 0], nothing[:, 0])
+                continue
+            parts = [decompose(channel) for channel in stimulus]
+            temporal, spatial = (np.stack([part[i] for part in parts]) for i in (0, 1))
+            if kernels and np.isfinite(kernels[0][number]).all():
+                temporal, spatial = (kernel[number] for kernel in kernels)
+            text = encode(
+                coarse(stimulus, pixels),
+                np.array([part[2] for part in parts]),
+                temporal,
+                coarse(spatial, pixels),
+                responses[number],
+                restart_scores[number],
+            )
+            yield NeuronRecord(text, temporal, spatial)
 
 
 def encode(
@@ -82,7 +86,7 @@ def encode(
     levels[:, 1:] -= levels[:, :-1].copy()
     floats = np.concatenate([[largest], shares, temporal.ravel(), response, restart_scores]).astype("<f4")
     maps = np.rint(np.clip(spatial, -1, 1) * _STEPS).astype(np.int8)
-    return base64.b64encode(zlib.compress(floats.tobytes() + maps.tobytes() + levels.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(floats.tobytes() + maps.tobytes() + levels.tobytes())).decode()
 
 
 def coarse(values: np.ndarray, pixels: int) -> np.ndarray:

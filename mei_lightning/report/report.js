@@ -220,7 +220,7 @@ function addCondition() {
     if (!isNumber) words.append(...options(column));
   };
   select.value = COLUMN.has("score") ? "score" : columns[0].key;
-  select.addEventListener("change", () => { adapt(); update(); });
+  select.addEventListener("change", adapt);
   adapt();
   byId("conditions").append(condition);
 }
@@ -288,7 +288,9 @@ byId("sort").append(
   ...columns.map((column) => element("option", { value: column.key }, column.label)),
 );
 addCondition();
-byId("controls").addEventListener("input", update);
+const isChosen = (node) => node.matches("select, [type=checkbox]");
+byId("controls").addEventListener("change", (event) => { if (isChosen(event.target)) update(); });
+byId("controls").addEventListener("input", (event) => { if (!isChosen(event.target)) update(); });
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("controls").addEventListener("reset", () => {
   byId("conditions").querySelectorAll(".condition").forEach((condition) => condition.remove());
