@@ -2,6 +2,7 @@
 
 from mei_lightning.analysis.analyze import analyze_meis
 from mei_lightning.analysis.chromatic import chromatic_landscape
+from mei_lightning.analysis.controls import compare_with_standard_stimuli
 from mei_lightning.analysis.cross_responses import (
     cross_responses,
     relative_responses,
@@ -137,6 +138,7 @@ __all__ = [
     "TimeLimit",
     "analyze_meis",
     "chromatic_landscape",
+    "compare_with_standard_stimuli",
     "cross_responses",
     "export_for_experiment",
     "export_meis",

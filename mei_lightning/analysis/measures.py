@@ -14,7 +14,7 @@ import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
-from mei_lightning.analysis.decomposition import Array, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import Array, decompose, temporal_frequency, unclipped_shape
 from mei_lightning.analysis.motion import motion
 from mei_lightning.analysis.polarity import (
     polarity_of_course,
@@ -95,6 +95,7 @@ def measure_meis(
     - ``dominant_channel``: that of the largest norm. Place, size and polarity are measured in it.
     - ``centre_y``, ``centre_x``, ``centre_size``, ``surround_size``, ``surround_strength``, ``fit_r2``: see
       ``DifferenceOfGaussians``. In um, or in pixels if their size is not known, as the dataset's ``y`` and ``x``.
+      Fitted to the shape that the stimulus has without the limits of its range, see ``unclipped_shape``.
     - ``orientation``, ``direction`` and their indices: see ``motion``; NaN where the index is below 0.2.
     - ``polarity``: with a model by the responses to a step of light and one of dark, see ``step_of_light`` and
       ``polarity_of_responses``. Without, by the end of the course in time, which does not tell ON-OFF.
@@ -270,7 +271,8 @@ def _measure(stimulus: np.ndarray, run: _Run) -> dict[str, Any]:
     uv = run.channels.index("UV") if "UV" in run.channels else dominant
     contrast = temporal_contrast(temporal, uv if changes[uv] else dominant)
     angle = opponency_angle(contrast) if len(contrast) == 2 else np.nan
-    fit = fit_difference_of_gaussians(spatial[dominant])
+    clipped = _clipped(stimulus, run.ranges)
+    fit = fit_difference_of_gaussians(unclipped_shape(stimulus[dominant], clipped[dominant]))
     moves = motion(stimulus)
     return {
         "temporal_kernel": temporal,
@@ -294,7 +296,7 @@ def _measure(stimulus: np.ndarray, run: _Run) -> dict[str, Any]:
         "direction": moves.direction if moves.direction_index >= SMALLEST_INDEX else np.nan,
         "direction_index": moves.direction_index,
         "polarity": polarity_of_course(temporal[dominant]),
-        "clipped_share": _clipped_share(stimulus, run.ranges),
+        "clipped_share": np.nan if run.ranges is None else clipped.mean(),
         "norm_outside_receptive_field": _share_outside(energy.sum(axis=0), fit),
     }
 
@@ -318,11 +320,12 @@ def _share_outside(energy: Array, fit: DifferenceOfGaussians) -> float:
     return float(energy[distance > CENTRE_SDS * fit.centre_sd].sum() / energy.sum())
 
 
-def _clipped_share(stimulus: np.ndarray, ranges: np.ndarray | None) -> float:
+def _clipped(stimulus: np.ndarray, ranges: np.ndarray | None) -> np.ndarray:
+    """Which values of a stimulus are at a limit."""
     if ranges is None:
-        return float("nan")
+        return np.zeros(stimulus.shape, dtype=bool)
     low, high = ranges.astype(stimulus.dtype).T[:, :, None, None, None]
-    return float(np.mean((stimulus <= low) | (stimulus >= high)))
+    return (stimulus <= low) | (stimulus >= high)
 
 
 def _step(values: dict[str, np.ndarray], number: int, run: _Run) -> Array:

@@ -86,4 +86,7 @@ def _degrees(vector: complex, symmetry: int, offset: float) -> float:
     """Direction of a mean vector of ``symmetry`` times the angle; NaN where it is rounding."""
     if abs(vector) < _NEGLIGIBLE:
         return float("nan")
-    return float((np.degrees(np.angle(vector)) / symmetry + offset) % (360.0 / symmetry))
+    period = 360.0 / symmetry
+    degrees = float((np.degrees(np.angle(vector)) / symmetry + offset) % period)
+    # Rounding turns the least below 0 into the period itself.
+    return 0.0 if degrees == period else degrees

@@ -131,16 +131,15 @@ def responses_to_steps(
         the response's frames.
     """
     # Light, dark and background are three rows of a neuron.
-    signs = torch.tensor([1.0, -1.0, 0.0])
+    signs = np.array([1.0, -1.0, 0.0])
     objective = NeuronObjective(model, [neuron for neuron in neurons for _ in signs], MeanReducer())
-    kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), signs.dtype)
+    kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
 
     def stimuli(rows: list[int]) -> Tensor:
-        numbers = torch.tensor(rows)
-        step = torch.from_numpy(steps[numbers // len(signs)]).to(kind)
-        step *= signs[numbers % len(signs), None, None, None]
-        stimulus = step.new_zeros(len(rows), step.shape[1], time_steps, *step.shape[2:])
-        stimulus[:, :, onset:] = step[:, :, None]
+        numbers, kinds = np.divmod(rows, len(signs))
+        shown = torch.from_numpy(steps[numbers] * signs[kinds, None, None, None]).to(kind)
+        stimulus = shown.new_zeros(len(rows), shown.shape[1], time_steps, *shown.shape[2:])
+        stimulus[:, :, onset:] = shown[:, :, None]
         return stimulus
 
     traces = predict_rows(

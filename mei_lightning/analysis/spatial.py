@@ -13,11 +13,14 @@ _SD_RATIOS = (1.5, 10.0)
 _STRONGEST = 10.0
 _NO_SURROUND = 1e-3
 _PIXELS_OUTSIDE = 0.5
+_EVALUATIONS = 200
 
 
 @dataclass(frozen=True)
 class DifferenceOfGaussians:
-    """A round centre minus a round surround, ``A (exp(-r^2 / 2 c^2) - k (c / s)^2 exp(-r^2 / 2 s^2))``.
+    """A round centre minus a round surround, ``exp(-r^2 / 2 c^2) - k (c / s)^2 exp(-r^2 / 2 s^2)``, fitted to an image.
+
+    ``r`` is the distance from the centre; the fit is up to a factor.
 
     Args:
         y: row of the centre, in pixels.
@@ -25,7 +28,6 @@ class DifferenceOfGaussians:
         centre_sd: standard deviation c of the centre, in pixels.
         surround_sd: standard deviation s of the surround, in pixels; NaN if there is no surround.
         surround_strength: volume k of the surround as a share of the centre's.
-        amplitude: A, the largest value of the centre alone.
         r2: share of the image's variance that the fit explains, at most 1.
     """
 
@@ -34,26 +36,10 @@ class DifferenceOfGaussians:
     centre_sd: float
     surround_sd: float
     surround_strength: float
-    amplitude: float
     r2: float
 
 
-_UNKNOWN = DifferenceOfGaussians(*[float("nan")] * 7)
-
-
-def difference_of_gaussians(y: Array, x: Array, parameters: ArrayLike) -> Array:
-    """Values ``[height, width]`` of a difference of Gaussians on a grid of pixels; see ``DifferenceOfGaussians``.
-
-    Args:
-        y: rows, ``[height]``.
-        x: columns, ``[width]``.
-        parameters: row, column, centre sd, surround sd, surround strength, amplitude.
-    """
-    row, column, centre_sd, surround_sd, strength, amplitude = np.asarray(parameters, dtype=np.float64)
-    squared_distance = (y[:, None] - row) ** 2 + (x - column) ** 2
-    centre = np.exp(-squared_distance / (2 * centre_sd**2))
-    surround = np.exp(-squared_distance / (2 * surround_sd**2))
-    return amplitude * (centre - strength * (centre_sd / surround_sd) ** 2 * surround)
+_UNKNOWN = DifferenceOfGaussians(*[float("nan")] * 6)
 
 
 def fit_difference_of_gaussians(spatial: ArrayLike) -> DifferenceOfGaussians:
@@ -76,54 +62,52 @@ def fit_difference_of_gaussians(spatial: ArrayLike) -> DifferenceOfGaussians:
         raise ValueError(f"The spatial part of a stimulus is [height, width], but this has shape {values.shape}.")
     if not np.isfinite(values).all() or values.size == 0 or values.max() <= 0 or np.ptp(values) == 0:
         return _UNKNOWN
-    scale = values.max()
-    image = values / scale
+    image = values / values.max()
     height, width = image.shape
-    y, x = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
-    largest_sd = float(max(height, width, 2))
-    row, column = np.unravel_index(image.argmax(), image.shape)
-    # The area above half of the maximum of a Gaussian is 2 pi ln(2) sd^2.
-    start_sd = np.clip(np.sqrt((image > 0.5).sum() / (2 * np.pi * np.log(2))), 2 * _SMALLEST_SD, largest_sd / 2)
-    low = [-_PIXELS_OUTSIDE, -_PIXELS_OUTSIDE, np.log(_SMALLEST_SD), np.log(_SD_RATIOS[0]), 0.0, 0.0]
-    high = [
-        height - 1 + _PIXELS_OUTSIDE,
-        width - 1 + _PIXELS_OUTSIDE,
-        np.log(largest_sd),
-        np.log(_SD_RATIOS[1]),
-        _STRONGEST,
-        np.inf,
-    ]
+    rows, columns = np.arange(height, dtype=np.float64)[:, None], np.arange(width, dtype=np.float64)
 
-    def gaussians(p: Array) -> tuple[Array, Array, Array, Array, Array, float]:
-        from_row, from_column = y[:, None] - p[0], x - p[1]
-        squared_distance = from_row**2 + from_column**2
-        squared_sd, ratio = np.exp(2 * p[2]), np.exp(-2 * p[3])
-        centre = np.exp(-squared_distance / (2 * squared_sd))
-        surround = ratio * np.exp(-squared_distance * ratio / (2 * squared_sd))
-        return from_row, from_column, squared_distance / squared_sd, centre, surround, ratio
+    # The parameters: row, column, log of the centre's sd, log of the ratio of sds, strength, amplitude.
+    def parts(p: Array) -> tuple[Array, Array, float]:
+        """Squared distance in centre sds, the centre, and the surround's share of its height."""
+        distance = ((rows - p[0]) ** 2 + (columns - p[1]) ** 2) * np.exp(-2 * p[2])
+        return distance, np.exp(-distance / 2), np.exp(-2 * p[3])
 
     def residuals(p: Array) -> Array:
-        *_, centre, surround, _ = gaussians(p)
+        distance, centre, height_share = parts(p)
+        surround = height_share * np.exp(-height_share * distance / 2)
         return (p[5] * (centre - p[4] * surround) - image).ravel()
 
     def jacobian(p: Array) -> Array:
-        from_row, from_column, distance, centre, surround, ratio = gaussians(p)
-        strength, amplitude = p[4], p[5]
-        towards = amplitude * (centre - strength * ratio * surround) / np.exp(2 * p[2])
-        columns = [
-            towards * from_row,
-            towards * from_column,
-            amplitude * (centre - strength * ratio * surround) * distance,
-            amplitude * strength * surround * (2 - distance * ratio),
-            -amplitude * surround,
-            centre - strength * surround,
+        distance, centre, height_share = parts(p)
+        surround = height_share * np.exp(-height_share * distance / 2)
+        slope = p[5] * (centre - p[4] * height_share * surround)
+        derivatives = [
+            slope * (rows - p[0]) * np.exp(-2 * p[2]),
+            slope * (columns - p[1]) * np.exp(-2 * p[2]),
+            slope * distance,
+            p[5] * p[4] * surround * (2 - height_share * distance),
+            -p[5] * surround,
+            centre - p[4] * surround,
         ]
-        return np.stack([column.ravel() for column in columns], axis=1)
+        return np.stack([derivative.ravel() for derivative in derivatives], axis=1)
 
+    largest_sd = float(max(height, width, 2))
+    low = [-_PIXELS_OUTSIDE, -_PIXELS_OUTSIDE, np.log(_SMALLEST_SD), np.log(_SD_RATIOS[0]), 0.0, 0.0]
+    high = [height - 1, width - 1, np.log(largest_sd), np.log(_SD_RATIOS[1]), _STRONGEST, np.inf]
+    high[0] += _PIXELS_OUTSIDE
+    high[1] += _PIXELS_OUTSIDE
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    # The area above half of the maximum of a Gaussian is 2 pi ln(2) sd^2.
+    start_sd = np.clip(np.sqrt((image > 0.5).sum() / (2 * np.pi * np.log(2))), 2 * _SMALLEST_SD, largest_sd / 2)
     start = [float(row), float(column), np.log(start_sd), np.log(2.0), 0.3, 1.0]
-    p = least_squares(residuals, start, jac=jacobian, bounds=(low, high), x_scale="jac", max_nfev=200).x
+    p = least_squares(residuals, start, jac=jacobian, bounds=(low, high), x_scale="jac", max_nfev=_EVALUATIONS).x
     residual = residuals(p)
-    r2 = 1 - residual @ residual / np.sum((image - image.mean()) ** 2)
-    centre_sd = np.exp(p[2])
-    surround_sd = centre_sd * np.exp(p[3]) if p[4] > _NO_SURROUND else np.nan
-    return DifferenceOfGaussians(*(float(v) for v in (p[0], p[1], centre_sd, surround_sd, p[4], p[5] * scale, r2)))
+    centre_sd = float(np.exp(p[2]))
+    return DifferenceOfGaussians(
+        y=float(p[0]),
+        x=float(p[1]),
+        centre_sd=centre_sd,
+        surround_sd=centre_sd * float(np.exp(p[3])) if p[4] > _NO_SURROUND else float("nan"),
+        surround_strength=float(p[4]),
+        r2=float(1 - residual @ residual / np.sum((image - image.mean()) ** 2)),
+    )
