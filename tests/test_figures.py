@@ -217,7 +217,14 @@ def test_measure_by_type():
         quartiles, median = ax.lines[2 * row], ax.lines[2 * row + 1]
         np.testing.assert_allclose(quartiles.get_xdata(), np.percentile(expected, [25, 75]))
         np.testing.assert_allclose(median.get_xdata(), np.median(expected))
-    assert ax.get_xlabel() == "um"
+    assert ax.get_xlabel() == "µm"
+
+
+def test_angles_have_no_median():
+    measures = population(count=40).assign(direction=("neuron", np.arange(40.0) * 9, {"units": "degrees"}))
+    ax = ml.plot_measure(measures, "direction")
+    assert len(ax.collections) == 2
+    assert not ax.lines
 
 
 def test_measure_of_channels_has_their_colours():

@@ -19,6 +19,7 @@ from mei_lightning.figures.style import (
     POINTS_AS_VECTORS,
     STYLE,
     WIDTH,
+    displayed_units,
     drawing,
     neuron_types,
     readable,
@@ -40,7 +41,7 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
     """Draw how one measure is distributed, a row for each type.
 
     A number is drawn as a point for each neuron (for each channel, in its colour, if it has channels) with the median
-    and the middle half as a bar; a word, or yes and no, as the share of the type's neurons that have it.
+    and the middle half as a bar, which angles in degrees do not have; a word, or yes and no, as the share of the type's neurons that have it.
 
     Args:
         measures: measures as ``measure_meis`` returns them, with ``type (neuron)`` if the types are known.
@@ -176,6 +177,7 @@ def _has_values(values: xr.DataArray) -> bool:
 
 
 def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Sequence[str]) -> None:
+    units = displayed_units(values)
     by_channel = values.values.reshape(values.sizes["neuron"], -1).astype(np.float64)
     others = iter(OTHER_COLORS * by_channel.shape[1])
     colors = (
@@ -203,11 +205,12 @@ def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Seque
                 linewidths=0,
                 rasterized=len(by_channel) > POINTS_AS_VECTORS,
             )
+            if units == "degrees":
+                continue
             low, median, high = np.quantile(of_type, [0.25, 0.5, 0.75])
             ax.plot([low, high], [middle, middle], color="black", linewidth=1.0)
             ax.plot([median, median], [middle - 0.36 * spread, middle + 0.36 * spread], color="black", linewidth=1.6)
-    units = str(values.attrs.get("units", ""))
-    ax.set_xlabel("" if units == "1" else units)
+    ax.set_xlabel(units)
     ax.margins(x=0.05)
 
 

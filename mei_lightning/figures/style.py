@@ -119,6 +119,12 @@ def type_looks(types: np.ndarray) -> dict[str, tuple[str, str]]:
     return {name: (TYPE_COLORS[i % colors], TYPE_MARKERS[(i + i // colors) % markers]) for i, name in enumerate(names)}
 
 
+def displayed_units(values: xr.DataArray) -> str:
+    """The unit of a variable as it is written at an axis or after a value; empty for a plain number."""
+    units = str(values.attrs.get("units", ""))
+    return {"1": "", "um": "µm"}.get(units, units)
+
+
 def readable(name: str) -> str:
     """The name of a measure, a type or a status as words, shortened if it would leave no space for what it names."""
     words = name.replace("_", " ")

@@ -26,7 +26,14 @@ from mei_lightning.figures.across import plot_cross_responses
 from mei_lightning.figures.gallery import plot_gallery
 from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measures, plottable_measures
 from mei_lightning.figures.stability import plot_seed_stability
-from mei_lightning.figures.style import RESPONSE_COLOR, channel_colors, figure_as_svg, figure_of, readable
+from mei_lightning.figures.style import (
+    RESPONSE_COLOR,
+    channel_colors,
+    displayed_units,
+    figure_as_svg,
+    figure_of,
+    readable,
+)
 from mei_lightning.plotting import window_of
 from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.video import dataset_stimulus_format
@@ -153,16 +160,14 @@ def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> tuple[pd.Dat
     about = {str(name): {"about": str(of_run[name].attrs.get("long_name", ""))} for name in of_run.data_vars}
     if analysis is not None:
         measured = measures_table(analysis)
-        units = measured.attrs["units"]
         new = [name for name in measured.columns if name not in table.columns]
         table = pd.concat([table, measured[new]], axis=1)
         for name in new:
             # A column of a channel is named after the measure and the channel.
-            source = max((str(it) for it in analysis.variables if name.startswith(str(it))), key=len, default="")
-            about[name] = {
-                "units": {"1": "", "um": "µm"}.get(str(units.get(name, "")), str(units.get(name, ""))),
-                "about": str(analysis[source].attrs.get("long_name", "")) if source else "",
-            }
+            source = max((str(it) for it in analysis.data_vars if name.startswith(str(it))), key=len, default=None)
+            if source is not None:
+                variable = analysis[source]
+                about[name] = {"units": displayed_units(variable), "about": str(variable.attrs.get("long_name", ""))}
     if not (table["session"] != "").any():
         table = table.drop(columns="session")
     return table.dropna(axis=1, how="all"), about
@@ -239,10 +244,12 @@ def _tables(table: pd.DataFrame, about: dict[str, dict[str, str]]) -> list[_Tabl
     rows = []
     for name in table.columns:
         values = table[name]
-        if name == "index" or values.dtype.kind not in "fiu":
+        unit = about.get(name, {}).get("units", "")
+        # Quantiles of angles depend on where the circle is cut.
+        if name == "index" or unit == "degrees" or values.dtype.kind not in "fiu":
             continue
         quartiles = [_number(float(values.quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-        rows.append((readable(name), about.get(name, {}).get("units", ""), str(values.count()), *quartiles))
+        rows.append((readable(name), unit, str(values.count()), *quartiles))
     columns = ("measure", "unit", "neurons", "lowest", "first quartile", "median", "third quartile", "highest")
     return [*tables, _Table("Measures", columns, rows)]
 
