@@ -131,7 +131,7 @@ def plot_chromatic_landscape(landscape: xr.Dataset, ax: Axes | None = None) -> A
         ax.set_xlim(-reach, reach)
         ax.set_ylim(-reach, reach)
         ax.set_box_aspect(1)
-        ax.set_xlabel(f"{first} contrast")
-        ax.set_ylabel(f"{second} contrast")
+        ax.set_xlabel(f"contrast of the MEI's {first}")
+        ax.set_ylabel(f"contrast of the MEI's {second}")
         ax.set_title(str(landscape.attrs.get("neuron", "")))
     return ax

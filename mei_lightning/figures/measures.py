@@ -41,7 +41,8 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
     """Draw how one measure is distributed, a row for each type.
 
     A number is drawn as a point for each neuron (for each channel, in its colour, if it has channels) with the median
-    and the middle half as a bar, which angles in degrees do not have; a word, or yes and no, as the share of the type's neurons that have it.
+    and the middle half as a bar, which angles in degrees do not have; a word, or yes and no, as the share of the
+    type's neurons that have it.
 
     Args:
         measures: measures as ``measure_meis`` returns them, with ``type (neuron)`` if the types are known.
