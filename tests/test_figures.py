@@ -177,6 +177,7 @@ def test_the_opponency_boundary_separates_opponent_neurons(seed):
 
 def test_gallery_has_the_best_of_each_type_and_all_in_time():
     meis = gallery_of()
+    meis["stimulus"][:] = np.random.default_rng(0).standard_normal(meis["stimulus"].shape)
     figure = ml.plot_gallery(meis, per_type=2)
     tiles, traces = figure.axes[::2], figure.axes[1::2]
     for kind, tile_ax, trace_ax in zip(TYPES, tiles, traces, strict=True):
