@@ -333,8 +333,10 @@ def test_what_does_not_fit_is_refused_before_any_work(meis, monkeypatch):
     few = ml.RetinaModel(video_model().network, other.stimulus_format, {"monday": 4, "tuesday": 2})
     with pytest.raises(IndexError, match="'tuesday' has no neuron 2"):
         measure(meis, few)
-    with pytest.raises(ValueError, match="names no session"):
+    with pytest.raises(ValueError, match="has sessions, but the MEIs are of neurons like '0'"):
         measure(find(linear_model(), [0], time_steps=4, max_steps=1, restarts=1), video_model())
+    with pytest.raises(ValueError, match="has no sessions, but the MEIs are of neurons like 'monday/0'"):
+        measure(meis, linear_model())
     long = ml.RetinaModel(LinearNetwork(), ml.StimulusFormat(("green", "UV"), 6, 5, 30.0, frames_lost=8), 3)
     with pytest.raises(ValueError, match="of more than 8 frames"):
         measure(meis, long)
