@@ -2,6 +2,7 @@
 
 from mei_lightning.analysis.analyze import analyze_meis
 from mei_lightning.analysis.chromatic import chromatic_landscape
+from mei_lightning.analysis.clusters import cluster_meis
 from mei_lightning.analysis.controls import compare_with_standard_stimuli
 from mei_lightning.analysis.cross_responses import (
     cross_responses,
@@ -11,6 +12,7 @@ from mei_lightning.analysis.cross_responses import (
     type_selectivity_index,
 )
 from mei_lightning.analysis.measures import measure_meis, measures_table
+from mei_lightning.analysis.similarity import most_similar_meis
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
@@ -138,6 +140,7 @@ __all__ = [
     "TimeLimit",
     "analyze_meis",
     "chromatic_landscape",
+    "cluster_meis",
     "compare_with_standard_stimuli",
     "cross_responses",
     "export_for_experiment",
@@ -147,6 +150,7 @@ __all__ = [
     "load_model",
     "measure_meis",
     "measures_table",
+    "most_similar_meis",
     "optimize_stimulus",
     "plot_chromatic_contrast",
     "plot_chromatic_landscape",

@@ -187,7 +187,10 @@ def analyze(
         store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
     )
     table = measures_table(analysis)
-    print(table.describe().T[["count", "mean", "std", "min", "50%", "max"]].round(3).to_string())
+    # Of angles on a circle a median says nothing.
+    numbers = table.select_dtypes("number").drop(columns=["index", "orientation", "direction"])
+    print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
+    print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
     directory = Path(store).parent
     print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
 

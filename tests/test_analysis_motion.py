@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,42 @@ def test_what_is_separable_does_not_move(seed):
     found = motion(stimulus)
     assert found.direction_index < 1e-6
     assert np.isnan(found.direction)
+
+
+def brute_force(stimulus):
+    """Both mean vectors from every sample of the whole spectrum."""
+    side = scipy.fft.next_fast_len(2 * max(stimulus.shape[2:]))
+    frames = scipy.fft.next_fast_len(stimulus.shape[1], real=True)
+    vectors = {"axis": [], "direction": []}
+    for (hertz, row, column), power in np.ndenumerate(
+        sum(np.abs(np.fft.fftn(channel, (frames, side, side), (0, 1, 2))) ** 2 for channel in stimulus)
+    ):
+        t, y, x = (np.fft.fftfreq(size)[k] for size, k in ((frames, hertz), (side, row), (side, column)))
+        if 0 < np.hypot(x, y) < 0.5:
+            angle = np.arctan2(y, x)
+            vectors["axis"].append((power, np.exp(2j * angle)))
+            if 0 < abs(t) < 0.5:
+                vectors["direction"].append((power, np.exp(1j * angle) * -np.sign(t)))
+    return {
+        name: sum(power * unit for power, unit in pairs) / sum(power for power, _ in pairs)
+        for name, pairs in vectors.items()
+    }
+
+
+@pytest.mark.parametrize("frames", [5, 6])
+def test_indices_are_those_of_the_whole_spectrum(frames):
+    stimulus = np.random.default_rng(frames).standard_normal((2, frames, 4, 3)) + 1
+    found, expected = motion(stimulus), brute_force(stimulus)
+    assert found.orientation_index == pytest.approx(abs(expected["axis"]))
+    assert found.direction_index == pytest.approx(abs(expected["direction"]))
+    assert difference(found.direction, np.degrees(np.angle(expected["direction"])), 360) < 1e-6
+    assert difference(found.orientation, np.degrees(np.angle(expected["axis"])) / 2 + 90, 180) < 1e-6
+
+
+def test_what_stands_still_behind_a_motion_does_not_count():
+    # Whole periods, so that nothing of the grating stands still.
+    moving = patch(70, frames=40, period=10)
+    assert motion(moving + 5 * patch(0, frames=1)).direction_index == pytest.approx(motion(moving).direction_index)
 
 
 def test_two_opposite_motions_are_none():

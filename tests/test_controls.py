@@ -136,35 +136,35 @@ def test_the_best_stimulus_is_that_of_single_calls():
     kinds = np.array([stimulus.kind for stimulus in stimuli])
     for kind in found["kind"].values:
         best = np.where(kinds == kind, responses, -np.inf)
-        np.testing.assert_allclose(found.best_response.sel(kind=kind), best.max(axis=1), rtol=1e-4)
+        np.testing.assert_allclose(found.standard_response.sel(kind=kind), best.max(axis=1), rtol=1e-4)
         names = [stimuli[column].name for column in best.argmax(axis=1)]
-        assert found.best_stimulus.sel(kind=kind).values.tolist() == names
+        assert found.standard_stimulus.sel(kind=kind).values.tolist() == names
     np.testing.assert_allclose(found.mei_response, meis.score, rtol=1e-5)
-    np.testing.assert_allclose(found.ratio, meis.score / responses.max(axis=1), rtol=1e-4)
-    assert found.best_kind.values.tolist() == kinds[responses.argmax(axis=1)].tolist()
+    np.testing.assert_allclose(found.excitation_ratio, meis.score / responses.max(axis=1), rtol=1e-4)
+    assert found.standard_kind.values.tolist() == kinds[responses.argmax(axis=1)].tolist()
 
 
 def test_no_stimulus_of_the_norm_excites_a_linear_cell_more_than_its_filter(simulated):
     chosen = ml.NeuronSelection(sessions=["session_2"], where={"type": ["on_transient", "off_sustained"]})
     meis = find(simulated, chosen, time_steps=21, norm=10.0, restarts=1)
     found = compare(simulated, meis)
-    assert (found.ratio >= 1).all()
-    assert (found.ratio < 5).all()
+    assert (found.excitation_ratio >= 1).all()
+    assert (found.excitation_ratio < 5).all()
     assert set(found["type"].values) == {"on_transient", "off_sustained"}
     # By Cauchy and Schwarz, and the angle between the filter and the stimulus.
     stimuli = {stimulus.name: stimulus for stimulus in standard_stimuli(STIMULUS_FORMAT, 21)}
     for number, (session, index) in enumerate(zip(found.session.values, found["index"].values, strict=True)):
         kernel = simulated.linear_filter(session, int(index))
-        best = stimuli[found.best_stimulus.sel(kind="spot").values[number]].make()
+        best = stimuli[found.standard_stimulus.sel(kind="spot").values[number]].make()
         drive = 10 * (kernel * best).sum() / best.norm()
         expected = simulated.linear_response(session, int(index), drive)
-        assert found.best_response.sel(kind="spot").values[number] == pytest.approx(expected.item(), rel=1e-4)
+        assert found.standard_response.sel(kind="spot").values[number] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_still_images():
     meis = find(still_model(), range(3), max_steps=5, restarts=1)
     found = compare(still_model(), meis)
-    assert np.isfinite(found.ratio).all()
+    assert np.isfinite(found.excitation_ratio).all()
     assert found["kind"].values.tolist() == ["chirp", "spot", "bar", "grating", "natural-like movie"]
 
 
@@ -172,8 +172,10 @@ def test_a_response_that_is_not_positive_has_no_ratio():
     meis = find(linear_model(), [0, 1], time_steps=4, norm=3.0, max_steps=3, restarts=1)
     opposite = [StandardStimulus("worst", "worst", lambda: -linear_model().network.kernels[0].detach())]
     found = compare(linear_model(), meis, stimuli=opposite)
-    assert found.best_response[0, 0] == pytest.approx(-3 * linear_model().network.kernels[0].norm().item(), rel=1e-4)
-    assert np.isnan(found.ratio[0])
+    assert found.standard_response[0, 0] == pytest.approx(
+        -3 * linear_model().network.kernels[0].norm().item(), rel=1e-4
+    )
+    assert np.isnan(found.excitation_ratio[0])
 
 
 def test_neurons_without_an_mei_are_left_out():
@@ -181,20 +183,25 @@ def test_neurons_without_an_mei_are_left_out():
     complete = compare(video_model(), meis)
     meis.stimulus[0], meis.score[0], meis.status[0] = np.nan, np.nan, "pending"
     found = compare(video_model(), meis)
-    assert np.isnan(found.ratio[0])
+    assert np.isnan(found.excitation_ratio[0])
     assert np.isnan(found.mei_response[0])
-    np.testing.assert_allclose(found.ratio[1], complete.ratio[1], rtol=1e-5)
-    np.testing.assert_allclose(found.best_response, complete.best_response, rtol=1e-5)
+    np.testing.assert_allclose(found.excitation_ratio[1], complete.excitation_ratio[1], rtol=1e-5)
+    np.testing.assert_allclose(found.standard_response[1], complete.standard_response[1], rtol=1e-5)
+    assert found.standard_response[0].isnull().all()
+    assert found.standard_kind.values.tolist() == ["", complete.standard_kind.values[1]]
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(video_model(), meis.isel(neuron=[0]))
 
 
-def test_meis_of_different_norms_need_a_norm():
-    meis = find(video_model(), [("monday", 0), ("monday", 1)], time_steps=6, norm=4.0, max_steps=2, restarts=1)
+def test_each_mei_is_compared_at_its_own_norm():
+    targets = [("monday", 0), ("monday", 1), ("tuesday", 1)]
+    meis = find(video_model(), targets, time_steps=6, norm=4.0, max_steps=2, restarts=1)
+    at_norm = {norm: compare(video_model(), meis.assign(stimulus=meis.stimulus * (norm / 4))) for norm in (4.0, 6.0)}
     meis.stimulus[1] *= 1.5
-    with pytest.raises(ValueError, match="between 4 and 6: say which norm"):
-        compare(video_model(), meis)
-    assert compare(video_model(), meis, norm=4.0).attrs["norm"] == 4.0
+    found = compare(video_model(), meis)
+    for name in ("mei_response", "standard_response", "excitation_ratio"):
+        np.testing.assert_allclose(found[name][[0, 2]], at_norm[4.0][name][[0, 2]], rtol=1e-5)
+        np.testing.assert_allclose(found[name][1], at_norm[6.0][name][1], rtol=1e-5)
 
 
 def test_a_user_compares_meis_with_standard_stimuli(simulated):
@@ -203,7 +210,7 @@ def test_a_user_compares_meis_with_standard_stimuli(simulated):
     )
     meis = find(simulated, chosen, effort="quick")
 
-    ratio = compare(simulated, meis).ratio.to_dataframe().groupby("type").ratio.median()
+    ratio = compare(simulated, meis).excitation_ratio.to_dataframe().groupby("type").excitation_ratio.median()
 
     # No spot moves, and no bar is where a cell with a small receptive field would need it.
     assert ratio["on_sustained"] > 1.2

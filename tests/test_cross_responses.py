@@ -201,7 +201,7 @@ def test_types_by_their_best_placed_neurons():
     ]
     responses = table(responses, types=["on", "on", "off", "off"])
     found = ml.type_responses(responses)
-    assert found["type"].values.tolist() == found["mei_type"].values.tolist() == ["off", "on"]
+    assert found["cell_type"].values.tolist() == found["mei_cell_type"].values.tolist() == ["off", "on"]
     # Of "off" neurons, the MEIs of "on" neurons excite best 0.3 and 0.7; and the other way round 0.4 and 0.6.
     np.testing.assert_allclose(found, [[1.0, 0.5], [0.5, 1.0]])
     np.testing.assert_allclose(ml.type_selectivity_index(responses), [1 / 3, 1 / 3])
@@ -219,6 +219,6 @@ def test_a_user_finds_which_types_the_meis_of_the_twin_are_selective_for(twin):
     assert selectivity.idxmax() == "color_opponent"
     assert selectivity["color_opponent"] > 0.9
     confusion = ml.type_responses(responses)
-    assert confusion.sel(type="on_off", mei_type="on_transient") > 5 * confusion.sel(
-        type="color_opponent", mei_type="on_transient"
+    assert confusion.sel(cell_type="on_off", mei_cell_type="on_transient") > 5 * confusion.sel(
+        cell_type="color_opponent", mei_cell_type="on_transient"
     )

@@ -133,8 +133,12 @@ def test_ranges_are_those_of_the_constraint(constraint, expected):
 def test_known_stimuli_are_measured_in_their_units():
     green = -0.5 * COURSE[:, None, None] * spot(5.2, 9.1, 1.5)
     uv = COURSE[:, None, None] * spot(5.2, 9.1, 1.5)
-    table = ml.measures_table(measure(made([[green, uv]], pixel_size=30.0))).iloc[0]
-    np.testing.assert_allclose([table["centre_y"], table["centre_x"], table["centre_size"]], [156, 273, 45], rtol=1e-3)
+    meis = made([[green, uv]], pixel_size=30.0)
+    # The origin need not be the first pixel.
+    meis = meis.assign_coords(y=meis["y"] + 1000, x=meis["x"] - 273)
+    table = ml.measures_table(measure(meis)).iloc[0]
+    place_and_size = table[["centre_y", "centre_x", "centre_size"]].astype(float)
+    np.testing.assert_allclose(place_and_size, [1156, 0, 45], rtol=1e-3, atol=0.05)
     assert table["dominant_channel"] == "UV"
     assert table["polarity"] == "ON"
     assert table["opponent"]
@@ -147,13 +151,13 @@ def test_known_stimuli_are_measured_in_their_units():
 
 
 def test_a_channel_takes_its_sign_from_the_dominant_channels_centre():
-    # Phases differ a little, so that another lobe is the largest of each channel: alone they would get opposite signs.
+    # The same bars under windows at either side, so that another lobe is the largest of each channel.
     columns = np.arange(16)
 
-    def bars(shift):
-        return np.ones((18, 1)) * np.exp(-((columns - 7.5) ** 2) / 18) * np.sin(2 * np.pi * (columns - 7.5 + shift) / 6)
+    def bars(window):
+        return np.ones((18, 1)) * np.exp(-((columns - window) ** 2) / 18) * np.sin(2 * np.pi * (columns - 7.5) / 6)
 
-    stimuli = np.stack([COURSE[:, None, None] * bars(0.2), 1.5 * COURSE[:, None, None] * bars(-0.2)])
+    stimuli = np.stack([COURSE[:, None, None] * bars(6.5), 1.5 * COURSE[:, None, None] * bars(8.5)])
     alone = [decompose(channel)[0] for channel in stimuli]
     assert alone[0] @ alone[1] < 0
     measures = measure(made([stimuli])).isel(neuron=0)
@@ -288,6 +292,8 @@ def test_steps_tell_on_off_where_meis_do_not():
     np.testing.assert_allclose(off, [0, 1, 1, 0.5])
     stimuli = [[np.sign(number - 0.5) * np.ones((6, 1, 1)) * step[0]] for number in (1, 0, 1)]
     assert measure(made(stimuli), model)["polarity"].values.tolist() == ["ON", "OFF", "ON-OFF"]
+    group = made(stimuli[:1]).assign_coords(neuron=["0+1"], index=("neuron", [-1]))
+    assert measure(group, model)["polarity"].item() == "ON-OFF"
 
 
 def test_a_step_has_the_colours_of_the_mei_and_stays_within_limits():
@@ -327,8 +333,10 @@ def test_what_does_not_fit_is_refused_before_any_work(meis, monkeypatch):
     few = ml.RetinaModel(video_model().network, other.stimulus_format, {"monday": 4, "tuesday": 2})
     with pytest.raises(IndexError, match="'tuesday' has no neuron 2"):
         measure(meis, few)
-    with pytest.raises(ValueError, match="names no session"):
+    with pytest.raises(ValueError, match="has sessions, but the MEIs are of neurons like '0'"):
         measure(find(linear_model(), [0], time_steps=4, max_steps=1, restarts=1), video_model())
+    with pytest.raises(ValueError, match="has no sessions, but the MEIs are of neurons like 'monday/0'"):
+        measure(meis, linear_model())
     long = ml.RetinaModel(LinearNetwork(), ml.StimulusFormat(("green", "UV"), 6, 5, 30.0, frames_lost=8), 3)
     with pytest.raises(ValueError, match="of more than 8 frames"):
         measure(meis, long)
@@ -343,7 +351,8 @@ def test_analysis_stands_beside_the_store(meis, store):
     analysis = ml.analyze_meis(store, video_model(), accelerator="cpu", progress_bar=False)
     kept = xr.open_zarr(store.parent / "analysis.zarr", chunks=None)
     xr.testing.assert_identical(kept.load(), analysis)
-    xr.testing.assert_identical(analysis, measure(meis, video_model()))
+    measures = measure(meis, video_model())
+    xr.testing.assert_identical(analysis[list(measures)], measures)
     table = pd.read_csv(store.parent / "measures.csv", index_col="neuron", keep_default_na=False, na_values=[""])
     pd.testing.assert_frame_equal(table, ml.measures_table(analysis))
     assert {path.name for path in store.parent.iterdir()} == {"meis.zarr", "analysis.zarr", "measures.csv"}

@@ -1,13 +1,13 @@
 """How much better MEIs are than what an experimenter would have shown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from mei_lightning.analysis.populations import neurons_with_mei, types_of
 from mei_lightning.analysis.standard_stimuli import StandardStimulus, standard_stimuli
@@ -17,7 +17,7 @@ from mei_lightning.objectives import NeuronObjective, Reducer
 from mei_lightning.prediction import predict_all_pairs, predict_rows
 from mei_lightning.results import groups_of, ranges_of, reducer_of
 
-_LARGEST_DIFFERENCE_OF_NORMS = 0.01
+_SAME_NORM = 1.01
 
 
 def compare_with_standard_stimuli(
@@ -25,7 +25,6 @@ def compare_with_standard_stimuli(
     meis: xr.Dataset,
     *,
     stimuli: Sequence[StandardStimulus] | None = None,
-    norm: float | None = None,
     ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
     reducer: Reducer | None = None,
     accelerator: str = "auto",
@@ -33,30 +32,29 @@ def compare_with_standard_stimuli(
 ) -> xr.Dataset:
     """Compare each neuron's response to its MEI with those to standard stimuli of the same norm and ranges.
 
-    Each standard stimulus is scaled to the norm of the MEIs and clipped to their ranges, both together, as the MEIs
-    were (``NormAndRange``); one whose shape the ranges leave no room for gets as large a norm as they allow. All
-    neurons respond to all of them, and for each neuron the best counts.
+    Each standard stimulus is scaled to the norm of the neuron's MEI and clipped to the ranges, both together, as MEIs
+    are (``NormAndRange``); one whose shape the ranges leave no room for gets as large a norm as they allow. Every
+    neuron responds to all of them, and the best counts. All neurons whose MEIs have the same norm, to 1 %, are computed
+    together: that is fastest for MEIs that were found with a fixed norm.
 
     Args:
         model: the model, or its name.
         meis: MEIs as from ``find_meis``.
         stimuli: what to compare with; by default ``standard_stimuli``.
-        norm: L2 norm of the standard stimuli; by default that of the MEIs.
         ranges: lowest and highest value of each channel; by default those of the run, if any.
         reducer: how the response over time becomes a number; by default as in the run.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.
 
     Returns:
-        Along ``neuron``: ``mei_response``; ``best_response`` and ``best_stimulus`` (its name), for each ``kind`` of
-        stimulus; ``best_kind``, the kind of the best of all; and ``ratio``, the response to the MEI over that to the
-        best of all, NaN where that is not positive. Of neurons without an MEI, ``mei_response`` and ``ratio`` are NaN.
-        Responses are in the model's units. Coordinates ``session``, ``index``, and ``type`` if the model's neuron table
-        has types.
+        Along ``neuron``: ``mei_response``; ``standard_response`` and ``standard_stimulus``, the response to the best
+        stimulus of each ``kind`` and its name; ``standard_kind``, the kind of the best of all; and
+        ``excitation_ratio``, the response to the MEI over that to the best of all, NaN where that is not positive. Of
+        neurons without an MEI all is NaN, or empty. Responses are in the model's units. Coordinates ``session``,
+        ``index``, and ``type`` if the model's neuron table has types.
 
     Raises:
-        ValueError: if the MEIs differ in norm and none is given, no MEI is there, no stimuli are given, or the model
-            does not fit.
+        ValueError: if no MEI is there, no stimuli are given, or the model does not fit.
         IndexError: if a session has no such neuron.
     """
     model = load_model(model)
@@ -78,22 +76,31 @@ def compare_with_standard_stimuli(
     ).double()
     mei_response = np.full(len(groups), np.nan)
     mei_response[present] = own[:, 0].numpy()
-    shown_norm = _common_norm(own[:, 1]) if norm is None else norm
-
-    def shown(numbers: list[int]) -> Tensor:
-        made = torch.stack([chosen[number].make() for number in numbers])
-        return project_norm_and_range(made, shown_norm, bounds)
-
-    responses = predict_all_pairs(
-        model, groups, reducer, shown, len(chosen), accelerator=accelerator, progress_bar=progress_bar
-    )
+    table = np.full((len(groups), len(chosen)), np.nan)
+    for numbers, norm in _of_equal_norm(own[:, 1].numpy()):
+        members = present[numbers]
+        table[members] = (
+            predict_all_pairs(
+                model,
+                [groups[number] for number in members],
+                reducer,
+                lambda shown, norm=norm: project_norm_and_range(  # type: ignore[misc]
+                    torch.stack([chosen[number].make() for number in shown]), norm, bounds
+                ),
+                len(chosen),
+                accelerator=accelerator,
+                progress_bar=progress_bar,
+            )
+            .double()
+            .numpy()
+        )
     kinds = np.array([stimulus.kind for stimulus in chosen])
     names = np.array([stimulus.name for stimulus in chosen])
-    table = responses.double().numpy()
     distinct = list(dict.fromkeys(kinds.tolist()))
     best_of_kind = [_best(table[:, kinds == kind], names[kinds == kind]) for kind in distinct]
     best_response = np.stack([response for response, _ in best_of_kind], axis=1)
-    best = best_response.max(axis=1)
+    best_names = np.stack([name for _, name in best_of_kind], axis=1)
+    best, done = best_response.max(axis=1), np.isfinite(mei_response)
     coords = {"kind": distinct, **{name: meis[name] for name in ("neuron", "session", "index")}}
     if (types := types_of(meis, model)) is not None:
         coords["type"] = ("neuron", types)
@@ -101,21 +108,21 @@ def compare_with_standard_stimuli(
     return xr.Dataset(
         {
             "mei_response": ("neuron", mei_response, {**units, "long_name": "response to the MEI"}),
-            "best_response": (
+            "standard_response": (
                 ("neuron", "kind"),
                 best_response,
                 {**units, "long_name": "response to the best stimulus of a kind"},
             ),
-            "best_stimulus": (("neuron", "kind"), np.stack([name for _, name in best_of_kind], axis=1)),
-            "best_kind": ("neuron", np.array(distinct)[best_response.argmax(axis=1)]),
-            "ratio": (
+            "standard_stimulus": (("neuron", "kind"), np.where(done[:, None], best_names, "")),
+            "standard_kind": ("neuron", np.where(done, np.array(distinct)[best_response.argmax(axis=1)], "")),
+            "excitation_ratio": (
                 "neuron",
                 mei_response / np.where(best > 0, best, np.nan),
                 {"units": "1", "long_name": "response to the MEI as a multiple of that to the best standard stimulus"},
             ),
         },
         coords,
-        {"model": model.name, "norm": shown_norm, "reducer": repr(reducer)},
+        {"model": model.name, "reducer": repr(reducer)},
     )
 
 
@@ -124,11 +131,10 @@ def _best(responses: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[Any], N
     return responses.max(axis=1), names[responses.argmax(axis=1)]
 
 
-def _common_norm(norms: Tensor) -> float:
-    smallest, largest = norms.min().item(), norms.max().item()
-    if largest - smallest > _LARGEST_DIFFERENCE_OF_NORMS * largest:
-        raise ValueError(
-            f"The norms of these MEIs lie between {smallest:g} and {largest:g}: say which norm the standard stimuli "
-            "shall have, or compare MEIs of about the same norm."
-        )
-    return norms.median().item()
+def _of_equal_norm(norms: NDArray[Any]) -> Iterator[tuple[NDArray[np.intp], float]]:
+    """The positions of MEIs whose norms differ by no more than 1 %, and the mean of their norms."""
+    order = np.argsort(norms, kind="stable")
+    while len(order):
+        alike = norms[order] <= norms[order[0]] * _SAME_NORM
+        yield order[alike], float(norms[order[alike]].mean())
+        order = order[~alike]

@@ -60,15 +60,19 @@ def cross_responses(
         values[len(numbers) - len(shown) :] = stimuli[present[shown - 1]].values
         return torch.from_numpy(values)
 
-    scores = predict_all_pairs(
-        model,
-        groups,
-        reducer,
-        grey_and_meis,
-        1 + len(present),
-        accelerator=accelerator,
-        progress_bar=progress_bar,
-    ).numpy()
+    scores = (
+        predict_all_pairs(
+            model,
+            groups,
+            reducer,
+            grey_and_meis,
+            1 + len(present),
+            accelerator=accelerator,
+            progress_bar=progress_bar,
+        )
+        .double()
+        .numpy()
+    )
     responses = np.full((len(groups), len(groups)), np.nan)
     responses[:, present] = scores[:, 1:]
     labels = meis["neuron"].values
@@ -131,7 +135,11 @@ def selectivity_index(responses: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(
         index,
         dims="neuron",
-        coords={name: values for name, values in responses.coords.items() if values.dims == ("neuron",)},
+        coords={
+            name: values
+            for name, values in responses.coords.items()
+            if values.dims == ("neuron",) and name != "grey_response"
+        },
         name="selectivity_index",
         attrs={"long_name": "selectivity index of the MEI", "units": "1"},
     )
@@ -150,7 +158,7 @@ def type_responses(responses: xr.DataArray) -> xr.DataArray:
         responses: from ``cross_responses``, of a model whose neuron table has types.
 
     Returns:
-        ``[type, mei_type]``: the neurons of ``type`` respond to MEIs of ``mei_type``.
+        ``[cell_type, mei_cell_type]``: neurons of ``cell_type`` respond to MEIs of ``mei_cell_type``.
 
     Raises:
         ValueError: if no types are known.
@@ -165,8 +173,8 @@ def type_responses(responses: xr.DataArray) -> xr.DataArray:
     values = np.stack([_mean(best[:, types == name], axis=1) for name in names], axis=1)
     return xr.DataArray(
         values,
-        dims=("type", "mei_type"),
-        coords={"type": names, "mei_type": names},
+        dims=("cell_type", "mei_cell_type"),
+        coords={"cell_type": names, "mei_cell_type": names},
         name="type_response",
         attrs={"long_name": "excitation of the best-placed neuron, as a share of that by its own MEI", "units": "1"},
     )
@@ -183,7 +191,7 @@ def type_selectivity_index(responses: xr.DataArray) -> xr.DataArray:
         responses: from ``cross_responses``, of a model whose neuron table has types.
 
     Returns:
-        The index ``[type]``, from -1 to 1; NaN if there is only one type.
+        The index ``[cell_type]``, from -1 to 1; NaN if there is only one type.
 
     Raises:
         ValueError: if no types are known.
@@ -191,8 +199,8 @@ def type_selectivity_index(responses: xr.DataArray) -> xr.DataArray:
     table = type_responses(responses)
     return xr.DataArray(
         _contrast(np.diagonal(table.values), _mean(_without_diagonal(table.values), axis=0)),
-        dims="type",
-        coords={"type": table["type"].values},
+        dims="cell_type",
+        coords={"cell_type": table["cell_type"].values},
         name="type_selectivity_index",
         attrs={"long_name": "selectivity index of the type's MEIs", "units": "1"},
     )

@@ -49,7 +49,7 @@ _FACTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "spatial_kernel": (("channel", "y", "x"), "1", "shape in space of the first component of a channel, centre at 1"),
     "explained_share": (("channel",), "1", "share of a channel's squared norm in its first component"),
     "temporal_frequency": (("channel",), "Hz", "temporal frequency, weighted by amplitude, up to 10 Hz"),
-    "temporal_contrast": (("channel",), "model units", "change from the second last to the last peak of the course"),
+    "temporal_contrast": (("channel",), "model units", "change between the last two opposite peaks of the course"),
     "opponency_angle": ((), "radians", "opponency angle of the two channels, opponent beyond pi/4"),
     "opponent": ((), "", "whether the two channels change in opposite directions"),
     "dominant_channel": ((), "", "channel of the largest norm"),
@@ -98,7 +98,8 @@ def measure_meis(
       Fitted to the shape that the stimulus has without the limits of its range, see ``unclipped_shape``.
     - ``orientation``, ``direction`` and their indices: see ``motion``; NaN where the index is below 0.2.
     - ``polarity``: with a model by the responses to a step of light and one of dark, see ``step_of_light`` and
-      ``polarity_of_responses``. Without, by the end of the course in time, which does not tell ON-OFF.
+      ``polarity_of_responses``; "" if neither raises the response. Without, by the end of the course in time, see
+      ``polarity_of_course``, which does not tell ON-OFF.
     - ``clipped_share``: of values at a limit of the run's ranges; NaN if it had none.
     - ``norm_outside_receptive_field``: the share of the squared norm farther than 3 standard deviations of the fitted
       centre from its place.
@@ -202,7 +203,7 @@ class _Run:
 
 def _check_dataset(meis: xr.Dataset) -> None:
     missing = [name for name in ("stimulus", "score", "status") if name not in meis]
-    missing += [name for name in _DIMENSIONS if name not in meis.coords]
+    missing += [name for name in _COORDINATES if name not in meis.coords]
     if missing:
         raise ValueError(f"This is not a dataset of MEIs, as from find_meis: it has no {', '.join(missing)}.")
 
@@ -215,13 +216,13 @@ def _groups(meis: xr.Dataset, retina: RetinaModel) -> list[list[Neuron]]:
             f"Model '{retina.name}' takes stimuli of shape {wanted}, of more than {retina.stimulus_format.frames_lost} "
             f"frames, but the MEIs have {shape}."
         )
+    if (meis["session"] != "").any() != retina.has_sessions:
+        has = "has sessions" if retina.has_sessions else "has no sessions"
+        raise ValueError(f"Model '{retina.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'.")
     groups = [list(group_of_label(label, retina.has_sessions)) for label in meis["neuron"].values.tolist()]
-    for label, group in zip(meis["neuron"].values.tolist(), groups, strict=True):
-        if not group:
-            raise ValueError(f"'{label}' names no session, but model '{retina.name}' has sessions.")
-        for neuron in group:
-            retina.check_session(neuron.session)
-            check_neuron_indices([neuron.index], retina.neurons_per_session[neuron.session or ""], neuron.session)
+    for neuron in {neuron for group in groups for neuron in group}:
+        retina.check_session(neuron.session)
+        check_neuron_indices([neuron.index], retina.neurons_per_session[neuron.session or ""], neuron.session)
     return groups
 
 
@@ -253,7 +254,7 @@ def _read(stimuli: xr.DataArray, chosen: np.ndarray, progress_bar: bool) -> Iter
     """The stimuli of chosen neurons, a few read at a time, with their numbers."""
     numbers = np.flatnonzero(chosen)
     stimuli = stimuli.transpose(*_DIMENSIONS)
-    at_a_time = max(1, _BYTES_AT_A_TIME // max(1, stimuli.nbytes // stimuli.sizes["neuron"]))
+    at_a_time = max(1, _BYTES_AT_A_TIME // max(1, stimuli[:1].nbytes))
     with tqdm(total=len(numbers), desc="Measures", unit="neuron", disable=not progress_bar) as bar:
         for start in range(0, len(numbers), at_a_time):
             block = numbers[start : start + at_a_time]
@@ -341,7 +342,7 @@ def _labelled(values: dict[str, np.ndarray], meis: xr.Dataset, retina: RetinaMod
         array = values[name].astype(str) if values[name].dtype == object else values[name]
         facts = {"units": space if units == _SPACE else units, "long_name": long_name}
         variables[name] = (("neuron", *dimensions), array, facts)
-    labels = {name: meis[name] for name in _COORDINATES if name in meis.coords}
+    labels = {name: meis[name] for name in _COORDINATES}
     measures = xr.Dataset(variables, labels, meis.attrs)
     if retina is not None and "type" in retina.neurons:
         table = retina.neurons

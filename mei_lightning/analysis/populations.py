@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
-from mei_lightning.results import groups_of
 
 
 def neurons_with_mei(meis: xr.Dataset) -> NDArray[np.intp]:
@@ -38,17 +37,14 @@ def types_of(meis: xr.Dataset, model: RetinaModel) -> NDArray[Any] | None:
     """The cell type of each neuron of a dataset, by the column ``type`` of a model's neuron table.
 
     Returns:
-        Names ``[neuron]``, empty where no type is known, and for a group whose neurons differ; None if the table has
-        no types.
+        Names ``[neuron]``, empty for groups and where no type is known; None if the table has no types.
     """
     table = model.neurons
     if "type" not in table:
         return None
     known = {
-        (session, int(index)): str(name)
+        (session, index): str(name)
         for session, index, name in table[["session", "index", "type"]].dropna().itertuples(index=False)
     }
-    types = [
-        {known.get((neuron.session or "", neuron.index), "") for neuron in group} for group in groups_of(meis, model)
-    ]
-    return np.array([names.pop() if len(names) == 1 else "" for names in types], dtype="U")
+    neurons = zip(meis["session"].values.tolist(), meis["index"].values.tolist(), strict=True)
+    return np.array([known.get(neuron, "") for neuron in neurons], dtype="U")

@@ -11,7 +11,7 @@ from mei_lightning.analysis.decomposition import Array
 _SMALLEST_SD = 0.3
 _SD_RATIOS = (1.5, 10.0)
 _STRONGEST = 10.0
-_NO_SURROUND = 1e-3
+_NO_SURROUND = 0.02
 _PIXELS_OUTSIDE = 0.5
 _EVALUATIONS = 200
 
@@ -26,7 +26,7 @@ class DifferenceOfGaussians:
         y: row of the centre, in pixels.
         x: column of the centre, in pixels.
         centre_sd: standard deviation c of the centre, in pixels.
-        surround_sd: standard deviation s of the surround, in pixels; NaN if there is no surround.
+        surround_sd: standard deviation s of the surround, in pixels; NaN if the strength is below 0.02.
         surround_strength: volume k of the surround as a share of the centre's.
         r2: share of the image's variance that the fit explains, at most 1.
     """
