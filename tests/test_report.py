@@ -332,6 +332,25 @@ def test_other_stimuli(browser, tmp_path, kind, views):
 
 
 @needs_browser
+@pytest.mark.parametrize("types", [None, TYPES])
+def test_a_run_that_has_just_begun(browser, tmp_path, types):
+    meis = make_meis()
+    for name in ("stimulus", "score", "restart_scores", "restart_similarity", "score_spread"):
+        meis[name][:] = np.nan
+    meis["status"] = ("neuron", ["pending"] * 15)
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    if types:
+        ml.analyze_meis(store, progress_bar=False)
+    page = show(browser, ml.write_report(store))
+    assert page.find_element(By.CSS_SELECTOR, ".card").text.splitlines() == [
+        "no stimulus",
+        "day_0/0",
+        "score –, pending",
+    ]
+    assert [it for it in page.get_log("browser") if it["level"] == "SEVERE"] == []
+
+
+@needs_browser
 def test_a_neuron_without_a_stimulus_says_so(page):
     page.find_elements(By.CSS_SELECTOR, ".card")[4].click()
     eventually(page, "return document.getElementById('neuron').open")
@@ -425,7 +444,7 @@ def test_an_analysis_that_is_older_or_of_something_else(tmp_path):
     changed["score"][0] = np.nan
     changed.drop_encoding().to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
     assert "analyze --overwrite renews it" in ml.write_report(store).read_text()
-    changed.assign_attrs(weights_digest="other").to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
+    changed.assign_attrs(configuration="{}").to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
     with pytest.raises(ValueError, match="is of other MEIs"):
         ml.write_report(store, overwrite=True)
     changed.isel(neuron=slice(3)).to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)

@@ -18,6 +18,7 @@ from mei_lightning.figures.style import (
     OTHER_COLORS,
     POINTS_AS_VECTORS,
     STYLE,
+    TYPE_COLORS,
     WIDTH,
     displayed_units,
     drawing,
@@ -28,6 +29,7 @@ from mei_lightning.figures.style import (
 )
 
 _BELOW_LABEL = 28.0  # points from the axes to what is under their label
+_WORDS_PER_LINE = 4
 _POINT = 9.0  # area in square points
 _ROW = 0.17  # inches of a type
 
@@ -41,8 +43,8 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
     """Draw how one measure is distributed, a row for each type.
 
     A number is drawn as a point for each neuron (for each channel, in its colour, if it has channels) with the median
-    and the middle half as a bar, which angles in degrees do not have; a word, or yes and no, as the share of the
-    type's neurons that have it.
+    and the middle half as a bar, which angles in degrees do not have; a word, a whole number (as of a cluster), or yes
+    and no, as the share of the type's neurons that have it.
 
     Args:
         measures: measures as ``measure_meis`` returns them, with ``type (neuron)`` if the types are known.
@@ -62,7 +64,7 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
     names = list(type_looks(types))
     with drawing(ax, WIDTH / 2, 0.8 + _ROW * 1.6 * len(names)) as ax:
         values = measures[name]
-        if values.dtype.kind in "USOb":
+        if values.dtype.kind in "USObiu":
             _draw_shares(ax, values.values, types, names)
         else:
             _draw_points(ax, values, types, names)
@@ -218,10 +220,11 @@ def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Seque
 def _draw_shares(ax: Axes, values: np.ndarray, types: np.ndarray, names: Sequence[str]) -> None:
     words = values.astype(str) if values.dtype.kind != "b" else np.where(values, "yes", "no")
     words = np.array([readable(word) or "unknown" for word in words])
-    kinds = sorted(set(words.tolist()), key=lambda word: (word in ("no", "unknown"), word))
+    # Numbers in their order, and what says the least last.
+    kinds = sorted(set(words.tolist()), key=lambda word: (word in ("no", "unknown"), len(word) * word.isdigit(), word))
     colors = {
         kind: "#D9D9D9" if kind in ("no", "unknown") else color
-        for kind, color in zip(kinds, OTHER_COLORS * len(kinds), strict=False)
+        for kind, color in zip(kinds, TYPE_COLORS * len(kinds), strict=False)
     }
     left = np.zeros(len(names))
     for kind in kinds:
@@ -234,7 +237,7 @@ def _draw_shares(ax: Axes, values: np.ndarray, types: np.ndarray, names: Sequenc
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=ax.transAxes + ScaledTranslation(0, -_BELOW_LABEL / 72, ax.figure.dpi_scale_trans),
-        ncols=len(kinds),
+        ncols=min(len(kinds), _WORDS_PER_LINE),
         frameon=False,
         borderaxespad=0,
         handlelength=0.8,

@@ -9,7 +9,6 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def _analysis_of(store: Path, meis: xr.Dataset) -> xr.Dataset | None:
         return None
     with xr.open_zarr(path, chunks=None) as opened:
         analysis = opened.load()
-    same_run = analysis.attrs.get("weights_digest") == meis.attrs.get("weights_digest")
+    same_run = analysis.attrs.get("configuration") == meis.attrs.get("configuration")
     if not same_run or analysis["neuron"].values.tolist() != meis["neuron"].values.tolist():
         raise ValueError(f"{path} is of other MEIs than {store}. Analyse these with overwrite, or move it away.")
     return analysis
@@ -170,7 +169,8 @@ def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> tuple[pd.Dat
                 about[name] = {"units": displayed_units(variable), "about": str(variable.attrs.get("long_name", ""))}
     if not (table["session"] != "").any():
         table = table.drop(columns="session")
-    return table.dropna(axis=1, how="all"), about
+    known = [name for name in table.columns if name in ("score", "status") or table[name].notna().any()]
+    return table[known], about
 
 
 def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, str]]:
@@ -288,15 +288,15 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
                     f"Each measure{by_type}: neurons, median and the middle half; words as the share of neurons.",
                 )
             )
-        crossed = [values for values in analysis.data_vars.values() if set(values.dims) == {"neuron", "mei"}]
-        drawn += [
-            (
-                partial(_cross_responses, responses),
-                "Matrix of the responses of all neurons to all MEIs",
-                "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
+        if "cross_response" in analysis:
+            responses = analysis["cross_response"].assign_coords(grey_response=analysis["grey_response"])
+            drawn.append(
+                (
+                    lambda: figure_of(plot_cross_responses(responses)),
+                    "Matrix of the responses of all neurons to all MEIs",
+                    "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
+                )
             )
-            for responses in crossed
-        ]
     several = np.isfinite(meis["restart_scores"].values).sum(axis=1) > 1
     if (several & np.isfinite(meis["restart_similarity"].values) & (meis["score"].values > 0)).any():
         drawn.append(
@@ -308,10 +308,6 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
             )
         )
     return [_picture(draw(), alt, caption) for draw, alt, caption in drawn]
-
-
-def _cross_responses(responses: xr.DataArray) -> Figure:
-    return figure_of(plot_cross_responses(responses))
 
 
 def _picture(figure: Figure, alt: str, caption: str) -> _Picture:
