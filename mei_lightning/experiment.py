@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mei_lightning.analysis.populations import position_of
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.video import Frames, dataset_stimulus_format, projector_levels
 
@@ -203,13 +204,8 @@ def _stimuli(meis: xr.Dataset, neurons: Sequence[str]) -> list[np.ndarray]:
     """The stimuli ``[channel, time, y, x]`` of some neurons, all of them finished."""
     if isinstance(neurons, str) or not neurons:
         raise ValueError(f"neurons={neurons!r}: give a list of at least one label.")
-    labels = [str(label) for label in meis["neuron"].values]
-    missing = [neuron for neuron in neurons if neuron not in labels]
-    if missing:
-        some = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise ValueError(f"The dataset has no neuron {', '.join(missing)}. Its neurons: {some}.")
     ordered = meis["stimulus"].transpose("neuron", "channel", "time", "y", "x")
-    numbers = [labels.index(neuron) for neuron in neurons]
+    numbers = [position_of(meis, neuron) for neuron in neurons]
     statuses = meis["status"].values[numbers]
     stimuli = [ordered[number].values for number in numbers]
     for neuron, status, stimulus in zip(neurons, statuses, stimuli, strict=True):

@@ -196,7 +196,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
         figure.legend(
             handles=[
                 Line2D([], [], color=color, label=name)
-                for name, color in zip(facts.channel_names, channel_colors(facts), strict=True)
+                for name, color in zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)
             ],
             loc="upper left",
             bbox_to_anchor=(left, 1 - 0.2 / height),
@@ -370,7 +370,7 @@ def _draw_movie(figure: Figure, values: Array, row: xr.Dataset, facts: StimulusF
     lefts = draw_tiles(strip_ax, [list(channel[frames]) for channel in values], np.abs(values).max() or 1.0)
     for left, frame in zip(lefts, frames, strict=True):
         write(strip_ax, f"{frame / frame_rate:.2f} s", left + facts.width / 2, 0, dy=2, ha="center", va="bottom")
-    for number, (name, color) in enumerate(zip(facts.channel_names, channel_colors(facts), strict=True)):
+    for number, (name, color) in enumerate(zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)):
         middle = facts.height / 2 + number * (facts.height + TILE_GAP * facts.width)
         write(strip_ax, name, 0, middle, dx=-4, ha="right", va="center", color=color)
 
@@ -421,7 +421,7 @@ def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float
         ]
         heading = "Space (share explained)"
     lefts = draw_tiles(ax, [maps], limit, margin_right=0.45)
-    for left, title, color in zip(lefts, titles, channel_colors(facts), strict=True):
+    for left, title, color in zip(lefts, titles, channel_colors(facts.channel_names), strict=True):
         write(ax, title, left + facts.width / 2, 0, dy=3, ha="center", va="bottom", color=color)
     title_lines = 1 + max(title.count("\n") for title in titles)
     ax.set_title(heading, pad=6 + 1.2 * title_lines * FontProperties(size="small").get_size_in_points())
@@ -515,7 +515,7 @@ def draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat) -> None
     frame_rate = facts.frame_rate
     assert frame_rate is not None
     ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
-    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts), strict=True):
+    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts.channel_names), strict=True):
         ax.plot(np.arange(len(temporal)) / frame_rate, temporal, color=color, label=name)
     limit = 1.1 * float(np.abs(temporals).max()) or 1.0
     ax.set_ylim(-limit, limit)
@@ -534,7 +534,7 @@ def _draw_response(ax: Axes, trace: Array, frames_lost: int, frame_rate: float, 
 def _draw_spectrum(ax: Axes, temporals: list[Array], facts: StimulusFormat, cutoff: float) -> None:
     frame_rate = facts.frame_rate
     assert frame_rate is not None
-    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts), strict=True):
+    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts.channel_names), strict=True):
         frequencies, amplitudes = amplitude_spectrum(temporal, frame_rate, cutoff)
         weighted = temporal_frequency(temporal, frame_rate, cutoff)
         label = f"{name}: no change" if math.isnan(weighted) else f"{name}: {weighted:.1f} Hz"

@@ -161,7 +161,7 @@ def test_still_images_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"neurons": ["a/0", "b/7"]}, "no neuron b/7. Its neurons: a/0, a/1"),
+        ({}, {"neurons": ["a/0", "b/7"]}, "no neuron 'b/7' among these MEIs; there are a/0, a/1"),
         ({}, {"neurons": []}, "at least one label"),
         ({}, {"neurons": "a/0"}, "list of at least one label"),
         ({}, {"gap": -1.0}, "-1.0 s"),

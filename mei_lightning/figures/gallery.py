@@ -53,7 +53,7 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
     columns = per_type * (len(facts.channel_names) + _BETWEEN)
     row_height = max(0.62, WIDTH * tiles_share / columns * facts.height / facts.width + 0.08)
     height = row_height * len(names) + 0.85
-    colors = channel_colors(facts)
+    colors = channel_colors(facts.channel_names)
     tile_points = 72 * WIDTH * tiles_share / columns
     name_size = min(7.0, 1.5 * tile_points / max(len(name) for name in facts.channel_names))
     with mpl.rc_context(STYLE):

@@ -7,19 +7,18 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from mei_lightning.figures.style import (
-    CHANNEL_COLORS,
     OTHER_COLORS,
     POINTS_AS_VECTORS,
     STYLE,
     TYPE_COLORS,
     WIDTH,
+    channel_colors,
     displayed_units,
     drawing,
     neuron_types,
@@ -182,12 +181,8 @@ def _has_values(values: xr.DataArray) -> bool:
 def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Sequence[str]) -> None:
     units = displayed_units(values)
     by_channel = values.values.reshape(values.sizes["neuron"], -1).astype(np.float64)
-    others = iter(OTHER_COLORS * by_channel.shape[1])
-    colors = (
-        [CHANNEL_COLORS.get(str(name).lower()) or next(others) for name in values["channel"].values]
-        if "channel" in values.dims
-        else ["#0072B2"]
-    )
+    has_channels = "channel" in values.dims
+    colors = channel_colors(values["channel"].values.astype(str)) if has_channels else [OTHER_COLORS[0]]
     looks = type_looks(types)
     spread = 0.8 / len(colors)
     random = np.random.default_rng(0)
@@ -197,13 +192,13 @@ def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Seque
             of_type = of_type[np.isfinite(of_type)]
             if not len(of_type):
                 continue
-            shown = color if "channel" in values.dims else looks[name][0]
+            shown = color if has_channels else looks[name][0]
             middle = row + (channel - (len(colors) - 1) / 2) * spread
             ax.scatter(
                 of_type,
                 middle + random.uniform(-0.3, 0.3, len(of_type)) * spread,
                 s=_POINT / len(colors) ** 0.5,
-                color=to_hex(shown),
+                color=shown,
                 alpha=0.55,
                 linewidths=0,
                 rasterized=len(by_channel) > POINTS_AS_VECTORS,

@@ -1,6 +1,6 @@
 """One style for all figures: fonts, colours that readers with any colour vision tell apart, and vector output."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import cycle
@@ -12,8 +12,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from mei_lightning.models.base import StimulusFormat
 
 # Okabe and Ito 2008; a darker purple for UV.
 CHANNEL_COLORS = {
@@ -73,10 +71,10 @@ def figure_as_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def channel_colors(facts: StimulusFormat) -> list[str]:
+def channel_colors(names: Iterable[str]) -> list[str]:
     """A colour for each channel, its own where it has one."""
     others = cycle(OTHER_COLORS)
-    return [CHANNEL_COLORS.get(name.lower()) or next(others) for name in facts.channel_names]
+    return [CHANNEL_COLORS.get(name.lower()) or next(others) for name in names]
 
 
 def tidy(ax: Axes) -> None:

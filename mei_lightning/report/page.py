@@ -321,7 +321,7 @@ def _page_data(meis: xr.Dataset, table: pd.DataFrame, about: dict[str, dict[str,
     return {
         "neurons": table.index.astype(str).tolist(),
         "channels": list(facts.channel_names),
-        "colors": channel_colors(facts),
+        "colors": channel_colors(facts.channel_names),
         "responseColor": RESPONSE_COLOR,
         "frames": meis.sizes["time"],
         "height": -(-facts.height // pixels),
