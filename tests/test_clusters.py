@@ -96,10 +96,13 @@ def test_features_do_not_depend_on_the_direction_of_motion():
     )
     measures = ml.measure_meis(meis, progress_bar=False)
     assert len(set(measures["direction"].values[:8].round(-1))) == 8
-    features = clustering_features(measures.assign(polarity=measures["polarity"].where(False, ""))).values
-    drifting, standing = features[:8], features[8:]
-    spread = np.linalg.norm(drifting - drifting.mean(axis=0), axis=1).max()
-    assert spread < 0.5 * np.linalg.norm(drifting.mean(axis=0) - standing.mean(axis=0))
+    features = clustering_features(measures.assign(polarity=measures["polarity"].where(False, "")))
+    # Gratings are seen at any phase, so that their courses in time differ, too.
+    for part in ("course", "direction"):
+        values = features.values[:, features["feature"].values == part]
+        drifting, standing = values[:8], values[8:]
+        spread = np.linalg.norm(drifting - drifting.mean(axis=0), axis=1).max()
+        assert spread < 0.3 * np.linalg.norm(drifting.mean(axis=0) - standing.mean(axis=0)), part
 
 
 def test_neurons_without_an_mei_belong_to_no_cluster(measures):
