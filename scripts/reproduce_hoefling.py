@@ -63,11 +63,11 @@ def main() -> None:
     responses = cross_responses(retina, meis)
     by_type = type_responses(responses)
     print(f"\nResponse of the simulated retina's cells of type {found} to the MEIs of each type (own MEI: 1):")
-    print(by_type.sel(type=found, drop=True).to_series().round(2).to_string())
+    print(by_type.sel(cell_type=found, drop=True).to_series().round(2).to_string())
     print(f"\nResponse of its cells of each type to the MEIs of {found}:")
-    print(by_type.sel(mei_type=found, drop=True).to_series().round(2).to_string())
+    print(by_type.sel(mei_cell_type=found, drop=True).to_series().round(2).to_string())
     standard = compare_with_standard_stimuli(retina, meis)
-    ratio = standard["ratio"].groupby(standard["type"]).median()
+    ratio = standard["excitation_ratio"].groupby(standard["type"]).median()
     print("\nResponse of the simulated retina's cells to their MEI over that to the best of the standard stimuli:")
     print(ratio.to_series().round(2).to_string())
 
@@ -96,9 +96,9 @@ def draw(analysis: xr.Dataset, by_type: xr.DataArray, landscape: xr.Dataset, fou
 
 def draw_responses(ax: Axes, by_type: xr.DataArray, found: str) -> None:
     """How much the MEIs of one type excite the cells of each type of the simulated retina."""
-    values = by_type.sel(mei_type=found)
-    names = [readable(str(name)) for name in values["type"].values]
-    colors = ["#0072B2" if name == found else "0.7" for name in values["type"].values]
+    values = by_type.sel(mei_cell_type=found)
+    names = [readable(str(name)) for name in values["cell_type"].values]
+    colors = ["#0072B2" if name == found else "0.7" for name in values["cell_type"].values]
     ax.barh(range(len(names)), values.values, color=colors)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
