@@ -1,5 +1,18 @@
 """Maximally exciting inputs of frozen retina models, on PyTorch Lightning."""
 
+from mei_lightning.analysis.analyze import analyze_meis
+from mei_lightning.analysis.chromatic import chromatic_landscape
+from mei_lightning.analysis.clusters import cluster_meis
+from mei_lightning.analysis.controls import compare_with_standard_stimuli
+from mei_lightning.analysis.cross_responses import (
+    cross_responses,
+    relative_responses,
+    selectivity_index,
+    type_responses,
+    type_selectivity_index,
+)
+from mei_lightning.analysis.measures import measure_meis, measures_table
+from mei_lightning.analysis.similarity import most_similar_meis
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
@@ -16,7 +29,13 @@ from mei_lightning.constraints import (
     SpatialLowPass,
     TemporalLowPass,
 )
+from mei_lightning.experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
 from mei_lightning.export import export_meis
+from mei_lightning.figures.across import plot_chromatic_landscape, plot_cross_responses
+from mei_lightning.figures.gallery import plot_gallery
+from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measure, plot_measures
+from mei_lightning.figures.stability import plot_seed_stability
+from mei_lightning.figures.style import save_figure
 from mei_lightning.find import find_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
@@ -57,6 +76,7 @@ from mei_lightning.regularizers import (
     TemporalSmoothness,
     TemporalTotalVariation,
 )
+from mei_lightning.report.page import write_report
 from mei_lightning.results import save_dataset
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.store import MEIResult, MEIStore
@@ -93,6 +113,7 @@ __all__ = [
     "Objective",
     "OpenRetinaModel",
     "OptimizationStopper",
+    "ProjectorStimuli",
     "RangePenalty",
     "RangeRegularizationLoss",
     "Reducer",
@@ -117,19 +138,42 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "analyze_meis",
+    "chromatic_landscape",
+    "cluster_meis",
+    "compare_with_standard_stimuli",
+    "cross_responses",
+    "export_for_experiment",
     "export_meis",
     "find_meis",
     "load_core_readout_from_remote",
     "load_model",
+    "measure_meis",
+    "measures_table",
+    "most_similar_meis",
     "optimize_stimulus",
+    "plot_chromatic_contrast",
+    "plot_chromatic_landscape",
+    "plot_cross_responses",
+    "plot_gallery",
+    "plot_measure",
+    "plot_measures",
     "plot_mei",
     "plot_meis",
+    "plot_seed_stability",
     "plot_stimulus_composition",
+    "projector_stimuli",
+    "relative_responses",
     "save_dataset",
+    "save_figure",
     "save_meis_to_mp4_video",
     "save_stimulus_to_animated_png",
     "save_stimulus_to_gif",
     "save_stimulus_to_mp4_video",
     "score_held_out",
     "select_members",
+    "selectivity_index",
+    "type_responses",
+    "type_selectivity_index",
+    "write_report",
 ]

@@ -5,7 +5,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import xarray as xr
@@ -14,20 +15,25 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
+from mei_lightning.analysis.measures import measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
+from mei_lightning.experiment import export_for_experiment
 from mei_lightning.export import export_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.report.page import write_report
 from mei_lightning.strategies import cluster_plugins, strategy_for
 
 _DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
-Then, for a store of results: mei-lightning validate scores them on other models, mei-lightning export copies them into
-one file; see mei-lightning validate --help and mei-lightning export --help."""
+Then, for a store of results: mei-lightning analyze measures them, mei-lightning report makes a page of them,
+mei-lightning validate scores them on other models, mei-lightning export copies them into one file, and mei-lightning
+experiment writes them for a projector; see mei-lightning analyze --help, and so on."""
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
@@ -120,7 +126,82 @@ def export(store: str, target: str) -> None:
     print(f"MEIs: {export_meis(store, target)}")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"validate": validate, "export": export}
+def report(store: str, target: str | None = None, overwrite: bool = False) -> None:
+    """Make one HTML page of a store of MEIs, with figures and a gallery to sort and filter; it works offline.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used.
+        target: the file to make; by default report.html beside the store.
+        overwrite: replace an earlier report.
+    """
+    print(f"Report: {write_report(store, target, overwrite=overwrite)}")
+
+
+def experiment(
+    store: str,
+    directory: str,
+    neurons: list[str],
+    gap: float = 1.0,
+    clip: bool = False,
+    colours: dict[str, str] | None = None,
+    frame_rate: float | None = None,
+    video: Literal["mp4", "avi"] = "mp4",
+) -> None:
+    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video) and the times of the frames.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        directory: where to write.
+        neurons: labels in the order of showing, e.g. "[session_1/5,session_1/7]".
+        gap: seconds of background before each stimulus and at the end.
+        clip: clip values outside 0 to 255, and say how many; otherwise they are an error.
+        colours: the projector's colours (R, G, B) of each channel; by default "{green: G, UV: B}".
+        frame_rate: images per second of still images.
+        video: mp4 (H.264) or avi (FFV1), both lossless.
+    """
+    shown = export_for_experiment(
+        store, directory, neurons, gap=gap, clip=clip, colours=colours, frame_rate=frame_rate, video=video
+    )
+    print(shown.levels.to_string(index=False))
+    print(f"{len(shown.frames)} frames, {len(shown.frames) / shown.frame_rate:.1f} s: {directory}")
+
+
+def analyze(
+    store: str,
+    model: RetinaModel | str | None = None,
+    overwrite: bool = False,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Measure the MEIs of a store, and keep the measures beside it: analysis.zarr and the table measures.csv.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        model: the model that found the MEIs; as for fit. Without it, ON-OFF neurons are not told from ON and OFF, and
+            there are no types.
+        overwrite: replace an earlier analysis.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's trainer.
+    """
+    analysis = analyze_meis(
+        store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
+    )
+    table = measures_table(analysis)
+    # Of angles on a circle a median says nothing.
+    numbers = table.select_dtypes("number").drop(columns=["index", "orientation", "direction"])
+    print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
+    print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
+    directory = Path(store).parent
+    print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "analyze": analyze,
+    "report": report,
+    "validate": validate,
+    "export": export,
+    "experiment": experiment,
+}
 
 
 def main(args: ArgsType = None) -> None:

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from mei_lightning.memory import rows_that_fit
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
-from mei_lightning.neurons import group_of_label
-from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
+from mei_lightning.objectives import NeuronObjective, Reducer
+from mei_lightning.prediction import predict_rows
+from mei_lightning.results import groups_of, reducer_of
 from mei_lightning.store import VERSION_ATTRIBUTE, MEIStore
 
 HELD_OUT_SCORE = "held_out_score"
@@ -63,31 +61,22 @@ def score_held_out(
     model = load_model(retina, allow_unpickling=allow_unpickling)
     if members is not None:
         model = select_members(model, members)
-    reducer = reducer or _reducer_of(meis)
-    shape = model.stimulus_shape(meis.sizes["time"])[1:]
-    if shape != meis["stimulus"].shape[1:]:
-        raise ValueError(
-            f"Model '{model.name}' takes stimuli of shape {shape}, but those in {store} have "
-            f"{meis['stimulus'].shape[1:]}."
-        )
+    reducer = reducer or reducer_of(meis)
+    groups = groups_of(meis, model)
     _check_is_held_out(meis, model, members or ())
     # An interrupted neuron's stimulus is not the one that it ends with.
     done = np.flatnonzero(~meis["status"].isin(["pending", "interrupted"]).values)
     scores = np.full(meis.sizes["neuron"], np.nan)
     if len(done):
-        groups = [group_of_label(label, model.has_sessions) for label in meis["neuron"].values[done].tolist()]
-        module = _HeldOutScores(NeuronObjective(model, groups, reducer), meis["stimulus"].isel(neuron=done))
-        trainer = Trainer(
+        objective = NeuronObjective(model, [list(groups[number]) for number in done], reducer)
+        stimuli = meis["stimulus"].isel(neuron=done)
+        scores[done] = predict_rows(
+            objective,
+            lambda rows: torch.from_numpy(stimuli.isel(neuron=rows).values),
+            NeuronObjective.forward,
             accelerator=accelerator,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-        )
-        batches = trainer.predict(module)
-        assert batches is not None
-        scores[done] = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]
+            progress_bar=progress_bar,
+        ).numpy()
     facts = {"long_name": f"{reducer!r} on {model.name}"}
     result = xr.DataArray(scores, dims="neuron", name=HELD_OUT_SCORE, attrs=facts)
     with warnings.catch_warnings():
@@ -95,23 +84,6 @@ def score_held_out(
         # The attributes are those of the run; without them xarray would write none.
         result.to_dataset().assign_attrs(meis.attrs).to_zarr(store, mode="a", zarr_format=2, consolidated=True)
     return result.assign_coords(neuron=meis["neuron"])
-
-
-class _HeldOutScores(LightningModule):
-    def __init__(self, objective: NeuronObjective, stimuli: xr.DataArray) -> None:
-        super().__init__()
-        self.objective = objective
-        self.stimuli = stimuli
-
-    def predict_dataloader(self) -> DataLoader:
-        rows = rows_that_fit(self.objective, self._stimuli([0]).cpu(), torch.device("cpu"))
-        return DataLoader(range(self.stimuli.sizes["neuron"]), batch_size=rows, collate_fn=list)  # type: ignore[arg-type]
-
-    def predict_step(self, numbers: list[int]) -> Tensor:
-        return self.objective.for_rows(numbers).to(self.device)(self._stimuli(numbers))
-
-    def _stimuli(self, numbers: list[int]) -> Tensor:
-        return torch.from_numpy(self.stimuli.isel(neuron=numbers).values).to(self.device)
 
 
 def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[int]) -> None:
@@ -124,13 +96,3 @@ def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[i
             f"Model '{model.name}' found these MEIs itself, so its score is no test of them. Give another model, or "
             "find MEIs on some members of an ensemble and score them on the others."
         )
-
-
-def _reducer_of(meis: xr.Dataset) -> Reducer:
-    if "window_start" in meis.attrs:
-        start, stop = meis.attrs["window_start"], meis.attrs["window_stop"]
-        return SliceMeanReducer(axis=0, start=start, length=stop - start)
-    for reducer in (MeanReducer(), MaxReducer()):
-        if repr(reducer) == meis.attrs["score"]:
-            return reducer
-    raise ValueError(f"The run's score is {meis.attrs['score']}, which is not known here: give the reducer.")

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.metrics import ScoreStatistics
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.objectives import Objective, as_objective
@@ -23,7 +24,6 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 _COUPLES_ROWS = ("LBFGS", "Adafactor", "Muon")
 ROUNDING = 1e-6
 """Relative difference up to which two scores in float32 count as equal."""
-_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Status(IntEnum):
@@ -395,10 +395,11 @@ class StimulusModule(LightningModule):
 
     def _log_scores(self, scores: Tensor) -> None:
         if len(scores):
-            quantiles = torch.quantile(scores.float(), scores.new_tensor(_QUANTILES, dtype=torch.float32))
-            for level, value in zip(_QUANTILES, quantiles, strict=True):
-                self.log(f"score/quantile_{level:.2f}", value)
-            self.log("score/mean", scores.mean(), prog_bar=True)
+            # These are the scores of all devices already.
+            statistics = ScoreStatistics(sync_on_compute=False).to(scores.device)
+            statistics.update(scores)
+            for name, value in statistics.compute().items():
+                self.log(f"score/{name}", value, prog_bar=name == "mean")
 
     def _log_stimuli(self, stimuli: Tensor) -> None:
         if not len(stimuli):

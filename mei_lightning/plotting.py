@@ -21,7 +21,8 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mei_lightning.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.figures.style import DIVERGING_MAP, RESPONSE_COLOR, STYLE, WINDOW_COLOR, channel_colors, tidy
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.video import (
     VISIBLE_SIDE,
@@ -35,36 +36,8 @@ from mei_lightning.video import (
 
 Array = NDArray[np.floating[Any]]
 
-# Colours that readers with any colour vision tell apart (Okabe and Ito 2008; a darker purple for UV).
-CHANNEL_COLORS = {
-    "green": "#009E73",
-    "uv": "#762A83",
-    "red": "#D55E00",
-    "blue": "#0072B2",
-    "grey": "#333333",
-    "gray": "#333333",
-}
-OTHER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#333333")
-RESPONSE_COLOR = "#B8700A"
-WINDOW_COLOR = "#000000"
-DIVERGING_MAP = "RdBu_r"
 GUTTER_LEVEL = 70  # of 255, between the frames of a contact sheet
 TILE_GAP = 0.07  # of a tile's width
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "lines.linewidth": 1.3,
-    "figure.dpi": 150,
-    "figure.facecolor": "white",
-}
 
 
 def plot_stimulus_composition(
@@ -223,7 +196,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
         figure.legend(
             handles=[
                 Line2D([], [], color=color, label=name)
-                for name, color in zip(facts.channel_names, _channel_colors(facts), strict=True)
+                for name, color in zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)
             ],
             loc="upper left",
             bbox_to_anchor=(left, 1 - 0.2 / height),
@@ -249,14 +222,14 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
                 continue
             parts = [decompose(channel) for channel in values]
             maps, limit = _maps_and_limit(values, parts)
-            _draw_tiles(map_ax, [maps], limit)
+            draw_tiles(map_ax, [maps], limit)
             if number == 0:
-                _draw_scale_bar(map_ax, facts, label_size=6)
+                draw_scale_bar(map_ax, facts, label_size=6)
             if not still:
                 trace_ax = figure.add_subplot(tile[1])
                 trace_ax.patch.set_visible(False)  # the scale bar's label may reach into it
-                _draw_traces(trace_ax, [temporal for temporal, _, _ in parts], facts)
-                _shade(trace_ax, [_window_of(row, facts)], facts.frame_rate)
+                draw_traces(trace_ax, [temporal for temporal, _, _ in parts], facts)
+                shade(trace_ax, [window_of(row, facts)], facts.frame_rate)
                 lowest = number + columns >= len(rows)
                 trace_ax.tick_params(labelleft=number % columns == 0, labelbottom=lowest, length=2, labelsize=6)
                 if lowest:
@@ -339,16 +312,11 @@ def _window_on_stimulus(window: tuple[int, int], time_steps: int, frames_lost: i
     return start + frames_lost, stop - 1 + frames_lost
 
 
-def _window_of(row: xr.Dataset, facts: StimulusFormat) -> tuple[int, int]:
+def window_of(row: xr.Dataset, facts: StimulusFormat) -> tuple[int, int]:
     """First and last stimulus frame under the objective's window of a dataset; all response frames if it has none."""
     start = row.attrs.get("window_start", 0)
     stop = row.attrs.get("window_stop", row.sizes["response_time"])
     return _window_on_stimulus((start, stop), row.sizes["time"], facts.frames_lost)
-
-
-def _channel_colors(facts: StimulusFormat) -> list[str]:
-    others = iter(OTHER_COLORS * len(facts.channel_names))
-    return [CHANNEL_COLORS.get(name.lower()) or next(others) for name in facts.channel_names]
 
 
 def _spread_frames(time_steps: int, num_frames: int) -> NDArray[np.int64]:
@@ -399,23 +367,23 @@ def _draw_movie(figure: Figure, values: Array, row: xr.Dataset, facts: StimulusF
 
     strip_ax = figure.add_subplot(across[0])
     frames = _spread_frames(values.shape[1], 10)
-    lefts = _draw_tiles(strip_ax, [list(channel[frames]) for channel in values], np.abs(values).max() or 1.0)
+    lefts = draw_tiles(strip_ax, [list(channel[frames]) for channel in values], np.abs(values).max() or 1.0)
     for left, frame in zip(lefts, frames, strict=True):
-        _write(strip_ax, f"{frame / frame_rate:.2f} s", left + facts.width / 2, 0, dy=2, ha="center", va="bottom")
-    for number, (name, color) in enumerate(zip(facts.channel_names, _channel_colors(facts), strict=True)):
+        write(strip_ax, f"{frame / frame_rate:.2f} s", left + facts.width / 2, 0, dy=2, ha="center", va="bottom")
+    for number, (name, color) in enumerate(zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)):
         middle = facts.height / 2 + number * (facts.height + TILE_GAP * facts.width)
-        _write(strip_ax, name, 0, middle, dx=-4, ha="right", va="center", color=color)
+        write(strip_ax, name, 0, middle, dx=-4, ha="right", va="center", color=color)
 
     parts = [decompose(channel) for channel in values]
     temporals = [temporal for temporal, _, _ in parts]
-    window = [_window_of(row, facts)]
+    window = [window_of(row, facts)]
     _draw_spatial(figure.add_subplot(panels[0, 0]), values, parts, facts)
     _draw_spectrum(figure.add_subplot(panels[1, 0]), temporals, facts, 10.0)
     temporal_ax = figure.add_subplot(panels[0, 1])
     _draw_temporal(temporal_ax, temporals, facts, window)
     response_ax = figure.add_subplot(panels[1, 1], sharex=temporal_ax)
     _draw_response(response_ax, row["response"].values.astype(np.float64), facts.frames_lost, frame_rate)
-    _shade(response_ax, window, frame_rate)
+    shade(response_ax, window, frame_rate)
     response_ax.set_title("Response (shaded: objective)")
     temporal_ax.set_xlabel("")
     response_ax.set_xlabel("time (s)")
@@ -452,12 +420,12 @@ def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float
             f"{name}{separator}({share:.0%})" for name, (_, _, share) in zip(facts.channel_names, parts, strict=True)
         ]
         heading = "Space (share explained)"
-    lefts = _draw_tiles(ax, [maps], limit, margin_right=0.45)
-    for left, title, color in zip(lefts, titles, _channel_colors(facts), strict=True):
-        _write(ax, title, left + facts.width / 2, 0, dy=3, ha="center", va="bottom", color=color)
+    lefts = draw_tiles(ax, [maps], limit, margin_right=0.45)
+    for left, title, color in zip(lefts, titles, channel_colors(facts.channel_names), strict=True):
+        write(ax, title, left + facts.width / 2, 0, dy=3, ha="center", va="bottom", color=color)
     title_lines = 1 + max(title.count("\n") for title in titles)
     ax.set_title(heading, pad=6 + 1.2 * title_lines * FontProperties(size="small").get_size_in_points())
-    _draw_scale_bar(ax, facts)
+    draw_scale_bar(ax, facts)
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
     bar_left = (lefts[-1] + 1.08 * facts.width - left) / (right - left)
@@ -476,25 +444,42 @@ def _maps_and_limit(values: Array, parts: list[tuple[Array, Array, float]]) -> t
     return [spatial for _, spatial, _ in parts], 1.0
 
 
-def _draw_tiles(ax: Axes, rows: list[list[Array]], limit: float, margin_right: float = 0.0) -> list[float]:
-    """Draw maps ``[height, width]`` on a grid, in pixels, and return the left edges of the columns."""
+def draw_tiles(
+    ax: Axes,
+    rows: list[list[Array]],
+    limit: float,
+    margin_right: float = 0.0,
+    lefts: list[float] | None = None,
+    right: float | None = None,
+) -> list[float]:
+    """Draw maps ``[height, width]`` on a grid, and return the left edges of the columns.
+
+    Args:
+        ax: where to draw, in units of pixels.
+        rows: the maps of each row.
+        limit: the value of the darkest red.
+        margin_right: space to leave at the right, in widths of a map.
+        lefts: the left edges; by default with a small gap.
+        right: where the axes end; by default after the last map and the margin.
+    """
     height, width = rows[0][0].shape
     step_x, step_y = width * (1 + TILE_GAP), height + TILE_GAP * width
-    lefts = [column * step_x for column in range(len(rows[0]))]
+    if lefts is None:
+        lefts = [column * step_x for column in range(len(rows[0]))]
     for number, maps in enumerate(rows):
         for left, values in zip(lefts, maps, strict=True):
             top = number * step_y
             extent = (left, left + width, top + height, top)
             ax.imshow(values, cmap=DIVERGING_MAP, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
             ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="0.3", linewidth=0.6))
-    ax.set_xlim(-0.02 * width, lefts[-1] + width * (1.02 + margin_right))
+    ax.set_xlim(-0.02 * width, lefts[-1] + width * (1.02 + margin_right) if right is None else right)
     ax.set_ylim((len(rows) - 1) * step_y + height * 1.02, -0.02 * height)
     ax.set_aspect("equal")
     ax.set_axis_off()
     return lefts
 
 
-def _draw_scale_bar(ax: Axes, facts: StimulusFormat, label_size: float | str = "small") -> None:
+def draw_scale_bar(ax: Axes, facts: StimulusFormat, label_size: float | str = "small") -> None:
     """Draw a bar of a round length, at most 0.4 of the width, just under the first map."""
     if facts.pixel_size is None:
         return
@@ -507,10 +492,10 @@ def _draw_scale_bar(ax: Axes, facts: StimulusFormat, label_size: float | str = "
     bar = Line2D([0, pixels], [facts.height] * 2, color="black", linewidth=2.5, solid_capstyle="butt", clip_on=False)
     bar.set_transform(ax.transData + lower)
     ax.add_artist(bar)
-    _write(ax, f"{length:g} µm", pixels, facts.height, dx=3, dy=-below, ha="left", va="center", size=label_size)
+    write(ax, f"{length:g} µm", pixels, facts.height, dx=3, dy=-below, ha="left", va="center", size=label_size)
 
 
-def _write(
+def write(
     ax: Axes, text: str, x: float, y: float, *, dx: float = 0, dy: float = 0, size: float | str = "small", **style: Any
 ) -> None:
     """Write at a place in data coordinates, shifted by points, without clipping."""
@@ -518,23 +503,24 @@ def _write(
 
 
 def _draw_temporal(ax: Axes, temporals: list[Array], facts: StimulusFormat, shaded: list[tuple[int, int]]) -> None:
-    _draw_traces(ax, temporals, facts)
-    _shade(ax, shaded, facts.frame_rate)
+    draw_traces(ax, temporals, facts)
+    shade(ax, shaded, facts.frame_rate)
     ax.set_title("Time")
     ax.set_xlabel("time (s)")
     ax.set_ylabel("stimulus")
 
 
-def _draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat) -> None:
+def draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat) -> None:
+    """Draw the temporal parts ``[time]`` of the channels, in their colours, over seconds."""
     frame_rate = facts.frame_rate
     assert frame_rate is not None
     ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
-    for temporal, name, color in zip(temporals, facts.channel_names, _channel_colors(facts), strict=True):
+    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts.channel_names), strict=True):
         ax.plot(np.arange(len(temporal)) / frame_rate, temporal, color=color, label=name)
     limit = 1.1 * float(np.abs(temporals).max()) or 1.0
     ax.set_ylim(-limit, limit)
     ax.set_xlim(-0.5 / frame_rate, (len(temporals[0]) - 0.5) / frame_rate)
-    _tidy(ax)
+    tidy(ax)
 
 
 def _draw_response(ax: Axes, trace: Array, frames_lost: int, frame_rate: float, linestyle: Any = "-") -> None:
@@ -542,13 +528,13 @@ def _draw_response(ax: Axes, trace: Array, frames_lost: int, frame_rate: float, 
     ax.set_ylabel("response", color=RESPONSE_COLOR)
     finite = trace[np.isfinite(trace)]
     ax.set_ylim(1.1 * finite.min(initial=0.0), 1.1 * finite.max(initial=0.0) or 1.0)
-    _tidy(ax)
+    tidy(ax)
 
 
 def _draw_spectrum(ax: Axes, temporals: list[Array], facts: StimulusFormat, cutoff: float) -> None:
     frame_rate = facts.frame_rate
     assert frame_rate is not None
-    for temporal, name, color in zip(temporals, facts.channel_names, _channel_colors(facts), strict=True):
+    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts.channel_names), strict=True):
         frequencies, amplitudes = amplitude_spectrum(temporal, frame_rate, cutoff)
         weighted = temporal_frequency(temporal, frame_rate, cutoff)
         label = f"{name}: no change" if math.isnan(weighted) else f"{name}: {weighted:.1f} Hz"
@@ -561,15 +547,11 @@ def _draw_spectrum(ax: Axes, temporals: list[Array], facts: StimulusFormat, cuto
     ax.set_xlabel("frequency (Hz)")
     ax.set_ylabel("amplitude")
     ax.legend(frameon=False, loc="upper right", handlelength=1.2, borderaxespad=0.2)
-    _tidy(ax)
+    tidy(ax)
 
 
-def _shade(ax: Axes, spans: list[tuple[int, int]], frame_rate: float | None) -> None:
+def shade(ax: Axes, spans: list[tuple[int, int]], frame_rate: float | None) -> None:
     """Shade spans of first and last stimulus frame, each frame from half a frame before to half a frame after it."""
     assert frame_rate is not None
     for first, last in spans:
         ax.axvspan((first - 0.5) / frame_rate, (last + 0.5) / frame_rate, color=WINDOW_COLOR, alpha=0.1, linewidth=0)
-
-
-def _tidy(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)

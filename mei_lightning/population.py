@@ -16,6 +16,7 @@ from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
 from mei_lightning.effort import TRIAL_STEPS
 from mei_lightning.memory import rows_that_fit
+from mei_lightning.metrics import ConvergedShare, SeedSimilarity, seed_similarity
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import all_threads
 from mei_lightning.models.fast_path import FastModel, prepare
@@ -54,6 +55,7 @@ class PopulationModule(StimulusModule):
         configuration: all settings that determine the results.
         neuron_in_place: the number of the neuron in each place of this device, ``[places]``, -1 for none.
         neurons_done: how many neurons of the run are done, on all devices and in earlier runs.
+        converged_share, seed_similarity: metrics of the neurons that have been done since the run was last started.
     """
 
     neuron_in_place: Tensor
@@ -107,6 +109,8 @@ class PopulationModule(StimulusModule):
         self._score_of: dict[int, float] = {}
         self._scores = torch.zeros(0)
         self._row_steps_released = 0
+        self.converged_share = ConvergedShare()
+        self.seed_similarity = SeedSimilarity()
 
     @property
     def labels(self) -> list[str]:
@@ -208,6 +212,8 @@ class PopulationModule(StimulusModule):
         self._row_steps_released = -int(self.steps.sum())
         self._row_steps_computed = self._rows_in_epoch = 0
         self._started, self._done_at_start = time.monotonic(), len(self._done_before)
+        self.converged_share.reset()
+        self.seed_similarity.reset()
         self._begin_next_neurons()
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
@@ -220,6 +226,7 @@ class PopulationModule(StimulusModule):
         """Let neurons that are done leave, begin the next ones, log, and stop when none is left on any device."""
         self._note_scores()
         self._log_stimuli(self.best_stimulus[self.best_rows()])
+        self._take_into_metrics(self.complete_places())
         self._release(self.complete_places())
         self._begin_next_neurons()
         self._log_population()
@@ -328,10 +335,7 @@ class PopulationModule(StimulusModule):
         scores = self.objective.response_reducer.forward(response.T)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
         restart_scores[self.status[rows] == Status.OUTDONE] = torch.nan
-        alike = [
-            _mean_cosine(self.best_stimulus[own], chosen, finite)
-            for own, chosen, finite in zip(rows, best, restart_scores.isfinite(), strict=True)
-        ]
+        alike = self._seed_similarities(places).tolist()
         interrupted = self.active.view(-1, self.restarts).any(dim=1)[torch.tensor(places, device=self.device)]
         status = torch.where(interrupted, int(Status.ACTIVE), self.status[best_rows])
         return [
@@ -391,7 +395,26 @@ class PopulationModule(StimulusModule):
             if row[0] > 0
         }
 
+    def _seed_similarities(self, places: Sequence[int]) -> Tensor:
+        """How alike the stimuli of each place's seeds are to the best, ``[places]``."""
+        rows = self._rows_of(places).view(-1, self.restarts)
+        counts = self.best_score[rows].isfinite() & (self.status[rows] != Status.OUTDONE)
+        best = self._best_restarts()[torch.tensor(places, device=self.device)]
+        return torch.stack(
+            [seed_similarity(self.best_stimulus[own], *which) for own, *which in zip(rows, best, counts, strict=True)]
+        )
+
     # Watching
+
+    def _take_into_metrics(self, places: Sequence[int]) -> None:
+        """Count the neurons in some places, which are done."""
+        converged = similarity = torch.zeros(0, device=self.device)
+        if places:
+            best = self._best_restarts()[torch.tensor(places, device=self.device)]
+            status = self.status[self._rows_of(places)].view(-1, self.restarts).gather(1, best[:, None])
+            converged, similarity = status == Status.CONVERGED, self._seed_similarities(places)
+        self.converged_share.update(converged)
+        self.seed_similarity.update(similarity)
 
     def _note_scores(self) -> None:
         scores = self.best_score[self.best_rows()].tolist()
@@ -411,16 +434,12 @@ class PopulationModule(StimulusModule):
         minutes = (time.monotonic() - self._started) / 60
         self.log("neurons/per_minute", (self.neurons_done - self._done_at_start) / minutes, prog_bar=True)
         self.log("rows/active_share_of_steps", self.active_share)
+        shares = {"converged_share": self.converged_share, "seed_similarity": self.seed_similarity}
+        for name, value in {name: metric.compute() for name, metric in shares.items()}.items():
+            if value.isfinite():
+                self.log(f"neurons/{name}", value)
 
     @property
     def active_share(self) -> float:
         """The share of this run's row-steps, idle devices' included, that were spent on rows not yet done."""
         return float(self._row_steps_active.sum()) / max(self._row_steps_computed, 1)
-
-
-def _mean_cosine(stimuli: Tensor, chosen: Tensor, finite: Tensor) -> float:
-    """Mean cosine similarity of a neuron's other stimuli to the chosen one; NaN if there are none."""
-    flat = stimuli.flatten(1)
-    others = finite.clone()
-    others[chosen] = False
-    return torch.cosine_similarity(flat, flat[chosen][None], dim=1)[others].mean().item()

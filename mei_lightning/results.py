@@ -1,6 +1,8 @@
 """What results are labelled with, and datasets on disk."""
 
+import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.neurons import Neuron, group_label
-from mei_lightning.objectives import Reducer, SliceMeanReducer
+from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
+from mei_lightning.objectives import MaxReducer, MeanReducer, Reducer, SliceMeanReducer
 
 
 def describe_results(
@@ -70,6 +72,60 @@ def describe_results(
         description.attrs["window_start"] = reducer.start
         description.attrs["window_stop"] = reducer.start + reducer.length
     return description
+
+
+def reducer_of(meis: xr.Dataset) -> Reducer:
+    """How the run that found some MEIs made scores of responses.
+
+    Raises:
+        ValueError: if that was a reducer of the user's own.
+    """
+    if "window_start" in meis.attrs:
+        start, stop = meis.attrs["window_start"], meis.attrs["window_stop"]
+        return SliceMeanReducer(axis=0, start=start, length=stop - start)
+    for reducer in (MeanReducer(), MaxReducer()):
+        if repr(reducer) == meis.attrs["score"]:
+            return reducer
+    raise ValueError(f"The run's score is {meis.attrs['score']}, which is not known here: give the reducer.")
+
+
+def ranges_of(meis: xr.Dataset) -> tuple[tuple[float | None, float | None] | None, ...] | None:
+    """The ranges that a run kept each channel of its stimuli to, as ``find_meis`` takes them; None if it had none."""
+    constraint = json.loads(meis.attrs.get("configuration", "{}")).get("constraint") or ""
+    # A configuration holds the constraint as it describes itself.
+    described = re.search(r"ranges=(\((?:[^()]|\([^()]*\))*\))", constraint)
+    if described is None:
+        return None
+    # What Python writes for infinity it does not read.
+    ranges = ast.literal_eval(re.sub(r"\binf\b", "1e999", described[1]))
+    return tuple(None if pair is None else tuple(pair) for pair in ranges)
+
+
+def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[tuple[Neuron, ...]]:
+    """The neurons of each MEI, in a model that takes such stimuli.
+
+    Raises:
+        ValueError: if the model takes stimuli of another shape, or has no such neuron or session.
+        IndexError: if a session has no neuron of that index.
+    """
+    shape = model.stimulus_shape(meis.sizes["time"])[1:]
+    if shape != meis["stimulus"].shape[1:]:
+        raise ValueError(
+            f"Model '{model.name}' takes stimuli of shape {shape}, but the MEIs have {meis['stimulus'].shape[1:]}."
+        )
+    groups = []
+    for label in meis["neuron"].values.tolist():
+        try:
+            group = group_of_label(label, model.has_sessions)
+        except ValueError:
+            group = ()
+        if group_label(group) != label:
+            raise ValueError(f"Model '{model.name}' has no neuron {label!r}: these are MEIs of another model.")
+        for neuron in group:
+            model.check_session(neuron.session)
+            check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
+        groups.append(group)
+    return groups
 
 
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:

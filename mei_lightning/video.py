@@ -116,7 +116,7 @@ def stimulus_to_rgb_frames(
             "Pick some, e.g. stimulus[:3], or use plot_stimulus_composition, which shows any number."
         )
     if apply_undo_video_normalization:
-        levels = _projector_levels(values, stimulus_format or assumed_stimulus_format(values.shape))
+        levels = projector_levels(values, stimulus_format or assumed_stimulus_format(values.shape))
     else:
         largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
         levels = MID_GREY + 127 * values / (largest or 1.0)
@@ -258,7 +258,12 @@ def enlarge(frames: Frames, factor: int) -> Frames:
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def _projector_levels(values: NDArray[np.float64], facts: StimulusFormat) -> NDArray[np.float64]:
+def projector_levels(values: NDArray[np.float64], facts: StimulusFormat) -> NDArray[np.float64]:
+    """A stimulus ``[channels, time, height, width]`` on the projector's 8-bit scale, neither rounded nor clipped.
+
+    Raises:
+        ValueError: if the format has no mean and sd, or other channels.
+    """
     if facts.mean is None or facts.sd is None:
         raise ValueError(
             "The projector's values are stimulus * sd + mean, but mean and sd are not known. Pass a stimulus_format "

@@ -84,6 +84,11 @@ def test_scalars_count_neurons_that_stream(tmp_path):
     shares = [10 / 10, 15 / 20, 25 / 30, 30 / 40, 40 / 50, 45 / 60]
     np.testing.assert_allclose(scalars["rows/active_share_of_steps"], shares, rtol=1e-6)
     scores = results(trainer)["score"].values
+    # So far no neuron has converged; how alike its seeds' stimuli are, each tells when it is done.
+    assert scalars["neurons/converged_share"] == [0.0] * 5
+    similarities = results(trainer)["restart_similarity"].values
+    means = np.cumsum(similarities) / np.arange(1, 4)
+    np.testing.assert_allclose(scalars["neurons/seed_similarity"], means[[0, 0, 1, 1, 2]], rtol=1e-5)
     # Scores of neurons that have left count too.
     np.testing.assert_allclose(scalars["score/mean"][1::2], [scores[:1].mean(), scores[:2].mean(), scores.mean()], 1e-5)
 

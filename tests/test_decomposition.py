@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mei_lightning.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, temporal_frequency
 
 
 def openretina_video_analysis():
@@ -149,3 +149,49 @@ def test_bad_frequencies_are_named():
         amplitude_spectrum(np.ones(40), 30.0, -1.0)
     with pytest.raises(ValueError, match=r"shape \(2, 40\)"):
         amplitude_spectrum(np.ones((2, 40)), 30.0)
+
+
+def test_same_main_frequency_as_openretina_of_the_same_spectrum():
+    temporal = np.random.default_rng(2).standard_normal(50)
+    spectrum = amplitude_spectrum(temporal, 30.0)
+    assert temporal_frequency(temporal, 30.0) == pytest.approx(
+        openretina_video_analysis().weighted_main_frequency(*spectrum)
+    )
+
+
+def test_where_openretina_is_wrong_the_sign_of_a_centre_that_is_not_in_the_middle():
+    spatial = difference_of_gaussians(centre=(2, 2))
+    # What is in the middle of the image is the surround of the cell.
+    spatial -= 0.2 * difference_of_gaussians()
+    spatial /= spatial.max()
+    temporal = np.sin(np.arange(50) / 5)
+    stimulus = temporal[:, None, None] * spatial
+
+    found_temporal, found_spatial, _ = decompose(stimulus)
+    their_temporal, their_spatial, _ = openretina_video_analysis().decompose_kernel(stimulus)
+
+    np.testing.assert_allclose(found_spatial, spatial, atol=1e-10)
+    np.testing.assert_allclose(found_temporal, temporal, atol=1e-10)
+    np.testing.assert_allclose(their_spatial, -spatial, atol=1e-10)
+    np.testing.assert_allclose(their_temporal, -temporal, atol=1e-10)
+
+
+def test_where_openretina_is_wrong_zeros_and_the_explained_share():
+    # Of nothing it makes a bright pixel.
+    assert openretina_video_analysis().decompose_kernel(np.zeros((40, 18, 16)))[1].max() == 1
+    assert not decompose(np.zeros((40, 18, 16)))[1].any()
+    # Its third value is the second singular value, which does not tell how much the first explains.
+    separable = np.sin(np.arange(50) / 5)[:, None, None] * difference_of_gaussians()
+    assert decompose(separable)[2] == pytest.approx(1)
+    assert openretina_video_analysis().decompose_kernel(separable)[2] == pytest.approx(0, abs=1e-10)
+
+
+def test_where_openretina_is_wrong_the_mean_of_a_course_pulls_its_frequency_towards_zero():
+    sine = 2.0 + np.sin(2 * np.pi * 3 * np.arange(50) / 30)
+    theirs = openretina_video_analysis()
+    assert temporal_frequency(sine, 30.0) == pytest.approx(3.0)
+    assert theirs.weighted_main_frequency(*theirs.calculate_fft(sine, 30.0)) < 1.0
+    # Nor does its cutoff cut: the filter lets some of what is above pass, and it counts.
+    frequencies, amplitudes = theirs.calculate_fft(np.sin(2 * np.pi * 10.8 * np.arange(50) / 30), 30.0)
+    assert amplitudes[frequencies > 10].max() > 0.1 * 25
+    assert amplitude_spectrum(sine, 30.0)[0].max() <= 10

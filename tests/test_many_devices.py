@@ -17,7 +17,7 @@ import pytest
 import torch
 import xarray as xr
 from conftest import video_model
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 import mei_lightning as ml
 
@@ -39,7 +39,17 @@ COMMAND = [
 ]
 
 
-def fit(directory, devices, *, model=None, neurons=NEURONS, strategy="sharded_notebook", trainer=None, **options):
+def fit(
+    directory,
+    devices,
+    *,
+    model=None,
+    neurons=NEURONS,
+    strategy="sharded_notebook",
+    trainer=None,
+    callbacks=(),
+    **options,
+):
     """Fit in forked processes, or in this one."""
     module = ml.MEIModule(model or video_model(), neurons, **{**OPTIONS, **options})
     Trainer(
@@ -48,7 +58,7 @@ def fit(directory, devices, *, model=None, neurons=NEURONS, strategy="sharded_no
         strategy=strategy if devices > 1 else "auto",
         max_epochs=-1,
         logger=False,
-        callbacks=[ml.RowConvergence(1e-3, 5), ml.ResultsWriter(str(directory), report=False)],
+        callbacks=[ml.RowConvergence(1e-3, 5), ml.ResultsWriter(str(directory), report=False), *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -97,6 +107,25 @@ def test_interrupted_runs_go_on_with_other_devices(tmp_path, alone, first, then)
     assert statuses & {"interrupted", "pending"}
     assert statuses - {"interrupted", "pending"}
     assert_same(fit(tmp_path, then, rows_per_device=4), alone)
+
+
+class NotesMetrics(Callback):
+    def __init__(self, directory):
+        self.directory = directory
+
+    def on_fit_end(self, trainer, pl_module):
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        (self.directory / f"{trainer.global_rank}.json").write_text(json.dumps(logged))
+
+
+def test_metrics_are_of_the_neurons_of_all_devices(tmp_path):
+    meis = fit(tmp_path / "results", 2, rows_per_device=2, callbacks=[NotesMetrics(tmp_path)])
+    for rank in range(2):
+        logged = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert logged["neurons/done"] == len(NEURONS)
+        assert logged["neurons/converged_share"] == pytest.approx((meis.status == "converged").mean().item())
+        assert logged["neurons/seed_similarity"] == pytest.approx(meis.restart_similarity.mean().item(), abs=1e-5)
+        assert logged["score/mean"] == pytest.approx(meis.score.mean().item(), rel=1e-5)
 
 
 def test_each_neuron_is_computed_on_one_device(tmp_path):

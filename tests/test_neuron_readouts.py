@@ -218,6 +218,23 @@ def test_cores_run_once_for_all_sessions(name, count):
     assert batches == [len(targets) + 1] * 2 * count
 
 
+@pytest.mark.parametrize("name", cases())
+def test_responses_of_every_neuron_to_every_stimulus(name):
+    model, reference = model_of(name, torch.float64), reference_of(name)
+    known = neurons_of(model)
+    # More neurons than are computed at a time, and not in the order of their sessions.
+    neurons = [known[i] for i in np.random.default_rng(0).integers(len(known), size=40)]
+    stimulus = stimuli(model, 3)
+
+    found = responses_and_gradient(read_out_of(model, None, neurons), stimulus)
+
+    def respond(x):
+        return torch.stack([one_by_one(reference, x, [row] * len(neurons), neurons) for row in range(3)], dim=1)
+
+    for values, right in zip(found, responses_and_gradient(respond, stimulus), strict=True):
+        torch.testing.assert_close(values, right, rtol=1e-9, atol=1e-9 * right.abs().max().item())
+
+
 def test_any_model_is_called_once_for_each_session_with_each_of_its_rows_once():
     model, calls = video_model(), []
     model.network.register_forward_pre_hook(

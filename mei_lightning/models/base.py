@@ -134,24 +134,27 @@ class RetinaModel(nn.Module):
         responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
         return responses[:, None] if responses.ndim == 2 else responses
 
-    def read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
-        """A module for the responses of chosen neurons, each to one stimulus of a batch.
+    def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
+        """A module for the responses of chosen neurons, each to one stimulus of a batch, or each to all of them.
 
         It maps stimuli ``[batch, channels, time, height, width]`` to responses ``[len(neurons), time']``, of which
-        entry ``m`` is the response of ``neurons[m]`` to the stimulus ``rows[m]``. It may hold a copy of the neurons'
+        entry ``m`` is the response of ``neurons[m]`` to the stimulus ``rows[m]``; without rows to responses
+        ``[len(neurons), batch, time']`` of every neuron to every stimulus. It may hold a copy of the neurons'
         weights: make it anew if the weights have changed. A subclass that overrides ``forward`` of a model that has a
         fast ``read_out`` overrides ``_read_out`` as well.
 
         Args:
-            rows: for each response the index of its stimulus in the batch. A row may occur several times.
+            rows: for each response the index of its stimulus in the batch. A row may occur several times. None for
+                all stimuli of the batch.
             neurons: for each response its neuron. Neurons may belong to different sessions, and occur several times.
 
         Raises:
             ValueError: if a session is missing or unknown, there are no neurons, or not as many rows as neurons.
             IndexError: if a session has no such neuron.
         """
-        if not neurons or len(rows) != len(neurons):
-            raise ValueError(f"read_out needs a row for each of at least one neuron: {len(rows)} and {len(neurons)}.")
+        num_rows = len(neurons) if rows is None else len(rows)
+        if not neurons or num_rows != len(neurons):
+            raise ValueError(f"read_out needs a row for each of at least one neuron: {num_rows} and {len(neurons)}.")
         indices: dict[str | None, list[int]] = {}
         for neuron in neurons:
             indices.setdefault(neuron.session, []).append(neuron.index)
@@ -161,7 +164,7 @@ class RetinaModel(nn.Module):
             check_neuron_indices(extremes, self._neurons_per_session[session or ""], session)
         return self._read_out(rows, neurons)
 
-    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+    def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         """Make the module of ``read_out``: the slow way that is right for every model."""
         return SessionReadOut(self, rows, neurons)
 

@@ -210,7 +210,7 @@ class DigitalTwin(RetinaModel):
         """A row for each neuron, with the columns of `SimulatedRetina.neurons`."""
         return self._neurons.copy()
 
-    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+    def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         network = self.network
         assert isinstance(network, DigitalTwinNetwork)
 

@@ -59,7 +59,7 @@ class Ensemble(RetinaModel):
         self.check_session(data_key)
         return torch.stack([member(stimulus, data_key=data_key) for member in self.members]).mean(dim=0)
 
-    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+    def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         return MeanReadOut([member.read_out(rows, neurons) for member in self.members])
 
 

@@ -91,7 +91,7 @@ class FastModel(RetinaModel):
         with self.convolutions or nullcontext():
             return self._model(stimulus, data_key=data_key)
 
-    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+    def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         read_out = self._model.read_out(rows, neurons)
         if self.convolutions is not None:
             read_out = _Intercepted(read_out, self.convolutions)

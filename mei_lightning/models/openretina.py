@@ -127,7 +127,7 @@ class OpenRetinaModel(RetinaModel):
         self.check_session(data_key)
         return self.network(stimulus, data_key=data_key)
 
-    def _read_out(self, rows: Sequence[int], neurons: Sequence[Neuron]) -> nn.Module:
+    def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         members = _members(self.network) if is_ensemble(self.network) else [self.network]
         if self._members_are_split is None:
             frames = self.stimulus_format.frames_lost + 4

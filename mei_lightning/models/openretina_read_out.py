@@ -18,12 +18,12 @@ def is_ensemble(network: nn.Module) -> bool:
     return _method_of(network, "forward") == "openretina.modules.layers.ensemble.EnsembleModel.forward"
 
 
-def network_read_out(network: Any, rows: Sequence[int], neurons: Sequence[Neuron], is_split: bool) -> nn.Module:
-    """Responses ``[len(neurons), time']`` of chosen neurons of a network of openretina, as ``RetinaModel.read_out``.
+def network_read_out(network: Any, rows: Sequence[int] | None, neurons: Sequence[Neuron], is_split: bool) -> nn.Module:
+    """Responses of chosen neurons of a network of openretina, as ``RetinaModel.read_out``.
 
     Args:
         network: the network, which is not an ensemble.
-        rows: for each response the index of its stimulus in the batch.
+        rows: for each response the index of its stimulus in the batch; None for all stimuli.
         neurons: for each response its neuron.
         is_split: whether core and readout may be computed one after the other (``computes_core_then_readout``).
     """
@@ -100,7 +100,7 @@ def _has_gaussian_masks(readouts: Any) -> bool:
     ) and (len({readout.nonlinearity_function for readout in readouts.values()}) == 1)
 
 
-def _gaussian_mask_read_out(readouts: Any, rows: Sequence[int], neurons: Sequence[Neuron]) -> MaskReadOut:
+def _gaussian_mask_read_out(readouts: Any, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> MaskReadOut:
     def of_session(session: str | None, indices: Tensor) -> tuple[Tensor, ...]:
         readout = readouts[session]
         indices = indices.to(readout.bias.device)

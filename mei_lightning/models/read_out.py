@@ -1,4 +1,4 @@
-"""Read-outs: the responses of chosen neurons, each to a stimulus of its own, computed together."""
+"""Read-outs: the responses of chosen neurons, each to a stimulus of its own or to all, computed together."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mei_lightning.neurons import Neuron, check_neuron_indices
 from mei_lightning.rounding import summing_precision
 
-# So many neurons of the same stimulus share one copy of its features. It bounds the memory of large groups.
+# So many neurons of the same stimulus share one copy of its features. It bounds the memory of large groups, and of
+# responses of many neurons to all stimuli.
 _SLOT_WIDTH = 32
 
 
@@ -19,7 +20,7 @@ class SessionReadOut(nn.Module):
     Args:
         model: called as ``model(stimulus, data_key=session)``, or ``model(stimulus)`` for neurons without a session;
             returns responses ``[batch, time', neurons]`` (or ``[batch, neurons]``).
-        rows: for each response the index of its stimulus in the batch.
+        rows: for each response the index of its stimulus in the batch; None for responses to all of the batch.
         neurons: for each response its neuron.
 
     Raises:
@@ -28,28 +29,34 @@ class SessionReadOut(nn.Module):
 
     order: Tensor
 
-    def __init__(self, model: nn.Module, rows: Sequence[int], neurons: Sequence[Neuron]) -> None:
+    def __init__(self, model: nn.Module, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> None:
         super().__init__()
         self.model = model
+        self._to_all_rows = rows is None
         self._sessions: list[tuple[str | None, list[int]]] = []
         places_of_sessions, order = _by_session(neurons)
         self.register_buffer("order", order, persistent=False)
         for number, (session, places) in enumerate(places_of_sessions.items()):
             indices = [neurons[place].index for place in places]
-            distinct_rows, row_of_place = np.unique([rows[place] for place in places], return_inverse=True)
             self._sessions.append((session, [min(indices), max(indices)]))
-            self.register_buffer(f"rows_{number}", torch.from_numpy(distinct_rows), persistent=False)
-            self.register_buffer(f"places_{number}", torch.from_numpy(row_of_place), persistent=False)
             self.register_buffer(f"neurons_{number}", torch.tensor(indices), persistent=False)
+            if rows is not None:
+                distinct_rows, row_of_place = np.unique([rows[place] for place in places], return_inverse=True)
+                self.register_buffer(f"rows_{number}", torch.from_numpy(distinct_rows), persistent=False)
+                self.register_buffer(f"places_{number}", torch.from_numpy(row_of_place), persistent=False)
 
     def forward(self, stimulus: Tensor) -> Tensor:
-        """Responses ``[len(neurons), time']`` to stimuli ``[batch, ...]``."""
+        """Responses ``[len(neurons), time']``, or ``[len(neurons), batch, time']``, to stimuli ``[batch, ...]``."""
         members = []
         for number, (session, extremes) in enumerate(self._sessions):
-            rows, places, neurons = (self.get_buffer(f"{name}_{number}") for name in ("rows", "places", "neurons"))
-            responses = session_responses(self.model, stimulus[rows], session)
+            neurons = self.get_buffer(f"neurons_{number}")
+            shown = stimulus if self._to_all_rows else stimulus[self.get_buffer(f"rows_{number}")]
+            responses = session_responses(self.model, shown, session)
             check_neuron_indices(extremes, responses.shape[-1], session)
-            members.append(responses[places, :, neurons])
+            if self._to_all_rows:
+                members.append(responses[:, :, neurons].permute(2, 0, 1))
+            else:
+                members.append(responses[self.get_buffer(f"places_{number}"), :, neurons])
         return torch.cat(members)[self.order]
 
 
@@ -57,10 +64,10 @@ class MaskReadOut(nn.Module):
     """Responses of neurons that each look at a core's features through a mask of their own.
 
     Args:
-        rows: for each response the index of its features in the batch.
-        masks: for each response its neuron's mask, ``[len(rows), height', width']``.
-        weights: for each response its neuron's weights of the features, ``[len(rows), features]``.
-        bias: for each response its neuron's bias, ``[len(rows)]``.
+        rows: for each response the index of its features in the batch; None for responses to all of the batch.
+        masks: for each response its neuron's mask, ``[responses, height', width']``.
+        weights: for each response its neuron's weights of the features, ``[responses, features]``.
+        bias: for each response its neuron's bias, ``[responses]``.
         nonlinearity: turns the drive, the weighed features under the mask plus the bias, into a response.
     """
 
@@ -74,7 +81,7 @@ class MaskReadOut(nn.Module):
 
     def __init__(
         self,
-        rows: Sequence[int],
+        rows: Sequence[int] | None,
         masks: Tensor,
         weights: Tensor,
         bias: Tensor,
@@ -82,20 +89,23 @@ class MaskReadOut(nn.Module):
     ) -> None:
         super().__init__()
         self.nonlinearity = nonlinearity
-        slot_rows, slots, places = _slots(rows)
-        self._rows_in_order = torch.equal(slot_rows, torch.arange(len(slot_rows)))
-        for name, value in {
-            "masks": masks.flatten(1),
-            "weights": weights,
-            "bias": bias,
-            "slot_rows": slot_rows,
-            "slots": slots,
-            "places": places,
-        }.items():
+        self._to_all_rows = rows is None
+        values = {"masks": masks.flatten(1), "weights": weights, "bias": bias}
+        if rows is not None:
+            slot_rows, slots, places = _slots(rows)
+            self._rows_in_order = torch.equal(slot_rows, torch.arange(len(slot_rows)))
+            values.update(slot_rows=slot_rows, slots=slots, places=places)
+        for name, value in values.items():
             self.register_buffer(name, value.detach().to(masks.device), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Responses ``[len(rows), time']`` to features ``[batch, features, time', height', width']``."""
+        """Responses to features ``[batch, features, time', height', width']``.
+
+        Returns:
+            ``[responses, time']``, or without rows ``[responses, batch, time']``.
+        """
+        if self._to_all_rows:
+            return self._responses_to_all(features)
         size = features.shape[1:3]
         in_order = self._rows_in_order and len(features) == len(self.slot_rows)
         if in_order and self.slots.shape[1] == 1 and features.stride(0) == 1:
@@ -105,6 +115,15 @@ class MaskReadOut(nn.Module):
         seen = copied.flatten(3).flatten(1, 2) @ self.masks[self.slots].mT
         drive = (seen.unflatten(1, size) * self.weights[self.slots].mT[:, :, None]).sum(dim=1)
         return self.nonlinearity(drive.mT.flatten(0, 1)[self.places] + self.bias[:, None])
+
+    def _responses_to_all(self, features: Tensor) -> Tensor:
+        rows, _, frames = features.shape[:3]
+        pixels_last = features.transpose(1, 2).flatten(3).flatten(0, 2)
+        drives = []
+        for masks, weights in zip(self.masks.split(_SLOT_WIDTH), self.weights.split(_SLOT_WIDTH), strict=True):
+            seen = (pixels_last @ masks.T).view(rows * frames, -1, len(masks))
+            drives.append((seen * weights.T).sum(dim=1).T)
+        return self.nonlinearity(torch.cat(drives).view(-1, rows, frames) + self.bias[:, None, None])
 
     def _one_response_each(self, features: Tensor) -> Tensor:
         """Responses to features ``[time', height', width', features, batch]``, as a prepared core leaves them."""

@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.floating[Any]]
 
+_MOST_ALTERNATIONS = 300
+_SETTLED = 1e-5
+
 
 def decompose(stimulus: ArrayLike) -> tuple[Array, Array, float]:
     """Split one channel of a stimulus into its best separable part, temporal course times spatial shape.
@@ -47,6 +50,50 @@ def decompose(stimulus: ArrayLike) -> tuple[Array, Array, float]:
     spatial = (in_space / centre).reshape(height, width)
     share = np.sum(in_time**2) * np.sum(in_space**2) / np.sum(matrix**2)
     return temporal, spatial, min(1.0, float(share))
+
+
+def unclipped_shape(stimulus: ArrayLike, is_clipped: ArrayLike) -> Array:
+    """Spatial shape of one channel of a stimulus as it would be without the limits of its range.
+
+    The spatial part of ``decompose`` is flat where values are held at a limit, so that a centre looks wider. Here the
+    separable stimulus is the one nearest to the values that are not at a limit (a weighted low-rank
+    approximation, Srebro and Jaakkola 2003, by alternating least squares): frames of little contrast show the shape
+    of the clipped ones. A pixel that is at a limit in all frames keeps the value of ``decompose``.
+
+    Args:
+        stimulus: ``[time, height, width]``.
+        is_clipped: which values are at a limit, ``[time, height, width]``.
+
+    Returns:
+        ``[height, width]``, as the spatial part of ``decompose``, which it is where nothing is clipped.
+
+    Raises:
+        ValueError: as ``decompose``, or if the shapes differ.
+    """
+    temporal, spatial, _ = decompose(stimulus)
+    free = ~np.asarray(is_clipped, dtype=bool)
+    values = np.asarray(stimulus, dtype=np.float64)
+    if free.shape != values.shape:
+        raise ValueError(f"The stimulus has shape {values.shape}, but is_clipped has {free.shape}.")
+    if free.all() or not spatial.any():
+        return spatial
+    weight = free.reshape(len(free), -1).astype(np.float64)
+    known = weight * values.reshape(weight.shape)
+    shape = spatial.ravel()
+    for _ in range(_MOST_ALTERNATIONS):
+        temporal = _quotient(known @ shape, weight @ shape**2, temporal)
+        update = _quotient(temporal @ known, temporal**2 @ weight, shape)
+        change = np.abs(update - shape).max()
+        shape = update
+        if change <= _SETTLED * np.abs(shape).max():
+            break
+    return (shape / shape[np.abs(shape).argmax()]).reshape(spatial.shape)
+
+
+def _quotient(numerator: Array, denominator: Array, otherwise: Array) -> Array:
+    """The quotient; something else where the denominator is 0 or rounding."""
+    some = denominator > 1e-12 * denominator.max()
+    return np.where(some, numerator / np.where(some, denominator, 1.0), otherwise)
 
 
 def amplitude_spectrum(temporal: ArrayLike, frame_rate: float, cutoff: float = 10.0) -> tuple[Array, Array]:

@@ -1,0 +1,125 @@
+"""The analysis of a store of MEIs, kept beside it."""
+
+import os
+import shutil
+import uuid
+import warnings
+from pathlib import Path
+
+import xarray as xr
+from torch import nn
+
+from mei_lightning.analysis.clusters import cluster_meis
+from mei_lightning.analysis.controls import compare_with_standard_stimuli
+from mei_lightning.analysis.cross_responses import (
+    cross_responses,
+    selectivity_index,
+    type_responses,
+    type_selectivity_index,
+)
+from mei_lightning.analysis.measures import measure_meis, measures_table
+from mei_lightning.analysis.populations import neurons_with_mei
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.loading import load_model
+from mei_lightning.objectives import MeanReducer, Reducer
+from mei_lightning.results import reducer_of
+
+ANALYSIS = "analysis.zarr"
+TABLE = "measures.csv"
+
+
+def analyze_meis(
+    store: str | Path,
+    model: nn.Module | str | None = None,
+    *,
+    overwrite: bool = False,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+    progress_bar: bool = True,
+) -> xr.Dataset:
+    """Analyse the MEIs of a store, and keep what is found beside it.
+
+    Makes ``analysis.zarr``, the returned dataset, and ``measures.csv``, a table with a row for each neuron (see
+    ``measures_table``), in the store's directory. They appear once they are complete.
+
+    Args:
+        store: where the MEIs are, e.g. ``results/meis.zarr``.
+        model: as for ``MEIModule``: the model that found the MEIs, or another of the same neurons; see
+            ``measure_meis`` for what it is needed for.
+        overwrite: replace an earlier analysis.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's ``Trainer``.
+        progress_bar: whether to show one.
+
+    Returns:
+        The measures of each neuron, see ``measure_meis``, and its ``cluster`` and place on a ``map``, see
+        ``cluster_meis``. With a model also ``cross_response`` and ``selectivity_index``, ``type_response`` and
+        ``type_selectivity_index`` where the model has types, and the best standard stimuli with ``excitation_ratio``,
+        see ``cross_responses`` and ``compare_with_standard_stimuli``. They take responses over time as the run did, or
+        by their mean, with a warning, where it did so in a way of the user's own.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``store``.
+        FileExistsError: if there is an analysis already, and ``overwrite`` is False.
+        ValueError: if ``store`` does not hold MEIs, or the model has no such sessions or another stimulus.
+        IndexError: if the model has no such neurons.
+    """
+    store = Path(store)
+    if not store.exists():
+        raise FileNotFoundError(f"There is no store of MEIs at {store}.")
+    targets = [store.parent / ANALYSIS, store.parent / TABLE]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
+    with xr.open_zarr(store, chunks=None) as meis:
+        retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
+        parts = [measure_meis(meis, retina, accelerator=accelerator, progress_bar=progress_bar)]
+        if retina is not None and len(neurons_with_mei(meis)) > 0:
+            parts += _across_neurons(meis, retina, accelerator, progress_bar)
+        if len(neurons_with_mei(meis)) > 1:
+            parts.append(cluster_meis(parts[0]))
+    analysis = xr.merge(parts, combine_attrs="override", compat="no_conflicts")
+    if "adjusted_rand_index" in parts[-1].attrs:
+        analysis.attrs["adjusted_rand_index"] = parts[-1].attrs["adjusted_rand_index"]
+    hidden = [target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial") for target in targets]
+    try:
+        analysis.drop_encoding().to_zarr(hidden[0], mode="w-", zarr_format=2, consolidated=True)
+        measures_table(analysis).to_csv(hidden[1])
+        for partial, target in zip(hidden, targets, strict=True):
+            _replace(partial, target)
+    finally:
+        shutil.rmtree(hidden[0], ignore_errors=True)
+        hidden[1].unlink(missing_ok=True)
+    return analysis
+
+
+def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, progress_bar: bool) -> list[xr.Dataset]:
+    """How the neurons respond to each other's MEIs, and to standard stimuli."""
+    reducer: Reducer
+    try:
+        reducer = reducer_of(meis)
+    except ValueError:
+        reducer = MeanReducer()
+        warnings.warn(
+            f"The run's score, {meis.attrs['score']}, is not known here: responses across neurons are means over time.",
+            stacklevel=3,
+        )
+    responses = cross_responses(retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar)
+    found = [responses.to_dataset().reset_coords("grey_response"), selectivity_index(responses).to_dataset()]
+    if "type" in responses.coords:
+        found += [type_responses(responses).to_dataset(), type_selectivity_index(responses).to_dataset()]
+    controls = compare_with_standard_stimuli(
+        retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar
+    )
+    return [*found, controls]
+
+
+def _replace(new: Path, target: Path) -> None:
+    if not target.is_dir():
+        os.replace(new, target)
+        return
+    # A directory cannot take another's place.
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
+    os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old)

@@ -1,0 +1,50 @@
+"""Which neurons of a dataset have an MEI, and of what cell types they are."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
+
+
+def neurons_with_mei(meis: xr.Dataset) -> NDArray[np.intp]:
+    """The positions of the neurons that have an MEI with a score; not of those that are pending or have failed."""
+    return np.flatnonzero(np.isfinite(meis["score"].values) & (meis["status"] != "pending").values)
+
+
+def position_of(meis: xr.Dataset, neuron: str | NeuronOrGroup) -> int:
+    """The position of a neuron, or a group, in a dataset.
+
+    Args:
+        meis: MEIs as from ``find_meis``.
+        neuron: its label, or as for ``find_meis``.
+
+    Raises:
+        ValueError: if it is not in the dataset.
+    """
+    label = neuron if isinstance(neuron, str) else group_label(group_of(neuron))
+    labels = meis["neuron"].values.tolist()
+    if label not in labels:
+        more = ", ..." if len(labels) > 10 else ""
+        raise ValueError(f"There is no neuron {label!r} among these MEIs; there are {', '.join(labels[:10])}{more}.")
+    return labels.index(label)
+
+
+def types_of(meis: xr.Dataset, model: RetinaModel) -> NDArray[Any] | None:
+    """The cell type of each neuron of a dataset, by the column ``type`` of a model's neuron table.
+
+    Returns:
+        Names ``[neuron]``, empty for groups and where no type is known; None if the table has no types.
+    """
+    table = model.neurons
+    if "type" not in table:
+        return None
+    known = {
+        (session, index): str(name)
+        for session, index, name in table[["session", "index", "type"]].dropna().itertuples(index=False)
+    }
+    neurons = zip(meis["session"].values.tolist(), meis["index"].values.tolist(), strict=True)
+    return np.array([known.get(neuron, "") for neuron in neurons], dtype="U")

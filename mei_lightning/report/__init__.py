@@ -1,0 +1,1 @@
+"""A store of MEIs as one page for a browser."""

@@ -1,0 +1,358 @@
+"""The page: what a run found, with figures, and a gallery of all MEIs to sort, filter and open."""
+
+import base64
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from mei_lightning.analysis.analyze import ANALYSIS
+from mei_lightning.analysis.measures import measures_table
+from mei_lightning.figures.across import plot_cross_responses
+from mei_lightning.figures.gallery import plot_gallery
+from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measures, plottable_measures
+from mei_lightning.figures.stability import plot_seed_stability
+from mei_lightning.figures.style import (
+    RESPONSE_COLOR,
+    channel_colors,
+    displayed_units,
+    figure_as_svg,
+    figure_of,
+    readable,
+)
+from mei_lightning.plotting import window_of
+from mei_lightning.report.records import neuron_records, pixels_that_fit
+from mei_lightning.video import dataset_stimulus_format
+
+REPORT = "report.html"
+_RUN_VARIABLES = ("score", "status", "steps", "score_spread", "restart_similarity", "held_out_score")
+_PIXELS_PER_INCH = 125  # of a figure on the page
+
+
+def write_report(store: str | Path, target: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Make one self-contained HTML page of a store of MEIs.
+
+    The page has a summary of the run, tables, figures, and an animated gallery of all neurons, to sort and filter by
+    session, type, score, status and any measure; each neuron opens with its movie, parts in space and time, response,
+    starts and measures. It needs no server, no network and no other file. If there is an ``analysis.zarr`` (see
+    ``analyze_meis``) beside the store, its measures and types are used.
+
+    Movies are of 8 bits a value. Where the stimuli of all neurons would make the page larger than about 100 MB,
+    squares of pixels are averaged, and the page says so.
+
+    Args:
+        store: where the MEIs are, e.g. ``results/meis.zarr``; a run may still be writing to it.
+        target: the file to make; by default ``report.html`` in the store's directory.
+        overwrite: replace an earlier report.
+
+    Returns:
+        ``target``. It appears once it is complete.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``store``.
+        FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
+        ValueError: if ``store`` has no neurons, or the analysis beside it is of other neurons or another run.
+    """
+    store = Path(store)
+    if not store.exists():
+        raise FileNotFoundError(f"There is no store of MEIs at {store}.")
+    target = store.parent / REPORT if target is None else Path(target)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
+    with xr.open_zarr(store, chunks=None) as meis:
+        if meis.sizes["neuron"] == 0:
+            raise ValueError(f"{store} has no neurons: there is nothing to report.")
+        parts = _parts(meis, _analysis_of(store, meis))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_package_file("template.html"))
+    hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with hidden.open("w", encoding="utf-8") as file:
+            file.writelines(template.generate(parts))
+        os.replace(hidden, target)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return target
+
+
+@dataclass(frozen=True)
+class _Table:
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    svg: str
+    width: int
+    alt: str
+    caption: str
+
+
+def _package_file(name: str) -> str:
+    return importlib.resources.files("mei_lightning.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _analysis_of(store: Path, meis: xr.Dataset) -> xr.Dataset | None:
+    path = store.parent / ANALYSIS
+    if not path.exists():
+        return None
+    with xr.open_zarr(path, chunks=None) as opened:
+        analysis = opened.load()
+    same_run = analysis.attrs.get("configuration") == meis.attrs.get("configuration")
+    if not same_run or analysis["neuron"].values.tolist() != meis["neuron"].values.tolist():
+        raise ValueError(f"{path} is of other MEIs than {store}. Analyse these with overwrite, or move it away.")
+    return analysis
+
+
+def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
+    """All that the template shows."""
+    table, about = _neuron_table(meis, analysis)
+    pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
+    records = list(neuron_records(meis, analysis, pixels))
+    labelled = meis
+    if analysis is not None and "type" in analysis.coords:
+        labelled = meis.assign_coords(type=("neuron", analysis["type"].values))
+    with_kernels = labelled.drop_vars("stimulus").assign(
+        temporal_kernel=(("neuron", "channel", "time"), np.stack([record.temporal for record in records])),
+        spatial_kernel=(("neuron", "channel", "y", "x"), np.stack([record.spatial for record in records])),
+    )
+    script, configuration = _package_file("report.js"), json.loads(meis.attrs.get("configuration", "{}"))
+    model = str(meis.attrs.get("model", ""))
+    return {
+        "title": f"MEIs of {model}" if model else "MEIs",
+        "version": importlib.metadata.version("mei-lightning"),
+        "style": Markup(_package_file("report.css")),
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "facts": _facts(meis, configuration),
+        "notes": _notes(meis, analysis, pixels),
+        "configuration": json.dumps(configuration, indent=2, ensure_ascii=False),
+        "tables": _tables(table, about),
+        "figures": _pictures(with_kernels, analysis),
+        "data": _as_json(_page_data(meis, table, about, pixels)),
+        "movies": (Markup(record.text) for record in records),
+    }
+
+
+def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
+    """A row for each neuron, indexed by label, and the unit and description of columns."""
+    of_run = xr.Dataset({name: meis[name] for name in _RUN_VARIABLES if name in meis}).drop_vars(
+        "restart", errors="ignore"
+    )
+    of_run = of_run.assign_coords(session=meis["session"], index=meis["index"])
+    table = measures_table(of_run)
+    about = {str(name): {"about": str(of_run[name].attrs.get("long_name", ""))} for name in of_run.data_vars}
+    if analysis is not None:
+        measured = measures_table(analysis)
+        new = [name for name in measured.columns if name not in table.columns]
+        table = pd.concat([table, measured[new]], axis=1)
+        for name in new:
+            # A column of a channel is named after the measure and the channel.
+            source = max((str(it) for it in analysis.data_vars if name.startswith(str(it))), key=len, default=None)
+            if source is not None:
+                variable = analysis[source]
+                about[name] = {"units": displayed_units(variable), "about": str(variable.attrs.get("long_name", ""))}
+    if not (table["session"] != "").any():
+        table = table.drop(columns="session")
+    known = [name for name in table.columns if name in ("score", "status") or table[name].notna().any()]
+    return table[known], about
+
+
+def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = dataset_stimulus_format(meis)
+    counts = pd.Series(meis["status"].values.astype(str)).value_counts()
+    pixel = "" if facts.pixel_size is None else f" of {facts.pixel_size:g} µm"
+    frames = "still images" if facts.frame_rate is None else f"{meis.sizes['time']} frames at {facts.frame_rate:g} Hz"
+    shown = [
+        ("Model", str(meis.attrs.get("model", "unknown"))),
+        ("Weights", str(meis.attrs.get("weights_digest", "unknown"))[:12]),
+        ("Score", str(meis.attrs.get("score", "unknown"))),
+        ("Neurons", str(meis.sizes["neuron"])),
+        ("Status", ", ".join(f"{count} {status}" for status, count in counts.items())),
+        ("Stimulus", f"{', '.join(facts.channel_names)}; {frames}; {facts.height} x {facts.width} pixels{pixel}"),
+        ("Starts of each neuron", str(meis.sizes["restart"])),
+    ]
+    named = {
+        "constraint": "Constraint",
+        "regularizer": "Regularizer",
+        "optimizer": "Optimizer",
+        "max_steps": "Most steps",
+    }
+    return shown + [
+        (label, _as_call(configuration[key])) for key, label in named.items() if configuration.get(key) is not None
+    ]
+
+
+def _as_call(setting: Any) -> str:
+    """A setting as it would be written in Python: an optimizer is kept as its name and its options."""
+    if not isinstance(setting, dict) or "name" not in setting:
+        return str(setting)
+    options = ", ".join(f"{key}={value!r}" for key, value in setting.items() if key != "name")
+    return f"{setting['name']}({options})"
+
+
+def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> list[str]:
+    notes = []
+    unfinished = int(meis["status"].isin(["pending", "interrupted"]).sum())
+    if unfinished:
+        notes.append(f"{unfinished} of {meis.sizes['neuron']} neurons are not finished.")
+    if analysis is None:
+        notes.append("There are no measures and types: mei-lightning analyze makes them.")
+    elif not np.array_equal(analysis["score"].values, meis["score"].values, equal_nan=True):
+        notes.append("Some neurons have been finished after the analysis: mei-lightning analyze --overwrite renews it.")
+    if pixels > 1:
+        notes.append(
+            f"The movies show means of {pixels} x {pixels} pixels, so that the page does not become too large."
+        )
+    return notes
+
+
+def _tables(table: pd.DataFrame, about: dict[str, dict[str, str]]) -> list[_Table]:
+    tables = []
+    for key in ("type", "session"):
+        if key in table and table[key].nunique() > 1:
+            rows = [
+                (
+                    str(name) or "unknown",
+                    str(len(group)),
+                    f"{np.mean(group['status'] == 'converged'):.0%}",
+                    *(
+                        _number(float(group[column].median()))
+                        for column in ("score", "restart_similarity")
+                        if column in group
+                    ),
+                )
+                for name, group in table.groupby(key)
+            ]
+            medians = [f"median {readable(name)}" for name in ("score", "restart_similarity") if name in table]
+            tables.append(_Table(f"By {key}", (key, "neurons", "converged", *medians), rows))
+    rows = []
+    for name in table.columns:
+        values = table[name]
+        unit = about.get(name, {}).get("units", "")
+        # Quantiles of angles depend on where the circle is cut.
+        if name == "index" or unit == "degrees" or values.dtype.kind not in "fiu":
+            continue
+        quartiles = [_number(float(values.quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        rows.append((readable(name), unit, str(values.count()), *quartiles))
+    columns = ("measure", "unit", "neurons", "lowest", "first quartile", "median", "third quartile", "highest")
+    return [*tables, _Table("Measures", columns, rows)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if np.isfinite(value) else "–"
+
+
+def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
+    """The figures for which there is something to draw."""
+    drawn: list[tuple[Callable[[], Figure], str, str]] = []
+    by_type = ", by type" if "type" in meis.coords else ""
+    if np.isfinite(meis["temporal_kernel"].values).all(axis=(1, 2)).any():
+        drawn.append(
+            (
+                lambda: plot_gallery(meis),
+                f"Spatial and temporal parts of MEIs{by_type}",
+                f"MEIs{by_type}: the spatial parts of those of highest score, and the temporal parts of all.",
+            )
+        )
+    if analysis is not None:
+        if analysis.sizes["channel"] == 2 and np.isfinite(analysis["temporal_contrast"].values).any():
+            drawn.append(
+                (
+                    lambda: figure_of(plot_chromatic_contrast(analysis)),
+                    "Scatter plot of the temporal contrasts of both channels",
+                    "Temporal contrast of both channels. In the shaded quadrants they have opposite signs: the neuron "
+                    "is opponent.",
+                )
+            )
+        if names := plottable_measures(analysis):
+            drawn.append(
+                (
+                    lambda: plot_measures(analysis, names),
+                    f"Distributions of the measures{by_type}",
+                    f"Each measure{by_type}: neurons, median and the middle half; words as the share of neurons.",
+                )
+            )
+        if "cross_response" in analysis:
+            responses = analysis["cross_response"].assign_coords(grey_response=analysis["grey_response"])
+            drawn.append(
+                (
+                    lambda: figure_of(plot_cross_responses(responses)),
+                    "Matrix of the responses of all neurons to all MEIs",
+                    "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
+                )
+            )
+    several = np.isfinite(meis["restart_scores"].values).sum(axis=1) > 1
+    if (several & np.isfinite(meis["restart_similarity"].values) & (meis["score"].values > 0)).any():
+        drawn.append(
+            (
+                lambda: figure_of(plot_seed_stability(meis)),
+                "Scatter plot of the similarity of starts and of their scores",
+                "What other starts of the same neuron arrive at: one MEI at the upper right, several equally good ones "
+                "at the upper left.",
+            )
+        )
+    return [_picture(draw(), alt, caption) for draw, alt, caption in drawn]
+
+
+def _picture(figure: Figure, alt: str, caption: str) -> _Picture:
+    width = round(figure.get_size_inches()[0] * _PIXELS_PER_INCH)
+    return _Picture(base64.b64encode(figure_as_svg(figure)).decode(), width, alt, caption)
+
+
+def _page_data(meis: xr.Dataset, table: pd.DataFrame, about: dict[str, dict[str, str]], pixels: int) -> dict[str, Any]:
+    """What the script of the page reads, besides the records."""
+    facts = dataset_stimulus_format(meis)
+    return {
+        "neurons": table.index.astype(str).tolist(),
+        "channels": list(facts.channel_names),
+        "colors": channel_colors(facts.channel_names),
+        "responseColor": RESPONSE_COLOR,
+        "frames": meis.sizes["time"],
+        "height": -(-facts.height // pixels),
+        "width": -(-facts.width // pixels),
+        "frameRate": facts.frame_rate,
+        "framesLost": facts.frames_lost,
+        "responseFrames": meis.sizes["response_time"],
+        "restarts": meis.sizes["restart"],
+        "window": list(window_of(meis, facts)),
+        "columns": [
+            {"key": "neuron", "label": "label", "kind": "text", "values": table.index.astype(str).tolist()},
+            *(
+                {"key": name, "label": readable(name), **about.get(name, {}), **_column(table[name])}
+                for name in table.columns
+            ),
+        ],
+    }
+
+
+def _column(values: pd.Series) -> dict[str, Any]:
+    if values.dtype.kind == "b":
+        return {"kind": "text", "values": ["yes" if value else "no" for value in values]}
+    if values.dtype.kind not in "fiu":
+        return {"kind": "text", "values": values.astype(str).tolist()}
+    return {
+        "kind": "number",
+        "values": [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()],
+    }
+
+
+def _as_json(data: dict[str, Any]) -> Markup:
+    """JSON that can stand in a script element: no label can end it."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

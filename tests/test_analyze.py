@@ -1,0 +1,81 @@
+"""The analysis of a store has all that is known across neurons, and nothing that is not."""
+
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import find, video_model
+
+import mei_lightning as ml
+
+QUIET = {"accelerator": "cpu", "progress_bar": False}
+
+
+class SumReducer(ml.Reducer):
+    def forward(self, responses):
+        return responses.sum(dim=self.axis)
+
+
+def test_a_user_analyses_a_population(simulated, tmp_path):
+    types = ["on_sustained", "on_transient", "color_opponent"]
+    find(
+        simulated,
+        ml.NeuronSelection(sessions=["session_1"], where={"type": types}),
+        effort="quick",
+        directory=tmp_path,
+    )
+    ml.analyze_meis(tmp_path / "meis.zarr", simulated, **QUIET)
+
+    analysis = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
+    meis = xr.open_zarr(tmp_path / "meis.zarr", chunks=None)
+    responses = ml.cross_responses(simulated, meis, **QUIET)
+    np.testing.assert_allclose(analysis.cross_response, responses, rtol=1e-6)
+    np.testing.assert_allclose(analysis.grey_response, responses.grey_response, rtol=1e-6)
+    np.testing.assert_allclose(analysis.selectivity_index, ml.selectivity_index(responses), rtol=1e-6)
+    np.testing.assert_allclose(analysis.type_response, ml.type_responses(responses), rtol=1e-6)
+    np.testing.assert_allclose(analysis.type_selectivity_index, ml.type_selectivity_index(responses), rtol=1e-6)
+    controls = ml.compare_with_standard_stimuli(simulated, meis, **QUIET)
+    np.testing.assert_allclose(analysis.excitation_ratio, controls.excitation_ratio, rtol=1e-6)
+    clusters = ml.cluster_meis(ml.measure_meis(meis, simulated, **QUIET))
+    assert analysis["cluster"].values.tolist() == clusters["cluster"].values.tolist()
+    assert analysis.attrs["adjusted_rand_index"] == clusters.attrs["adjusted_rand_index"]
+    assert analysis.attrs["model"] == "simulated"
+    table = ml.measures_table(analysis)
+    assert {"type", "selectivity_index", "cluster", "excitation_ratio", "standard_kind"} <= set(table.columns)
+    assert (table["excitation_ratio"] > 1).all()
+
+
+def test_without_a_model_there_are_clusters_only(tmp_path):
+    meis = find(video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=2, restarts=1)
+    analysis = ml.analyze_meis(ml.save_dataset(meis, tmp_path / "meis.zarr"), **QUIET)
+    assert {"cluster", "map"} <= set(analysis)
+    assert not {"cross_response", "selectivity_index", "excitation_ratio"} & set(analysis)
+
+
+def test_groups_and_neurons_without_an_mei(tmp_path):
+    targets = [("monday", 0), [("monday", 1), ("tuesday", 0)], ("tuesday", 1)]
+    meis = find(video_model(), targets, time_steps=6, max_steps=2, restarts=1)
+    meis.stimulus[0], meis.score[0], meis.status[0] = np.nan, np.nan, "pending"
+    analysis = ml.analyze_meis(ml.save_dataset(meis, tmp_path / "some.zarr"), video_model(), **QUIET)
+    assert analysis.cross_response[:, 0].isnull().all()
+    assert analysis.cluster[0] == -1
+    assert np.isnan(analysis.excitation_ratio[0])
+    assert np.isfinite(analysis.excitation_ratio[1:]).all()
+    meis = meis.assign(score=meis.score * np.nan, stimulus=meis.stimulus * np.nan)
+    store = ml.save_dataset(meis, tmp_path / "none.zarr")
+    assert "cluster" not in ml.analyze_meis(store, video_model(), overwrite=True, **QUIET)
+
+
+def test_a_reducer_of_the_users_own_is_replaced_by_the_mean_with_a_warning(tmp_path):
+    meis = find(
+        video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=2, restarts=1, reducer=SumReducer()
+    )
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    with pytest.warns(UserWarning, match=r"SumReducer\(axis=0\), is not known here: .* means over time"):
+        analysis = ml.analyze_meis(store, video_model(), **QUIET)
+    frames = meis.sizes["response_time"]
+    np.testing.assert_allclose(np.diagonal(analysis.cross_response), meis.score / frames, rtol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ml.analyze_meis(store, overwrite=True, **QUIET)

@@ -1,0 +1,101 @@
+"""Metrics of a population against numpy, in batches and on several devices."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import distributed
+from torch.multiprocessing.spawn import start_processes
+
+import mei_lightning as ml
+from mei_lightning.metrics import ConvergedShare, ScoreStatistics, SeedSimilarity, Selectivity, seed_similarity
+
+GENERATOR = np.random.default_rng(0)
+SCORES = GENERATOR.standard_normal(23).astype(np.float32)
+RESPONSES = GENERATOR.standard_normal((7, 7)).astype(np.float32) + 5 * np.eye(7, dtype=np.float32)
+GREY = GENERATOR.standard_normal(7).astype(np.float32) / 3
+
+
+def selectivity():
+    labels = [str(number) for number in range(7)]
+    coords = {"neuron": labels, "mei": labels, "grey_response": ("neuron", GREY)}
+    return ml.selectivity_index(xr.DataArray(RESPONSES, coords, ("neuron", "mei"))).values
+
+
+def test_score_statistics_are_those_of_all_finite_scores():
+    metric = ScoreStatistics()
+    for part in np.split(SCORES, [3, 4, 20]):
+        metric.update(torch.from_numpy(part))
+    metric.update(torch.tensor([[torch.nan, -torch.inf]]))
+    found = {name: value.item() for name, value in metric.compute().items()}
+    levels = (0.0, 0.25, 0.5, 0.75, 1.0)
+    expected = {f"quantile_{level:.2f}": np.quantile(SCORES, level) for level in levels} | {"mean": SCORES.mean()}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_shares_and_similarities():
+    share = ConvergedShare()
+    share.update(torch.tensor([True, True, False]))
+    share.update(torch.tensor([True]))
+    assert share.compute() == 0.75
+    similarity = SeedSimilarity()
+    similarity.update(torch.tensor([0.5, torch.nan]))
+    similarity.update(torch.tensor(1.0))
+    assert similarity.compute() == 0.75
+
+
+@pytest.mark.parametrize("metric", [ScoreStatistics(), ConvergedShare(), SeedSimilarity(), Selectivity(torch.zeros(3))])
+def test_before_anything_is_known_there_is_no_value(metric):
+    metric.update(
+        *[torch.zeros(0)]
+        if not isinstance(metric, Selectivity)
+        else [torch.zeros(3, 0), torch.zeros(0, dtype=torch.long)]
+    )
+    values = metric.compute()
+    for value in values.values() if isinstance(values, dict) else [values]:
+        assert value.isnan().all()
+
+
+def test_similarity_of_seeds_is_the_mean_cosine_of_those_that_count():
+    stimuli = torch.randn(4, 2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    flat = stimuli.flatten(1).double().numpy()
+    cosines = flat @ flat[2] / np.linalg.norm(flat, axis=1) / np.linalg.norm(flat[2])
+    counts = torch.tensor([True, True, True, False])
+    assert seed_similarity(stimuli, torch.tensor(2), counts).item() == pytest.approx(cosines[:2].mean(), abs=1e-6)
+    assert seed_similarity(stimuli, torch.tensor(2), torch.arange(4) == 2).isnan()
+
+
+def test_selectivity_in_batches_is_that_of_the_whole_table():
+    metric = Selectivity(torch.from_numpy(GREY))
+    for numbers in ([4, 0], [1, 2, 6, 5], [3]):
+        metric.update(torch.from_numpy(RESPONSES[:, numbers]), torch.tensor(numbers))
+    np.testing.assert_allclose(metric.compute(), selectivity(), rtol=1e-5)
+
+
+def on_device(rank, place):
+    distributed.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=rank, world_size=3)
+    # The last device has nothing yet.
+    part = slice(0, 5) if rank == 0 else slice(5, None) if rank == 1 else slice(0, 0)
+    scores, share, similarity = ScoreStatistics(), ConvergedShare(), SeedSimilarity()
+    index = Selectivity(torch.from_numpy(GREY))
+    for metric in (scores, similarity):
+        metric.update(torch.from_numpy(SCORES[part]))
+    share.update(torch.from_numpy(SCORES[part]) > 0)
+    numbers = np.arange(7)[part]
+    if len(numbers):
+        index.update(torch.from_numpy(RESPONSES[:, numbers]), torch.from_numpy(numbers))
+    values = [metric.compute() for metric in (scores, share, similarity, index)]
+    torch.save(values, f"{place}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_devices_agree_on_the_values_of_all_of_them(tmp_path):
+    start_processes(on_device, (str(tmp_path),), nprocs=3, start_method="fork")
+    for rank in range(3):
+        scores, share, similarity, index = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert scores["mean"].item() == pytest.approx(SCORES.mean(), abs=1e-6)
+        assert scores["quantile_0.25"].item() == pytest.approx(np.quantile(SCORES, 0.25), abs=1e-6)
+        assert share.item() == pytest.approx((SCORES > 0).mean())
+        assert similarity.item() == pytest.approx(SCORES.mean(), abs=1e-6)
+        np.testing.assert_allclose(index, selectivity(), rtol=1e-5)
