@@ -9,20 +9,29 @@ from mei_lightning.models.blocks import ROWS_PER_BLOCK, using_threads
 from mei_lightning.objectives import Objective
 
 _MOST_ROWS_ELSEWHERE = 256
+_BLOCKS_PER_THREAD = 4
+"""More would leave fewer rows to fill the last block with, and take longer from one check to the next."""
 
 _SHARE = 0.5
 _COPIES_OF_STIMULUS = 16
 
 
-def most_rows(device: torch.device) -> int:
+def most_rows(device: torch.device, in_blocks: bool) -> int:
     """The most rows that are worth computing at a time, if there is room.
 
-    More would leave a processor's caches: 256 rows take twice the time per row of 32.
+    Args:
+        device: where.
+        in_blocks: whether that is in blocks (``ObjectiveInBlocks``). If not, more rows would leave a processor's
+            caches: 256 rows take twice the time per row of 32.
     """
-    return ROWS_PER_BLOCK * max(torch.get_num_threads(), 2) if device.type == "cpu" else _MOST_ROWS_ELSEWHERE
+    if device.type != "cpu":
+        return _MOST_ROWS_ELSEWHERE
+    return ROWS_PER_BLOCK * max(torch.get_num_threads(), 2) * (_BLOCKS_PER_THREAD if in_blocks else 1)
 
 
-def rows_that_fit(objective: Objective, row: Tensor, device: torch.device, processes: int = 1) -> int:
+def rows_that_fit(
+    objective: Objective, row: Tensor, device: torch.device, processes: int = 1, in_blocks: bool = False
+) -> int:
     """The number of rows, at most ``most_rows``, that take up to half of the memory that a device has free.
 
     Estimated from what rows keep for their gradient, doubled for what is made on the way, and the stimulus with
@@ -33,15 +42,23 @@ def rows_that_fit(objective: Objective, row: Tensor, device: torch.device, proce
         row: the stimulus of its first row, ``[1, channels, time, height, width]``, on the device.
         device: where the rows will be computed.
         processes: how many processes of this run share the memory.
+        in_blocks: whether only the rows of one block for each thread keep something at a time.
     """
     available = _SHARE * free_memory(device) / processes
-    alone = _bytes_kept(objective, row, 1)
-    per_row: float = alone
-    more = 1 + ROWS_PER_BLOCK
-    if 2 * more * alone < available:
-        # Part of the model may compute as much for one row as for a block of them.
-        per_row = (_bytes_kept(objective, row, more) - alone) / ROWS_PER_BLOCK
-    return int(min(most_rows(device), max(1, available / (2 * per_row + _COPIES_OF_STIMULUS * row.nbytes))))
+    per_row: float = _COPIES_OF_STIMULUS * row.nbytes
+    if in_blocks:
+        available -= 2 * torch.get_num_threads() * _bytes_kept(objective, row, ROWS_PER_BLOCK)
+    else:
+        per_row += 2 * _bytes_kept_for_each(objective, row, available)
+    return int(min(most_rows(device, in_blocks), max(1, available / per_row)))
+
+
+def _bytes_kept_for_each(objective: Objective, row: Tensor, available: float) -> float:
+    alone, more = _bytes_kept(objective, row, 1), 1 + ROWS_PER_BLOCK
+    if 2 * more * alone >= available:
+        return alone
+    # Part of the model may compute as much for one row as for a block of them.
+    return (_bytes_kept(objective, row, more) - alone) / ROWS_PER_BLOCK
 
 
 def _bytes_kept(objective: Objective, row: Tensor, rows: int) -> int:

@@ -14,6 +14,7 @@ from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.metrics import ScoreStatistics
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.objectives import Objective, as_objective
 from mei_lightning.optimizers import AdaptivePowerMethod, per_row, row_norms
 from mei_lightning.regularizers import Regularizer
@@ -224,7 +225,12 @@ class StimulusModule(LightningModule):
         if not self._first_gradient:
             return
         self._first_gradient = False
-        size = row_norms(gradient)
+        size = gradient.new_empty(len(gradient))
+
+        def measure(rows: slice) -> None:
+            size[rows] = row_norms(gradient[rows])
+
+        for_few_rows(measure, len(gradient), self.device)
         # A row out of computation has a zero gradient too, but is not active any more.
         self.retire(size == 0, Status.NO_GRADIENT)
         self.retire(~size.isfinite(), Status.NOT_FINITE)
@@ -242,17 +248,25 @@ class StimulusModule(LightningModule):
         before = self.stimulus.detach().clone()
         self._first_closure_call = self._first_gradient = True
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        rows = slice(None) if self._rows is None else self._rows
-        with torch.no_grad():
+        in_computation = self._rows_in_computation
+        moving = self.active[in_computation]
+        if self.max_steps is not None:
+            moving &= self.steps[in_computation] < self.max_steps
+        finite = torch.ones_like(moving)
+
+        def project(part: slice) -> None:
+            rows = in_computation[part]
             after = self._feasible(self.stimulus.detach()[rows])
-            self._retire_in_computation(~after.flatten(1).isfinite().all(dim=1), Status.NOT_FINITE)
-            moving = self.active[rows]
-            if self.max_steps is not None:
-                moving &= self.steps[rows] < self.max_steps
+            finite[part] = after.flatten(1).abs().amax(dim=1).isfinite()
+            moves = per_row(moving[part] & finite[part], after)
+            before[rows] = torch.where(moves, after, before[rows])
+
+        with torch.no_grad():
+            for_few_rows(project, len(in_computation), self.device)
             # Optimizers with a memory move rows without a gradient too.
-            before[rows] = torch.where(per_row(moving, after), after, before[rows])
             self.stimulus.copy_(before)
-            self.steps[rows] += moving
+            self._retire_in_computation(~finite, Status.NOT_FINITE)
+            self.steps[in_computation] += moving & finite
 
     @property
     def active(self) -> Tensor:
@@ -270,11 +284,11 @@ class StimulusModule(LightningModule):
 
     def _retire_in_computation(self, rows: Tensor, status: Status) -> None:
         everywhere = torch.zeros_like(self.active)
-        everywhere[slice(None) if self._rows is None else self._rows] = rows
+        everywhere[self._rows_in_computation] = rows
         self.retire(everywhere, status)
 
     def _keep_best(self, stimulus: Tensor, scores: Tensor, values: Tensor) -> None:
-        rows = slice(None) if self._rows is None else self._rows
+        rows = self._rows_in_computation
         finite = scores.isfinite() & values.isfinite()
         # A row that became done since the last check is still computed, but must end as if it were not.
         counts = finite & self.active[rows]
@@ -283,7 +297,12 @@ class StimulusModule(LightningModule):
         kept = counts & (values >= best - ROUNDING * best.abs())
         self.best_value[rows] = best
         self.best_score[rows] = torch.where(kept, scores, self.best_score[rows])
-        self.best_stimulus[rows] = torch.where(per_row(kept, stimulus), stimulus, self.best_stimulus[rows])
+
+        def keep(part: slice) -> None:
+            best = self.best_stimulus[rows[part]]
+            self.best_stimulus[rows[part]] = torch.where(per_row(kept[part], best), stimulus[part], best)
+
+        for_few_rows(keep, len(rows), self.device)
         self._retire_in_computation(~finite, Status.NOT_FINITE)
 
     # The course of a run
@@ -344,14 +363,14 @@ class StimulusModule(LightningModule):
 
     def _stimulus_in_computation(self) -> Tensor:
         # A plain tensor in either case: openretina's layers ask for exactly that type, which a Parameter is not.
-        return self.stimulus[:] if self._rows is None else self.stimulus[self._rows]
+        return self.stimulus[:] if self._all_rows else self.stimulus.index_select(0, self._rows_in_computation)
 
     def _select_active_rows(self) -> None:
         self._select_rows(self.active.nonzero().flatten().tolist())
 
     def _select_rows(self, rows: Sequence[int]) -> None:
-        everything = len(rows) == len(self.stimulus)
-        self._rows = None if everything else torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
+        self._all_rows = len(rows) == len(self.stimulus)
+        self._rows_in_computation = torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
         # In a tuple, so that the submodules, which share the model, are not registered a second time.
         self._row_objective_in_tuple = (self._objective_of(rows).to(self.stimulus.device),)
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.rounding import summing_precision
 
 _GROWTH = 1.3
@@ -62,14 +64,8 @@ class AdaptivePowerMethod(Optimizer):
                 if not state:
                     state["step"] = torch.full((len(stimulus),), group["start"], device=stimulus.device)
                     state["previous"] = stimulus.clone()
-                size = row_norms(stimulus)
-                size = torch.where(size > 0, size, 1)
-                step = _adapted(group, state["step"], stimulus, stimulus.grad, stimulus - state["previous"], size)
-                state["step"].copy_(step)
-                state["previous"].copy_(stimulus)
-                steepness = row_norms(stimulus.grad)
-                factor = torch.where(steepness > 0, step * size / steepness, 0)
-                stimulus.sub_(stimulus.grad * per_row(factor, stimulus))
+                move = partial(_move, group, stimulus, stimulus.grad, state["step"], state["previous"])
+                for_few_rows(move, len(stimulus), stimulus.device)
         return loss
 
     def begin_anew(self, rows: Tensor) -> None:
@@ -98,6 +94,22 @@ def per_row(values: Tensor, stimulus: Tensor) -> Tensor:
 
 def _inner_products(one: Tensor, other: Tensor) -> Tensor:
     return (one * other).flatten(1).sum(dim=1, dtype=summing_precision(one)).to(one.dtype)
+
+
+def _move(
+    group: dict[str, Any], stimulus: Tensor, gradient: Tensor, step: Tensor, previous: Tensor, rows: slice
+) -> None:
+    stimulus, gradient, step, previous = stimulus[rows], gradient[rows], step[rows], previous[rows]
+    steepness = row_norms(gradient)
+    if stimulus.device.type == "cpu" and not steepness.any():
+        # Rows out of computation; elsewhere, asking would make the host wait for the device.
+        return
+    size = row_norms(stimulus)
+    size = torch.where(size > 0, size, 1)
+    step.copy_(_adapted(group, step, stimulus, gradient, stimulus - previous, size))
+    previous.copy_(stimulus)
+    factor = torch.where(steepness > 0, step * size / steepness, 0)
+    stimulus.sub_(gradient * per_row(factor, stimulus))
 
 
 def _adapted(

@@ -11,6 +11,7 @@ import xarray as xr
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from mei_lightning.block_objective import ObjectiveInBlocks
 from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
 from mei_lightning.effort import TRIAL_STEPS
@@ -20,7 +21,7 @@ from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import all_threads
 from mei_lightning.models.fast_path import FastModel, prepare
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
-from mei_lightning.objectives import NeuronObjective
+from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.store import MEIResult
@@ -150,7 +151,8 @@ class PopulationModule(StimulusModule):
         rows = self.rows_per_device
         if rows is None:
             sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
-            rows = rows_that_fit(self._stepping[0], first[:1].to(device), device, sharing)
+            in_blocks = device.type == "cpu" and self._is_understood()
+            rows = rows_that_fit(self._stepping[0], first[:1].to(device), device, sharing, in_blocks)
         self._most_rows = max(rows, self.restarts)
         if (self.neuron_in_place >= 0).any():
             return
@@ -163,19 +165,25 @@ class PopulationModule(StimulusModule):
         return [*super().configure_callbacks(), ThreadsForBlocks(self._computes_in_blocks)]
 
     def _computes_in_blocks(self) -> bool:
+        return self.device.type == "cpu" and self._is_understood()
+
+    def _is_understood(self) -> bool:
         model = self._stepping[0].model
-        return self.device.type == "cpu" and isinstance(model, FastModel) and model.computes_in_blocks
+        return isinstance(model, FastModel) and model.computes_in_blocks
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore the places and the rows in them, however many they were."""
         self._make_rows(torch.empty_like(state_dict.get("stimulus", self.stimulus.detach())))
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _objective_of(self, rows: Sequence[int]) -> NeuronObjective:
+    def _objective_of(self, rows: Sequence[int]) -> Objective:
         if not rows:
             return self.objective
-        neurons = self.neuron_in_place.tolist()
-        return self._stepping[0].for_rows([neurons[row // self.restarts] for row in rows])
+        places = self.neuron_in_place.tolist()
+        neurons = [places[row // self.restarts] for row in rows]
+        if self._computes_in_blocks():
+            return ObjectiveInBlocks(self._stepping[0], neurons)
+        return self._stepping[0].for_rows(neurons)
 
     def _check_devices(self) -> None:
         strategy = self.trainer.strategy

@@ -17,8 +17,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import mei_lightning as ml
+from mei_lightning.block_objective import ObjectiveInBlocks
 from mei_lightning.models.base import StimulusFormat, weights_digest
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, in_blocks, using_threads
+from mei_lightning.models.blocks import (
+    ROWS_PER_BLOCK,
+    for_few_rows,
+    in_blocks,
+    threads_reserved_for_blocks,
+    using_threads,
+)
 from mei_lightning.models.fast_convolutions import WAYS, FastConvolutions
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
@@ -413,6 +420,50 @@ def test_threads_compute_what_one_computes_and_leave_their_number_alone():
         expected = values.square().sum(dim=0) * torch.arange(2)[:, None]
         torch.testing.assert_close(result, expected)
         torch.testing.assert_close(gradient, torch.autograd.grad(expected.sin().sum(), values)[0])
+
+
+def test_scores_in_blocks_are_the_objectives_own_whatever_shares_their_block(twin):
+    fast = prepare(twin, twin.stimulus_shape(24))
+    neurons = [(f"session_{1 + number % 3}", number % 30) for number in range(37)]
+    neurons[4] = [neurons[4], neurons[5]]
+    stimulus = torch.randn(twin.stimulus_shape(24, num_batches=37), generator=torch.Generator().manual_seed(0))
+    weights = torch.linspace(-1, 2, 37)
+    objective = ml.NeuronObjective(fast, neurons, ml.MaxReducer())
+
+    def step(scored, chosen):
+        own = stimulus[chosen].clone().requires_grad_()
+        scores = scored(own)
+        (scores * weights[chosen]).sum().backward()
+        with torch.no_grad():
+            assert torch.equal(scored(own), scores)
+        return scores.detach(), own.grad
+
+    everything = list(range(37))
+    together = step(ObjectiveInBlocks(objective, everything), everything)
+    for values, expected in zip(together, step(objective, everything), strict=True):
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
+    for chosen, threads in (([5], 1), ([36, 0, 4, 7], 2), (list(range(20)), 1), (everything, 3)):
+        with using_threads(threads):
+            alone = step(ObjectiveInBlocks(objective, chosen), chosen)
+        for values, among_others in zip(alone, together, strict=True):
+            assert torch.equal(values, among_others[chosen])
+
+
+def test_a_few_rows_at_a_time_are_all_rows():
+    def double(rows):
+        values[rows] *= 2
+        sizes.append(len(values[rows]))
+
+    for threads in (1, 2, 3):
+        values, sizes = torch.arange(11.0), []
+        with using_threads(threads), threads_reserved_for_blocks():
+            for_few_rows(double, 11, torch.device("cpu"))
+        assert torch.equal(values, 2 * torch.arange(11.0))
+        assert max(sizes) <= 4
+    values, sizes = torch.arange(11.0), []
+    with using_threads(2):
+        for_few_rows(double, 11, torch.device("cpu"))
+    assert sizes == [11]
 
 
 def test_an_error_in_a_thread_is_raised():

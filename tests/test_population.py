@@ -312,11 +312,12 @@ def test_one_device_needs_no_strategy(devices, num_nodes, strategy):
 # Memory
 
 
-def rows_with(monkeypatch, model, free, processes=1):
+def rows_with(monkeypatch, model, free, processes=1, in_blocks=False):
     monkeypatch.setattr(memory, "free_memory", lambda device: float(free))
-    monkeypatch.setattr(memory, "most_rows", lambda device: 256)
+    monkeypatch.setattr(memory, "most_rows", lambda device, in_blocks: 256)
     objective = ml.NeuronObjective(model, [("session_1", 0)], ml.MeanReducer())
-    return rows_that_fit(objective, torch.randn(model.stimulus_shape(40)), torch.device("cpu"), processes)
+    row = torch.randn(model.stimulus_shape(40))
+    return rows_that_fit(objective, row, torch.device("cpu"), processes, in_blocks)
 
 
 def test_more_rows_fit_into_more_memory(monkeypatch, twin):
@@ -361,9 +362,9 @@ def test_the_estimate_is_about_what_a_run_takes(monkeypatch, request, name):
     model = request.getfixturevalue(name)
     measured = (peak_of_allocated_memory(model, 21) - peak_of_allocated_memory(model, 1)) / 80
     assert measured > 4 * np.prod(model.stimulus_shape(40))
-    # Half of the free memory for these rows: so it is said how much one is thought to take.
-    free = 2e8
-    estimated = 0.5 * free / rows_with(monkeypatch, model, free)
+    # So many more rows for so much more memory: so it is said how much one is thought to take.
+    less, more = (rows_with(monkeypatch, model, free, in_blocks=name == "twin") for free in (2e8, 4e8))
+    estimated = 0.5 * 2e8 / (more - less)
     assert 1 / 4 < estimated / measured < 4, (estimated, measured)
 
 

@@ -20,8 +20,14 @@ from torch.nn import functional as F
 ROWS_PER_BLOCK = 16
 """Rows of a block. Fewer would make products that are too small, more would leave the caches."""
 
+_FEW_ROWS = 4
+"""So many stimuli and what belongs to them stay in a core's own cache while one operation after the other is done."""
+
 _reserved: int | None = None
 """Threads that PyTorch would use, if they were not reserved for blocks."""
+
+_this_thread = threading.local()
+"""``in_block``: whether it is computing a block at the moment, which it does not divide any further."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,6 +40,8 @@ def in_blocks(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         function: computes any block of ``ROWS_PER_BLOCK`` rows. It is called from several threads.
         values: rows last, on a processor.
     """
+    if _in_block() and values.shape[-1] == ROWS_PER_BLOCK:
+        return function(values)
     if torch.is_grad_enabled() and values.requires_grad:
         return _InBlocks.apply(values, function)  # type: ignore[no-any-return]
     return _joined(on_one_thread_each(function, _blocks(values)), values.shape[-1])
@@ -76,15 +84,40 @@ def _joined(blocks: Sequence[Tensor], rows: int) -> Tensor:
 def on_one_thread_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """What a function returns for each item, computed on as many threads as PyTorch uses, each item on one of them."""
     threads = _reserved or torch.get_num_threads()
-    if threads == 1:
+    if _in_block():
         return [function(item) for item in items]
     grad_enabled = torch.is_grad_enabled()
 
     def compute(item: Item) -> Result:
-        with torch.set_grad_enabled(grad_enabled):
-            return function(item)
+        _this_thread.in_block = True
+        try:
+            with torch.set_grad_enabled(grad_enabled):
+                return function(item)
+        finally:
+            _this_thread.in_block = False
 
-    return list(_pool(os.getpid(), threads).map(compute, items))
+    run = map if threads == 1 else _pool(os.getpid(), threads).map
+    return list(run(compute, items))
+
+
+def _in_block() -> bool:
+    return getattr(_this_thread, "in_block", False)
+
+
+def for_few_rows(function: Callable[[slice], None], rows: int, device: torch.device) -> None:
+    """Call a function, which treats each row for itself, for all rows: at once, or for a few at a time.
+
+    A processor whose threads are reserved for blocks treats a few rows on each of them, which stay in its cache.
+
+    Args:
+        function: is called with slices of the rows, maybe from several threads.
+        rows: how many there are.
+        device: where they are.
+    """
+    if device.type == "cpu" and (_reserved or torch.get_num_threads() == 1):
+        on_one_thread_each(function, [slice(row, row + _FEW_ROWS) for row in range(0, rows, _FEW_ROWS)])
+    else:
+        function(slice(rows))
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""Scores of many rows, with their gradient, in blocks of rows that share nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, on_one_thread_each
+from mei_lightning.objectives import NeuronObjective, Objective
+from mei_lightning.optimizers import per_row
+
+_Block = tuple[list[int], Objective]
+"""Places of rows in the batch, and the objective of a full block that begins with them."""
+
+
+class ObjectiveInBlocks(Objective):
+    """An objective whose rows a processor computes in blocks of one size, each from stimulus to gradient on one thread.
+
+    The gradient is computed along with the scores, so that what a block keeps for it never leaves the caches, and
+    memory does not grow with the number of rows. A row's result is the same to the last bit whatever rows there are.
+
+    Args:
+        objective: of all rows.
+        rows: which of them, in the order of the stimuli.
+    """
+
+    def __init__(self, objective: NeuronObjective, rows: Sequence[int]) -> None:
+        super().__init__()
+        # Rounding varies with the size of what is computed together: the last row fills a block up, and groups of
+        # neurons share one only with groups of the same size.
+        places_of_sizes: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            places_of_sizes.setdefault(len(objective.groups[row]), []).append(place)
+        self._blocks: list[_Block] = []
+        for places in places_of_sizes.values():
+            for start in range(0, len(places), ROWS_PER_BLOCK):
+                own = places[start : start + ROWS_PER_BLOCK]
+                self._blocks.append((own, objective.for_rows([rows[place] for place in _filled_up(own)])))
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
+        scores: Tensor = _Scores.apply(stimulus, self._blocks)
+        return scores
+
+
+def _filled_up(places: Sequence[int]) -> list[int]:
+    return [*places, *[places[-1]] * (ROWS_PER_BLOCK - len(places))]
+
+
+class _Scores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stimulus: Tensor, blocks: Sequence[_Block]) -> Tensor:
+        needs_gradient = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(stimulus) if needs_gradient else None
+        scores = stimulus.new_empty(len(stimulus))
+
+        def compute(block: _Block) -> None:
+            places, objective = block
+            own = stimulus[_filled_up(places)].requires_grad_(needs_gradient)
+            with torch.set_grad_enabled(needs_gradient):
+                own_scores = objective(own)
+                if gradient is not None:
+                    own_scores.sum().backward()
+                    assert own.grad is not None
+                    gradient[places] = own.grad[: len(places)]
+            scores[places] = own_scores.detach()[: len(places)]
+
+        on_one_thread_each(compute, blocks)
+        ctx.gradient = gradient
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_of_scores: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient * per_row(gradient_of_scores, ctx.gradient), None
