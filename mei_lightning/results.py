@@ -101,30 +101,27 @@ def ranges_of(meis: xr.Dataset) -> tuple[tuple[float | None, float | None] | Non
     return tuple(None if pair is None else tuple(pair) for pair in ranges)
 
 
-def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[tuple[Neuron, ...]]:
+def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:
     """The neurons of each MEI, in a model that takes such stimuli.
 
     Raises:
-        ValueError: if the model takes stimuli of another shape, or has no such neuron or session.
+        ValueError: if the model takes stimuli of another shape, or has no such session.
         IndexError: if a session has no neuron of that index.
     """
-    shape = model.stimulus_shape(meis.sizes["time"])[1:]
-    if shape != meis["stimulus"].shape[1:]:
+    shape = tuple(meis["stimulus"].sizes[name] for name in ("channel", "time", "y", "x"))
+    wanted = model.stimulus_shape(meis.sizes["time"])[1:]
+    if shape != wanted or meis.sizes["time"] <= model.stimulus_format.frames_lost:
         raise ValueError(
-            f"Model '{model.name}' takes stimuli of shape {shape}, but the MEIs have {meis['stimulus'].shape[1:]}."
+            f"Model '{model.name}' takes stimuli of shape {wanted}, of more than {model.stimulus_format.frames_lost} "
+            f"frames, but the MEIs have {shape}."
         )
-    groups = []
-    for label in meis["neuron"].values.tolist():
-        try:
-            group = group_of_label(label, model.has_sessions)
-        except ValueError:
-            group = ()
-        if group_label(group) != label:
-            raise ValueError(f"Model '{model.name}' has no neuron {label!r}: these are MEIs of another model.")
-        for neuron in group:
-            model.check_session(neuron.session)
-            check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
-        groups.append(group)
+    if (meis["session"] != "").any() != model.has_sessions:
+        has = "has sessions" if model.has_sessions else "has no sessions"
+        raise ValueError(f"Model '{model.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'.")
+    groups = [list(group_of_label(label, model.has_sessions)) for label in meis["neuron"].values.tolist()]
+    for neuron in {neuron for group in groups for neuron in group}:
+        model.check_session(neuron.session)
+        check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
     return groups
 
 

@@ -199,6 +199,11 @@ def test_each_mei_is_compared_at_its_own_norm():
     at_norm = {norm: compare(video_model(), meis.assign(stimulus=meis.stimulus * (norm / 4))) for norm in (4.0, 6.0)}
     meis.stimulus[1] *= 1.5
     found = compare(video_model(), meis)
+    # A stimulus that is not finite has no norm to compare at.
+    meis.stimulus[2, 0, 0] = np.nan
+    broken = compare(video_model(), meis)
+    assert np.isnan(broken.excitation_ratio[2])
+    np.testing.assert_allclose(broken.excitation_ratio[:2], found.excitation_ratio[:2], rtol=1e-5)
     for name in ("mei_response", "standard_response", "excitation_ratio"):
         np.testing.assert_allclose(found[name][[0, 2]], at_norm[4.0][name][[0, 2]], rtol=1e-5)
         np.testing.assert_allclose(found[name][1], at_norm[6.0][name][1], rtol=1e-5)

@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused_before_any_work():
     with pytest.raises(IndexError, match="has no neuron 3"):
         cross(fewer, meis)
     without_sessions = ml.RetinaModel(video_model().network, video_model().stimulus_format, 4)
-    with pytest.raises(ValueError, match="no neuron 'tuesday/2'"):
+    with pytest.raises(ValueError, match="has no sessions, but the MEIs are of neurons like 'tuesday/2'"):
         cross(without_sessions, meis)
     meis.attrs["score"] = "MyReducer()"
     with pytest.raises(ValueError, match=r"MyReducer\(\), which is not known here"):

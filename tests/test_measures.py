@@ -15,6 +15,8 @@ from mei_lightning.analysis import measures as measures_module
 from mei_lightning.analysis.decomposition import decompose, temporal_frequency
 from mei_lightning.analysis.polarity import polarity_of_responses, responses_to_steps, step_of_light, step_onset
 from mei_lightning.cli import main
+from mei_lightning.constraints import range_bounds
+from mei_lightning.results import ranges_of
 
 TARGETS = [("monday", 0), [("monday", 1), ("tuesday", 0)], ("tuesday", 2)]
 RANGES = [(-0.3, 0.6), (None, 0.5)]
@@ -126,8 +128,11 @@ def test_share_of_clipped_values(meis):
 def test_ranges_are_those_of_the_constraint(constraint, expected):
     # As the constraint of a run stands in its configuration.
     stimuli = made(np.zeros((1, 2, 4, 6, 5)), configuration=json.dumps({"constraint": repr(constraint)}))
-    found = measures_module._ranges(stimuli)
-    assert found is None if expected is None else np.array_equal(found, np.array(expected, dtype=np.float32))
+    found = ranges_of(stimuli)
+    if expected is None:
+        assert found is None
+    else:
+        np.testing.assert_array_equal(range_bounds(found), np.array(expected, dtype=np.float32).T)
 
 
 def test_known_stimuli_are_measured_in_their_units():

@@ -133,7 +133,7 @@ def _best(responses: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[Any], N
 
 def _of_equal_norm(norms: NDArray[Any]) -> Iterator[tuple[NDArray[np.intp], float]]:
     """The positions of MEIs whose norms differ by no more than 1 %, and the mean of their norms."""
-    order = np.argsort(norms, kind="stable")
+    order = np.argsort(norms, kind="stable")[: np.count_nonzero(np.isfinite(norms))]
     while len(order):
         alike = norms[order] <= norms[order[0]] * _SAME_NORM
         yield order[alike], float(norms[order[alike]].mean())

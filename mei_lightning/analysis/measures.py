@@ -1,8 +1,5 @@
 """What each MEI tells by itself, in one dataset and one table."""
 
-import ast
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +20,14 @@ from mei_lightning.analysis.polarity import (
     step_of_light,
     step_onset,
 )
+from mei_lightning.analysis.populations import types_of
 from mei_lightning.analysis.spatial import DifferenceOfGaussians, fit_difference_of_gaussians
 from mei_lightning.analysis.temporal import OPPONENCY_BOUNDARY, opponency_angle, temporal_contrast
 from mei_lightning.constraints import range_bounds
 from mei_lightning.held_out import HELD_OUT_SCORE
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
-from mei_lightning.neurons import Neuron, check_neuron_indices, group_of_label
+from mei_lightning.results import groups_of, ranges_of
 
 SMALLEST_INDEX = 0.2
 """Orientation and direction are told from this orientation index and direction index on."""
@@ -124,7 +122,7 @@ def measure_meis(
     """
     _check_dataset(meis)
     retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
-    groups = [] if retina is None else _groups(meis, retina)
+    groups = [] if retina is None else groups_of(meis, retina)
     run = _Run.of(meis)
     values = _empty(meis)
     finite = np.isfinite(meis["score"].values)
@@ -191,13 +189,14 @@ class _Run:
 
     @classmethod
     def of(cls, meis: xr.Dataset) -> "_Run":
+        ranges = ranges_of(meis)
         return cls(
             channels=meis["channel"].values.tolist(),
             frame_rate=meis.attrs.get("frame_rate"),
             pixel_size=meis.attrs.get("pixel_size", 1.0),
             y=float(meis["y"][0]),
             x=float(meis["x"][0]),
-            ranges=_ranges(meis),
+            ranges=None if ranges is None else torch.stack(range_bounds(ranges), dim=1).numpy(),
         )
 
 
@@ -206,35 +205,6 @@ def _check_dataset(meis: xr.Dataset) -> None:
     missing += [name for name in _COORDINATES if name not in meis.coords]
     if missing:
         raise ValueError(f"This is not a dataset of MEIs, as from find_meis: it has no {', '.join(missing)}.")
-
-
-def _groups(meis: xr.Dataset, retina: RetinaModel) -> list[list[Neuron]]:
-    shape = tuple(meis["stimulus"].sizes[name] for name in _DIMENSIONS[1:])
-    wanted = retina.stimulus_shape(meis.sizes["time"])[1:]
-    if shape != wanted or meis.sizes["time"] <= retina.stimulus_format.frames_lost:
-        raise ValueError(
-            f"Model '{retina.name}' takes stimuli of shape {wanted}, of more than {retina.stimulus_format.frames_lost} "
-            f"frames, but the MEIs have {shape}."
-        )
-    if (meis["session"] != "").any() != retina.has_sessions:
-        has = "has sessions" if retina.has_sessions else "has no sessions"
-        raise ValueError(f"Model '{retina.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'.")
-    groups = [list(group_of_label(label, retina.has_sessions)) for label in meis["neuron"].values.tolist()]
-    for neuron in {neuron for group in groups for neuron in group}:
-        retina.check_session(neuron.session)
-        check_neuron_indices([neuron.index], retina.neurons_per_session[neuron.session or ""], neuron.session)
-    return groups
-
-
-def _ranges(meis: xr.Dataset) -> np.ndarray | None:
-    """The run's ranges ``[channel, 2]``, from how the configuration describes the constraint; None without."""
-    constraint = json.loads(meis.attrs.get("configuration", "{}")).get("constraint") or ""
-    described = re.search(r"ranges=(\((?:[^()]|\([^()]*\))*\))", constraint)
-    if described is None:
-        return None
-    # What Python writes for infinity it does not read.
-    ranges = ast.literal_eval(re.sub(r"\binf\b", "1e999", described[1]))
-    return torch.stack(range_bounds(ranges), dim=1).numpy()
 
 
 def _empty(meis: xr.Dataset) -> dict[str, np.ndarray]:
@@ -344,9 +314,5 @@ def _labelled(values: dict[str, np.ndarray], meis: xr.Dataset, retina: RetinaMod
         variables[name] = (("neuron", *dimensions), array, facts)
     labels = {name: meis[name] for name in _COORDINATES}
     measures = xr.Dataset(variables, labels, meis.attrs)
-    if retina is not None and "type" in retina.neurons:
-        table = retina.neurons
-        types = dict(zip(zip(table["session"], table["index"], strict=True), table["type"].astype(str), strict=True))
-        neurons = zip(meis["session"].values.tolist(), meis["index"].values.tolist(), strict=True)
-        measures = measures.assign_coords(type=("neuron", np.array([types.get(neuron, "") for neuron in neurons])))
-    return measures
+    types = None if retina is None else types_of(meis, retina)
+    return measures if types is None else measures.assign_coords(type=("neuron", types))
