@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+
+import mei_lightning as ml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,7 +33,7 @@ def test_python_listings_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
     listings = blocks("python")
-    assert len(listings) == 7
+    assert len(listings) == 10
     names = {"__name__": "readme"}
     for listing in listings:
         exec(compile(listing, "README.md", "exec"), names)
@@ -38,9 +41,18 @@ def test_python_listings_run_in_their_order(tmp_path, monkeypatch):
     assert set(names["meis"].status.values) == {"converged"}
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("results")
+    ml.find_meis("digital_twin", [("session_1", 5), ("session_1", 7)], effort="quick", directory=directory)
+    return directory / "meis.zarr"
+
+
 @pytest.mark.parametrize("command", [command for command in commands() if command not in RUN_BY_CI])
-def test_commands_run(command, tmp_path):
+def test_commands_run(command, tmp_path, store):
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    if "results/meis.zarr" in command:
+        shutil.copytree(store, tmp_path / "results" / "meis.zarr")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     if command.startswith("tensorboard"):
         with subprocess.Popen([*shlex.split(command), "--port", "6093"], cwd=tmp_path, env=environment) as server:
