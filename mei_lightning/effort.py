@@ -14,18 +14,28 @@ class Effort:
     """What an effort consists of.
 
     Args:
-        starts: initial stimuli of each neuron.
+        starts: initial noise stimuli of each neuron.
         finalists: how many of them are optimised to the end: those with the highest values after ``TRIAL_STEPS`` steps.
         max_steps: the most steps that a row takes.
+        shifts: the best stimulus is moved to later times by these shares of its duration, and optimised again. Where an
+            ascent has ended in a worse optimum, the better one is often the same stimulus at another time.
     """
 
     starts: int
     finalists: int
     max_steps: int
+    shifts: tuple[float, ...] = ()
 
 
 EFFORTS: dict[EffortName, Effort] = {
     "quick": Effort(starts=2, finalists=1, max_steps=50),
     "normal": Effort(starts=4, finalists=2, max_steps=100),
     "thorough": Effort(starts=16, finalists=8, max_steps=300),
+}
+"""For still images, and optimizers other than the adaptive power method."""
+
+EFFORTS_OF_MOVIES: dict[EffortName, Effort] = {
+    "quick": Effort(starts=2, finalists=1, max_steps=50),
+    "normal": Effort(starts=3, finalists=3, max_steps=100, shifts=(1 / 16, 1 / 4)),
+    "thorough": Effort(starts=16, finalists=8, max_steps=300, shifts=(1 / 16, 1 / 4, 1 / 8, -1 / 8)),
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
-from mei_lightning.effort import EFFORTS, EffortName
+from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
@@ -108,11 +108,16 @@ class MEIModule(PopulationModule):
         _check_neurons(model, groups)
         if effort not in EFFORTS:
             raise ValueError(f"effort={effort!r}: choose one of {', '.join(EFFORTS)}.")
-        restarts = EFFORTS[effort].starts if restarts is None else restarts
-        max_steps = EFFORTS[effort].max_steps if max_steps is None else max_steps
+        plain_optimizer = optimizer([torch.zeros(1, requires_grad=True)])
+        adaptive = isinstance(plain_optimizer, AdaptivePowerMethod)
+        # Who says how many starts there shall be gets these and no others.
+        shifts_in_time = restarts is None and adaptive and not model.stimulus_format.is_still
+        chosen_effort = (EFFORTS_OF_MOVIES if shifts_in_time else EFFORTS)[effort]
+        restarts = chosen_effort.starts if restarts is None else restarts
+        max_steps = chosen_effort.max_steps if max_steps is None else max_steps
         if restarts < 1:
             raise ValueError(f"restarts={restarts} must be at least 1.")
-        finalists = min(restarts, EFFORTS[effort].finalists)
+        finalists = min(restarts, chosen_effort.finalists)
         time_steps = default_time_steps(model.stimulus_format) if time_steps is None else time_steps
         if model.stimulus_format.is_still and time_steps != 1:
             raise ValueError(f"time_steps={time_steps}: model '{model.name}' sees still images, of 1 frame.")
@@ -121,6 +126,7 @@ class MEIModule(PopulationModule):
                 f"time_steps={time_steps} leaves no response: model '{model.name}' needs more than "
                 f"{model.stimulus_format.frames_lost} frames."
             )
+        shifts = [frames for share in chosen_effort.shifts if (frames := round(share * time_steps))]
         if isinstance(ranges, np.ndarray):
             ranges = ranges.tolist()
         shape = model.stimulus_shape(time_steps)
@@ -145,6 +151,7 @@ class MEIModule(PopulationModule):
             seed_of,
             restarts=restarts,
             finalists=finalists,
+            shifts=shifts,
             max_steps=max_steps,
             rows_per_device=rows_per_device,
             fast_path=fast_path,
@@ -164,7 +171,6 @@ class MEIModule(PopulationModule):
                 f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
                 "reduces the time axis, which is axis 0."
             )
-        plain_optimizer = optimizer([self.stimulus])
         self.configuration: dict[str, Any] = {
             "model": model.name,
             "weights_digest": weights_digest(model),
@@ -177,6 +183,7 @@ class MEIModule(PopulationModule):
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             "restarts": restarts,
             "finalists": finalists,
+            "shifts": shifts,
             "seed": seed,
             "max_steps": max_steps,
             "mei_lightning": version("mei-lightning"),

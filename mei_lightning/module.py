@@ -36,6 +36,7 @@ class Status(IntEnum):
     NOT_FINITE = 3
     STEP_LIMIT = 4
     OUTDONE = 5
+    JOINED = 6
 
     @property
     def label(self) -> str:

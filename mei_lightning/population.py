@@ -27,15 +27,22 @@ from mei_lightning.regularizers import Regularizer
 from mei_lightning.store import MEIResult
 from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 
+_EQUAL = 1e-5
+"""Relative difference up to which the values of a neuron's rows count as equal."""
+_SAME_PLACE = 0.6
+"""Cosine similarity above which a row is on its way to where another row is."""
+
 
 class PopulationModule(StimulusModule):
     """Streams neurons through the rows that a device has room for.
 
     A device has places for neurons, each of as many rows as there are restarts. After ``TRIAL_STEPS`` steps those of a
-    neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the
-    computation; once all rows of a place are done, the neuron's result is complete, and the next neuron takes the
-    place. Neurons are dealt to the devices as places become free, so that no device waits for another one's
-    stragglers until the last neurons.
+    neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the computation.
+    If the best stimulus shall then be shifted in time and optimised again, the place has a row for each shift; what the
+    best of them finds belongs to the restart that they began from, and rows that come to where a better one of the same
+    neuron is end there. Once all that is done, the neuron's result is complete, and the next neuron takes the place.
+    Neurons are dealt to the devices as places become free, so that no device waits for another one's stragglers until
+    the last neurons.
 
     Args:
         objective: the neurons, one for each row of the objective.
@@ -44,6 +51,8 @@ class PopulationModule(StimulusModule):
         seed_of: the seed of a neuron's restart, for the record, from both numbers.
         restarts: rows of each neuron; the best result is kept.
         finalists: how many of them are optimised to the end.
+        shifts: frames by which the best stimulus is moved to later times, and then optimised again; needs the adaptive
+            power method.
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
@@ -59,6 +68,7 @@ class PopulationModule(StimulusModule):
     """
 
     neuron_in_place: Tensor
+    shifted: Tensor
     objective: NeuronObjective
     description: xr.Dataset
     configuration: dict[str, Any]
@@ -72,6 +82,7 @@ class PopulationModule(StimulusModule):
         *,
         restarts: int,
         finalists: int,
+        shifts: Sequence[int],
         max_steps: int,
         rows_per_device: int | None,
         fast_path: bool,
@@ -87,6 +98,8 @@ class PopulationModule(StimulusModule):
             )
         self.restarts = restarts
         self.finalists = finalists
+        self.shifts = list(shifts)
+        self._rows_of_place = restarts + len(self.shifts)
         self.rows_per_device = rows_per_device
         self.fast_path = fast_path
         self.start = start
@@ -96,7 +109,7 @@ class PopulationModule(StimulusModule):
         self._stepping = (objective,)
         super().__init__(
             objective,
-            start(0),
+            self._initial_rows(0),
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
@@ -135,13 +148,19 @@ class PopulationModule(StimulusModule):
     def _make_rows(self, stimulus: Tensor) -> None:
         super()._make_rows(stimulus)
         self.status.fill_(int(Status.EMPTY))
-        places = len(stimulus) // self.restarts
+        places = len(stimulus) // self._rows_of_place
         self.register_buffer("neuron_in_place", torch.full((places,), -1, device=stimulus.device))
+        self.register_buffer("shifted", torch.zeros(places, dtype=torch.bool, device=stimulus.device))
+
+    def _initial_rows(self, number: int) -> Tensor:
+        """The initial stimuli of a neuron, and anything for the rows of shifted stimuli."""
+        stimulus = self.start(number)
+        return torch.cat([stimulus, *[stimulus[:1]] * len(self.shifts)])
 
     def configure_model(self) -> None:
         """Prepare the model, and make as many places as the device has room for, unless places are taken already."""
         device = self.trainer.strategy.root_device
-        first = self._feasible(self.start(0))
+        first = self._feasible(self._initial_rows(0))
         model = self.objective.model
         # Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
         optimizer = self.optimizer_factory([self.stimulus])
@@ -180,7 +199,7 @@ class PopulationModule(StimulusModule):
         if not rows:
             return self.objective
         places = self.neuron_in_place.tolist()
-        neurons = [places[row // self.restarts] for row in rows]
+        neurons = [places[row // self._rows_of_place] for row in rows]
         if self._computes_in_blocks():
             return ObjectiveInBlocks(self._stepping[0], neurons)
         return self._stepping[0].for_rows(neurons)
@@ -219,8 +238,12 @@ class PopulationModule(StimulusModule):
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """As in ``StimulusModule``; and at the end of a neuron's trial its finalists are chosen."""
         super().on_train_batch_end(outputs, batch, batch_idx)
-        outdone = self._ranks() >= self.finalists
+        outdone = torch.zeros_like(self._by_place(self.active))
+        outdone[:, : self.restarts] = self._ranks() >= self.finalists
         self.retire(outdone.flatten() & (self.steps == TRIAL_STEPS), Status.OUTDONE)
+        if self.shifts and batch_idx + 1 == self.check_interval:
+            self.retire(self._rows_that_join(), Status.JOINED)
+            self._adopt_shifted()
 
     def on_train_epoch_end(self) -> None:
         """Let neurons that are done leave, begin the next ones, log, and stop when none is left on any device."""
@@ -228,6 +251,7 @@ class PopulationModule(StimulusModule):
         self._log_stimuli(self.best_stimulus[self.best_rows()])
         self._take_into_metrics(self.complete_places())
         self._release(self.complete_places())
+        self._begin_shifted()
         self._begin_next_neurons()
         self._log_population()
 
@@ -237,13 +261,25 @@ class PopulationModule(StimulusModule):
         self._note_scores()
 
     def complete_places(self) -> list[int]:
-        """Places whose neuron has no row left to optimise."""
-        done = ~self.active.view(-1, self.restarts).any(dim=1)
-        return (done & (self.neuron_in_place >= 0)).nonzero().flatten().tolist()
+        """Places whose neuron has nothing left to optimise."""
+        return self._complete.nonzero().flatten().tolist()
 
     def unfinished_places(self) -> list[int]:
         """Places whose neuron is still being optimised."""
-        return self.active.view(-1, self.restarts).any(dim=1).nonzero().flatten().tolist()
+        return ((self.neuron_in_place >= 0) & ~self._complete).nonzero().flatten().tolist()
+
+    @property
+    def _complete(self) -> Tensor:
+        return self._at_rest & (self.shifted | (not self.shifts))
+
+    @property
+    def _at_rest(self) -> Tensor:
+        """Whether the neuron of each place has no row in computation, ``[places]``."""
+        return (self.neuron_in_place >= 0) & ~self._by_place(self.active).any(dim=1)
+
+    def _by_place(self, values: Tensor) -> Tensor:
+        """Values of all rows as ``[places, rows of a place]``."""
+        return values.view(-1, self._rows_of_place)
 
     def _release(self, places: Sequence[int]) -> None:
         if places:
@@ -254,8 +290,11 @@ class PopulationModule(StimulusModule):
             self.steps[rows] = 0
 
     def _rows_of(self, places: Sequence[int]) -> Tensor:
-        first = torch.tensor(places, device=self.device)[:, None] * self.restarts
-        return (first + torch.arange(self.restarts, device=self.device)).flatten()
+        return self._by_place(torch.arange(len(self.stimulus), device=self.device))[list(places)].flatten()
+
+    def _restart_rows_of(self, places: Sequence[int]) -> Tensor:
+        """The rows of the restarts in some places, ``[len(places), restarts]``."""
+        return self._rows_of(places).view(-1, self._rows_of_place)[:, : self.restarts]
 
     def _begin_next_neurons(self) -> None:
         free = (self.neuron_in_place < 0).nonzero().flatten().tolist()
@@ -290,20 +329,68 @@ class PopulationModule(StimulusModule):
     @torch.no_grad()
     def _occupy(self, places: Sequence[int], neurons: Sequence[int]) -> None:
         rows = self._rows_of(places)
-        stimulus = self._feasible(torch.cat([self.start(number) for number in neurons]).to(self.stimulus))
+        self._begin_rows(rows, torch.cat([self._initial_rows(number) for number in neurons]).to(self.stimulus))
+        self.neuron_in_place[torch.tensor(places, device=self.device)] = torch.tensor(neurons, device=self.device)
+        self.shifted[list(places)] = False
+        self._by_place(self.status)[list(places), self.restarts :] = int(Status.EMPTY)
+
+    def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
+        stimulus = self._feasible(stimulus)
         self.stimulus[rows] = stimulus
         self.best_stimulus[rows] = stimulus
         for lowest in (self.best_score, self.best_value, self.stalled_value):
             lowest[rows] = -torch.inf
         for zero in (self.status, self.steps, self.stalled_steps):
             zero[rows] = 0
-        self.neuron_in_place[torch.tensor(places, device=self.device)] = torch.tensor(neurons, device=self.device)
         if isinstance(self._optimizer, AdaptivePowerMethod):
             anew = torch.zeros_like(self.active)
             anew[rows] = True
             self._optimizer.begin_anew(anew)
         else:
             self._optimizer.state.clear()
+
+    # Shifted stimuli
+
+    @torch.no_grad()
+    def _begin_shifted(self) -> None:
+        """Optimise the best stimulus of each neuron whose restarts are done once more, shifted in time."""
+        begins = self._at_rest & ~self._complete
+        self.shifted |= begins
+        best = self._best_rows_of_places()
+        # Where no row has a value there is nothing to begin from.
+        places = (begins & self.best_value[best].isfinite()).nonzero().flatten()
+        for number, frames in enumerate(self.shifts):
+            rows = places * self._rows_of_place + self.restarts + number
+            self._begin_rows(rows, self.best_stimulus[best[places]].roll(frames, dims=2))
+
+    def _rows_that_join(self) -> Tensor:
+        """Active rows ``[rows]`` that have come to where a better row of the same neuron is, and would end there."""
+        values = self._by_place(torch.where(self.status == Status.EMPTY, -torch.inf, self.best_value))
+        values = _handicapped(values)
+        joins = torch.zeros_like(self.active)
+        rows = torch.arange(len(joins), device=self.device)
+        for other in range(1, self._rows_of_place):
+            better = (values.roll(-other, dims=1) > values).flatten() & self.active
+            ahead = self._by_place(rows).roll(-other, dims=1).flatten()[better]
+            own, best = self.stimulus.detach()[better].flatten(1), self.best_stimulus[ahead].flatten(1)
+            joins[rows[better]] |= torch.cosine_similarity(own, best) > _SAME_PLACE
+        return joins
+
+    @torch.no_grad()
+    def _adopt_shifted(self) -> None:
+        """Give what shifted stimuli have become, if that is better, to the restarts that they began from."""
+        shifted = self._by_place(torch.arange(len(self.stimulus), device=self.device))[:, self.restarts :]
+        done = ~self.active[shifted].any(dim=1) & (self.status[shifted] != Status.EMPTY).any(dim=1)
+        shifted, best = shifted[done], self._best_rows_of_places()[done]
+        winner = shifted.gather(1, _handicapped(self.best_value[shifted]).argmax(dim=1, keepdim=True)).flatten()
+        gain = self.best_value[winner] > self.best_value[best] + _EQUAL * self.best_value[best].abs()
+        for values in (self.best_stimulus, self.best_score, self.best_value, self.status):
+            values[best[gain]] = values[winner[gain]]
+        steps = int(self.steps.sum())
+        self.steps[best[gain]] += self.steps[winner[gain]]
+        self.status[shifted] = int(Status.EMPTY)
+        self.steps[shifted] = 0
+        self._row_steps_released += steps - int(self.steps.sum())
 
     def _gather(self, facts: Sequence[int]) -> Tensor:
         """Some numbers of every device, ``[devices, facts]``."""
@@ -325,7 +412,7 @@ class PopulationModule(StimulusModule):
         """The neurons in some places: the best of each one's rows, and how alike they are."""
         if not places:
             return []
-        rows = self._rows_of(places).view(-1, self.restarts)
+        rows = self._restart_rows_of(places)
         best = self._best_restarts()[torch.tensor(places, device=self.device)]
         best_rows = rows.gather(1, best[:, None]).flatten()
         stimulus = self.best_stimulus[best_rows]
@@ -334,9 +421,9 @@ class PopulationModule(StimulusModule):
             response = self.objective.for_rows(numbers).to(self.device).traces(stimulus)
         scores = self.objective.response_reducer.forward(response.T)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
-        restart_scores[self.status[rows] == Status.OUTDONE] = torch.nan
+        restart_scores[(self.status[rows] == Status.OUTDONE) | (self.status[rows] == Status.JOINED)] = torch.nan
         alike = self._seed_similarities(places).tolist()
-        interrupted = self.active.view(-1, self.restarts).any(dim=1)[torch.tensor(places, device=self.device)]
+        interrupted = ~self._complete[torch.tensor(places, device=self.device)]
         status = torch.where(interrupted, int(Status.ACTIVE), self.status[best_rows])
         return [
             MEIResult(
@@ -356,10 +443,7 @@ class PopulationModule(StimulusModule):
 
     def _ranks(self) -> Tensor:
         """The ranks of each place's restarts by their best value, ``[places, restarts]``, 0 for the best."""
-        values = self.best_value.view(-1, self.restarts)
-        # Restarts often end at the same optimum. Rounding must not choose among them, so the first one gets a start.
-        handicap = 1e-5 * values.abs() * torch.arange(self.restarts, device=values.device)
-        values = torch.where(values.isfinite(), values - handicap, values)
+        values = _handicapped(self._by_place(self.best_value)[:, : self.restarts])
         return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
     def _best_restarts(self) -> Tensor:
@@ -368,8 +452,11 @@ class PopulationModule(StimulusModule):
 
     def best_rows(self) -> Tensor:
         """The row of the best restart of each place that is taken, ``[places taken]``."""
+        return self._best_rows_of_places()[self.neuron_in_place >= 0]
+
+    def _best_rows_of_places(self) -> Tensor:
         places = torch.arange(len(self.neuron_in_place), device=self.device)
-        return (places * self.restarts + self._best_restarts())[self.neuron_in_place >= 0]
+        return places * self._rows_of_place + self._best_restarts()
 
     def scores(self) -> Tensor:
         """The score of every neuron that has one so far, on any device, as of the last check."""
@@ -382,12 +469,12 @@ class PopulationModule(StimulusModule):
         """
         places = self.neuron_in_place.tolist()
         shown = self.stimulus.new_zeros(len(neurons), 1 + self.stimulus[0].numel())
-        best = self._best_restarts().tolist()
+        best = self._best_rows_of_places().tolist()
         for i, number in enumerate(neurons):
             if number in places:
                 place = places.index(number)
                 shown[i, 0] = 1
-                shown[i, 1:] = self.best_stimulus[place * self.restarts + best[place]].flatten()
+                shown[i, 1:] = self.best_stimulus[best[place]].flatten()
         shown = self._sum_over_devices(shown)
         return {
             number: row[1:].view(self.stimulus.shape[1:]).detach()
@@ -397,7 +484,7 @@ class PopulationModule(StimulusModule):
 
     def _seed_similarities(self, places: Sequence[int]) -> Tensor:
         """How alike the stimuli of each place's seeds are to the best, ``[places]``."""
-        rows = self._rows_of(places).view(-1, self.restarts)
+        rows = self._restart_rows_of(places)
         counts = self.best_score[rows].isfinite() & (self.status[rows] != Status.OUTDONE)
         best = self._best_restarts()[torch.tensor(places, device=self.device)]
         return torch.stack(
@@ -411,7 +498,7 @@ class PopulationModule(StimulusModule):
         converged = similarity = torch.zeros(0, device=self.device)
         if places:
             best = self._best_restarts()[torch.tensor(places, device=self.device)]
-            status = self.status[self._rows_of(places)].view(-1, self.restarts).gather(1, best[:, None])
+            status = self.status[self._restart_rows_of(places)].gather(1, best[:, None])
             converged, similarity = status == Status.CONVERGED, self._seed_similarities(places)
         self.converged_share.update(converged)
         self.seed_similarity.update(similarity)
@@ -443,3 +530,10 @@ class PopulationModule(StimulusModule):
     def active_share(self) -> float:
         """The share of this run's row-steps, idle devices' included, that were spent on rows not yet done."""
         return float(self._row_steps_active.sum()) / max(self._row_steps_computed, 1)
+
+
+def _handicapped(values: Tensor) -> Tensor:
+    """Values ``[places, rows]`` by which to compare rows: where they are equal but for rounding, the first is best."""
+    # Restarts often end at the same optimum, and rounding must not choose among them.
+    handicap = _EQUAL * values.abs() * torch.arange(values.shape[1], device=values.device)
+    return torch.where(values.isfinite(), values - handicap, values)
