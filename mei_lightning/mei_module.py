@@ -18,9 +18,10 @@ from mei_lightning.effort import EFFORTS, EffortName
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
+from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
-from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, session_responses
+from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer

@@ -1,0 +1,26 @@
+"""What a stimulus is optimised for: scores ``[rows]``, and reducers of responses over time."""
+
+from mei_lightning.objectives.base import (
+    CombinedObjective,
+    FunctionObjective,
+    Objective,
+    RowByRowObjective,
+    as_objective,
+)
+from mei_lightning.objectives.reducers import MaxReducer, MeanReducer, Reducer, SliceMeanReducer
+from mei_lightning.objectives.responses import DecreaseObjective, IncreaseObjective, NeuronObjective
+
+__all__ = [
+    "CombinedObjective",
+    "DecreaseObjective",
+    "FunctionObjective",
+    "IncreaseObjective",
+    "MaxReducer",
+    "MeanReducer",
+    "NeuronObjective",
+    "Objective",
+    "Reducer",
+    "RowByRowObjective",
+    "SliceMeanReducer",
+    "as_objective",
+]
