@@ -127,10 +127,11 @@ def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[i
 
 
 def _reducer_of(meis: xr.Dataset) -> Reducer:
+    known: list[Reducer] = [MeanReducer(), MaxReducer()]
     if "window_start" in meis.attrs:
         start, stop = meis.attrs["window_start"], meis.attrs["window_stop"]
-        return SliceMeanReducer(axis=0, start=start, length=stop - start)
-    for reducer in (MeanReducer(), MaxReducer()):
+        known.append(SliceMeanReducer(axis=0, start=start, length=stop - start))
+    for reducer in known:
         if repr(reducer) == meis.attrs["score"]:
             return reducer
     raise ValueError(f"The run's score is {meis.attrs['score']}, which is not known here: give the reducer.")

@@ -21,7 +21,7 @@ from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
-from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer
+from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
@@ -51,6 +51,8 @@ class MEIModule(PopulationModule):
             2 x 50 x 18 x 16 values.
         ranges: lowest and highest value of each channel in the model's units; none by default.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
+        objective: another score of the neurons' responses than the reduced response itself: a subclass of
+            ``NeuronObjective``, of which model, neurons and reducer are filled in.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
@@ -87,6 +89,7 @@ class MEIModule(PopulationModule):
         norm: float | None = None,
         ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
         reducer: Reducer | None = None,
+        objective: ObjectiveFactory = NeuronObjective,
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
@@ -130,6 +133,7 @@ class MEIModule(PopulationModule):
         if constraint is None:
             constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
         reducer = reducer or MeanReducer()
+        score = objective(model, groups, reducer)
         weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
 
         def seed_of(number: int, restart: int) -> int:
@@ -140,7 +144,7 @@ class MEIModule(PopulationModule):
             return initial_stimulus(seeds, shape[1:]).to(weight_type)
 
         super().__init__(
-            NeuronObjective(model, groups, reducer),
+            score,
             [group_label(group) for group in groups],
             start,
             seed_of,
@@ -174,6 +178,7 @@ class MEIModule(PopulationModule):
             "time_steps": time_steps,
             "constraint": repr(constraint),
             "reducer": repr(reducer),
+            **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
             "regularizer": None if regularizer is None else repr(regularizer),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             "restarts": restarts,
@@ -182,7 +187,7 @@ class MEIModule(PopulationModule):
             "max_steps": max_steps,
             "mei_lightning": version("mei-lightning"),
         }
-        self.description = describe_results(model, groups, time_steps, restarts, reducer, self.configuration)
+        self.description = describe_results(model, groups, time_steps, restarts, score, self.configuration)
         self.save_hyperparameters({**self.configuration, "neurons": _shortened(self.labels)})
 
     def configure_callbacks(self) -> list[Callback]:

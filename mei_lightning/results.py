@@ -10,7 +10,7 @@ import xarray as xr
 
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, group_label
-from mei_lightning.objectives import Reducer, SliceMeanReducer
+from mei_lightning.objectives import NeuronObjective, SliceMeanReducer
 
 
 def describe_results(
@@ -18,7 +18,7 @@ def describe_results(
     groups: Sequence[Sequence[Neuron]],
     time_steps: int,
     restarts: int,
-    reducer: Reducer,
+    objective: NeuronObjective,
     configuration: Mapping[str, Any],
 ) -> xr.Dataset:
     """Coordinates and attributes of the results of some neurons, before there are any.
@@ -28,7 +28,7 @@ def describe_results(
         groups: the neurons of each stimulus.
         time_steps: frames of the stimulus.
         restarts: initial stimuli of each neuron.
-        reducer: how the response over time becomes a score.
+        objective: how responses become scores.
         configuration: all settings of the run.
 
     Returns:
@@ -37,7 +37,7 @@ def describe_results(
         at the time of its last stimulus frame, and the number of the restart. Attributes: the model's name and
         weights digest, the physical facts, and the whole configuration as JSON.
     """
-    facts = model.stimulus_format
+    facts, reducer = model.stimulus_format, objective.response_reducer
     frame = 1.0 if facts.frame_rate is None else 1.0 / facts.frame_rate
     pixel = 1.0 if facts.pixel_size is None else facts.pixel_size
     time_unit, space_unit = "frame" if facts.is_still else "s", "pixel" if facts.pixel_size is None else "um"
@@ -58,7 +58,7 @@ def describe_results(
             "model": model.name,
             "weights_digest": configuration["weights_digest"],
             "frames_lost": facts.frames_lost,
-            "score": repr(reducer),
+            "score": repr(reducer) if type(objective) is NeuronObjective else objective.describe(),
             "configuration": json.dumps(configuration),
         },
     )

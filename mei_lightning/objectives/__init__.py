@@ -8,17 +8,25 @@ from mei_lightning.objectives.base import (
     as_objective,
 )
 from mei_lightning.objectives.reducers import MaxReducer, MeanReducer, Reducer, SliceMeanReducer
-from mei_lightning.objectives.responses import DecreaseObjective, IncreaseObjective, NeuronObjective
+from mei_lightning.objectives.responses import (
+    DecreaseObjective,
+    GroupResponses,
+    IncreaseObjective,
+    NeuronObjective,
+    ObjectiveFactory,
+)
 
 __all__ = [
     "CombinedObjective",
     "DecreaseObjective",
     "FunctionObjective",
+    "GroupResponses",
     "IncreaseObjective",
     "MaxReducer",
     "MeanReducer",
     "NeuronObjective",
     "Objective",
+    "ObjectiveFactory",
     "Reducer",
     "RowByRowObjective",
     "SliceMeanReducer",
