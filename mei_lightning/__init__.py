@@ -23,20 +23,28 @@ from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.digital_twin import DigitalTwin
 from mei_lightning.models.ensemble import Ensemble, select_members
+from mei_lightning.models.inner_units import InnerUnits
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.models.simulated import SimulatedRetina
 from mei_lightning.module import Status, StimulusModule
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import (
+    ContrastiveNeuronObjective,
     DecreaseObjective,
+    DirectionObjective,
+    DiscriminativeObjective,
     IncreaseObjective,
     MaxReducer,
     MeanReducer,
     NeuronObjective,
     Objective,
+    OneHotObjective,
     Reducer,
     SliceMeanReducer,
+    TargetLevelObjective,
+    TargetTraceObjective,
+    WindowContrastReducer,
 )
 from mei_lightning.openretina_api import (
     ChangeNormJointlyClipRangeSeparately,
@@ -74,12 +82,16 @@ __all__ = [
     "ChannelRange",
     "Compose",
     "Constraint",
+    "ContrastiveNeuronObjective",
     "DecreaseObjective",
     "DigitalTwin",
+    "DirectionObjective",
+    "DiscriminativeObjective",
     "EarlyStopper",
     "Ensemble",
     "FixedNorm",
     "IncreaseObjective",
+    "InnerUnits",
     "MEIModule",
     "MEIResult",
     "MEIStore",
@@ -91,6 +103,7 @@ __all__ = [
     "NeuronSelection",
     "NormAndRange",
     "Objective",
+    "OneHotObjective",
     "OpenRetinaModel",
     "OptimizationStopper",
     "RangePenalty",
@@ -112,11 +125,14 @@ __all__ = [
     "StimulusFormat",
     "StimulusLogger",
     "StimulusModule",
+    "TargetLevelObjective",
+    "TargetTraceObjective",
     "TemporalGaussianLowPassFilterProcessor",
     "TemporalLowPass",
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "WindowContrastReducer",
     "export_meis",
     "find_meis",
     "load_core_readout_from_remote",

@@ -7,7 +7,15 @@ from mei_lightning.objectives.base import (
     RowByRowObjective,
     as_objective,
 )
-from mei_lightning.objectives.reducers import MaxReducer, MeanReducer, Reducer, SliceMeanReducer
+from mei_lightning.objectives.contrastive import ContrastiveNeuronObjective, DiscriminativeObjective, OneHotObjective
+from mei_lightning.objectives.direction import DirectionObjective
+from mei_lightning.objectives.reducers import (
+    MaxReducer,
+    MeanReducer,
+    Reducer,
+    SliceMeanReducer,
+    WindowContrastReducer,
+)
 from mei_lightning.objectives.responses import (
     DecreaseObjective,
     GroupResponses,
@@ -15,10 +23,14 @@ from mei_lightning.objectives.responses import (
     NeuronObjective,
     ObjectiveFactory,
 )
+from mei_lightning.objectives.targets import TargetLevelObjective, TargetTraceObjective
 
 __all__ = [
     "CombinedObjective",
+    "ContrastiveNeuronObjective",
     "DecreaseObjective",
+    "DirectionObjective",
+    "DiscriminativeObjective",
     "FunctionObjective",
     "GroupResponses",
     "IncreaseObjective",
@@ -27,8 +39,12 @@ __all__ = [
     "NeuronObjective",
     "Objective",
     "ObjectiveFactory",
+    "OneHotObjective",
     "Reducer",
     "RowByRowObjective",
     "SliceMeanReducer",
+    "TargetLevelObjective",
+    "TargetTraceObjective",
+    "WindowContrastReducer",
     "as_objective",
 ]

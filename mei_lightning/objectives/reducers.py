@@ -81,3 +81,36 @@ class SliceMeanReducer(Reducer):
 
     def __repr__(self) -> str:
         return f"SliceMeanReducer(axis={self.axis}, start={self.start}, length={self.length})"
+
+
+class WindowContrastReducer(Reducer):
+    """The mean response in one window minus that in another, e.g. a transient response against a sustained one.
+
+    Args:
+        axis: the time axis of the responses; 0 in all objectives of this package.
+        start: first response frame of the window that counts for.
+        length: number of its response frames.
+        against_start: first response frame of the window that counts against.
+        against_length: number of its response frames.
+
+    Raises:
+        ValueError: if a window is empty or starts before the response.
+    """
+
+    def __init__(self, axis: int, start: int, length: int, against_start: int, against_length: int) -> None:
+        super().__init__(axis)
+        self.window = SliceMeanReducer(axis, start, length)
+        self.against = SliceMeanReducer(axis, against_start, against_length)
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Reduce responses ``[time', ...]`` to ``[...]``.
+
+        Raises:
+            ValueError: if a window reaches outside the response.
+        """
+        return self.window.forward(responses) - self.against.forward(responses)
+
+    def __repr__(self) -> str:
+        windows = f"start={self.window.start}, length={self.window.length}"
+        against = f"against_start={self.against.start}, against_length={self.against.length}"
+        return f"WindowContrastReducer(axis={self.axis}, {windows}, {against})"
