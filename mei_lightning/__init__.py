@@ -31,6 +31,7 @@ from mei_lightning.module import Status, StimulusModule
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import (
     ContrastiveNeuronObjective,
+    ContrastObjective,
     DecreaseObjective,
     DirectionObjective,
     DiscriminativeObjective,
@@ -82,6 +83,7 @@ __all__ = [
     "ChannelRange",
     "Compose",
     "Constraint",
+    "ContrastObjective",
     "ContrastiveNeuronObjective",
     "DecreaseObjective",
     "DigitalTwin",

@@ -81,6 +81,8 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
-    one_neuron = {"stimulus": {"chunks": (1, *dataset["stimulus"].shape[1:])}}
+    one_neuron = {
+        str(name): {"chunks": (1, *values.shape[1:])} for name, values in dataset.items() if "time" in values.dims
+    }
     dataset.drop_encoding().to_zarr(path, mode="w-", zarr_format=2, encoding=one_neuron, consolidated=True)
     return path

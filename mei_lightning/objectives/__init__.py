@@ -7,7 +7,12 @@ from mei_lightning.objectives.base import (
     RowByRowObjective,
     as_objective,
 )
-from mei_lightning.objectives.contrastive import ContrastiveNeuronObjective, DiscriminativeObjective, OneHotObjective
+from mei_lightning.objectives.contrastive import (
+    ContrastiveNeuronObjective,
+    ContrastObjective,
+    DiscriminativeObjective,
+    OneHotObjective,
+)
 from mei_lightning.objectives.direction import DirectionObjective
 from mei_lightning.objectives.reducers import (
     MaxReducer,
@@ -27,6 +32,7 @@ from mei_lightning.objectives.targets import TargetLevelObjective, TargetTraceOb
 
 __all__ = [
     "CombinedObjective",
+    "ContrastObjective",
     "ContrastiveNeuronObjective",
     "DecreaseObjective",
     "DirectionObjective",

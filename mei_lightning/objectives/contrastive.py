@@ -79,14 +79,38 @@ class ContrastiveNeuronObjective(Objective):
         return contrast(scores, len(self.groups), self.temperature)
 
 
-class _AgainstOthers(NeuronObjective):
-    """Each row's own neuron or group, as the first of K groups; see ``contrast``."""
+class ContrastObjective(NeuronObjective):
+    """Each row's own neuron or group against other groups: the first of K in ``contrast``.
 
-    others: list[list[tuple[Neuron, ...]]]
-    temperature: float
+    Args:
+        model: as for ``NeuronObjective``.
+        neurons: as for ``NeuronObjective``.
+        response_reducer: turns responses ``[time', groups]`` into ``[groups]``.
+        others: for each row the groups that are not to be driven, at least one.
+        temperature: the difference t between scores that counts as large, in the unit of the responses.
+
+    Raises:
+        ValueError: if a row has no other group, the temperature is not positive; and as for ``NeuronObjective``.
+        IndexError: as for ``NeuronObjective``.
+    """
+
     row_of_group: Tensor
     place_of_group: Tensor
     counts: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        neurons: Sequence[NeuronOrGroup],
+        response_reducer: Reducer,
+        others: Sequence[Sequence[NeuronOrGroup]],
+        temperature: float = 1.6,
+    ) -> None:
+        _check_contrast([1 + len(groups) for groups in others], temperature)
+        # Before the module itself is initialised, which reads all groups out.
+        self.others = [[group_of(target) for target in groups] for groups in others]
+        self.temperature = temperature
+        super().__init__(model, neurons, response_reducer)
 
     def _read(self, rows: Sequence[int]) -> None:
         self.groups = [self.groups[row] for row in rows]
@@ -112,7 +136,7 @@ class _AgainstOthers(NeuronObjective):
         return traces[self.place_of_group == 0], contrast(scores, self.counts.to(scores), self.temperature)
 
 
-class DiscriminativeObjective(_AgainstOthers):
+class DiscriminativeObjective(ContrastObjective):
     """The most discriminative stimulus of each cell group against all the other groups.
 
     For group i of K, ``s_i / t - log(1/K sum_k exp(s_k / t))`` with ``s_k`` the reduced mean response of group k
@@ -137,15 +161,11 @@ class DiscriminativeObjective(_AgainstOthers):
         response_reducer: Reducer,
         temperature: float = 1.6,
     ) -> None:
-        groups = [group_of(target) for target in neurons]
-        _check_contrast([len(groups)], temperature)
-        # Before the module itself is initialised, which reads its groups out.
-        self.others = [groups[:row] + groups[row + 1 :] for row in range(len(groups))]
-        self.temperature = temperature
-        super().__init__(model, neurons, response_reducer)
+        others = [[*neurons[:row], *neurons[row + 1 :]] for row in range(len(neurons))]
+        super().__init__(model, neurons, response_reducer, others, temperature)
 
 
-class OneHotObjective(_AgainstOthers):
+class OneHotObjective(ContrastObjective):
     """Each row's neuron up, its neighbours down: the logarithm of a softmax over the neurons of a session.
 
     ``s_i / t - log(1/K sum_k exp(s_k / t))``, with k the neuron i itself and its neighbours, K in all: up to
@@ -180,13 +200,10 @@ class OneHotObjective(_AgainstOthers):
                 f"OneHotObjective needs to know the neurons of the {type(model).__name__}: wrap it in "
                 "RetinaModel(network, stimulus_format, neurons_per_session)."
             )
-        groups = [group_of(target) for target in neurons]
         table = model.neurons
-        self.others = [[(neuron,) for neuron in _neighbours(model, table, group, neighbours)] for group in groups]
         self.neighbours = neighbours
-        self.temperature = temperature
-        _check_contrast([1 + len(others) for others in self.others], temperature)
-        super().__init__(model, neurons, response_reducer)
+        others = [_neighbours(model, table, group_of(target), neighbours) for target in neurons]
+        super().__init__(model, neurons, response_reducer, others, temperature)
 
 
 def _neighbours(model: RetinaModel, table: pd.DataFrame, group: Sequence[Neuron], count: int | None) -> list[Neuron]:

@@ -16,6 +16,8 @@ from mei_lightning.objectives.responses import NeuronObjective
 class TargetLevelObjective(NeuronObjective):
     """How near the reduced response of each row's neurons is to a given level: ``-(s - level)^2``.
 
+    A stimulus that hits the level exactly has no gradient, and ends with that status.
+
     Args:
         model, neurons, response_reducer: as for ``NeuronObjective``.
         level: the response to hit, in the model's units; one for all rows, or one for each.
