@@ -20,6 +20,11 @@ from mei_lightning.export import export_meis
 from mei_lightning.find import find_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
+from mei_lightning.methods.clusters import cluster_by_stimulus
+from mei_lightning.methods.diverse import find_diverse_stimuli
+from mei_lightning.methods.invariance import find_invariance_paths
+from mei_lightning.methods.receptive_field import find_receptive_fields
+from mei_lightning.methods.surround import find_surrounds
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.digital_twin import DigitalTwin
 from mei_lightning.models.ensemble import Ensemble, select_members
@@ -135,8 +140,13 @@ __all__ = [
     "TemporalTotalVariation",
     "TimeLimit",
     "WindowContrastReducer",
+    "cluster_by_stimulus",
     "export_meis",
+    "find_diverse_stimuli",
+    "find_invariance_paths",
     "find_meis",
+    "find_receptive_fields",
+    "find_surrounds",
     "load_core_readout_from_remote",
     "load_model",
     "optimize_stimulus",

@@ -25,7 +25,7 @@ def find_invariance_paths(
     points: int = 9,
     ends: Tensor | None = None,
     least: float = 0.85,
-    max_steps: int = 200,
+    max_steps: int = 100,
     **options: Any,
 ) -> xr.Dataset:
     """Find stimuli between two stimuli of a neuron that all give the same response.
@@ -42,7 +42,7 @@ def find_invariance_paths(
         ends: ``[neurons, 2, channels, time, height, width]``, in the model's units; by default two stimuli as
             different as possible, as from ``find_diverse_stimuli``.
         least: the share of the MEI's response that the default ends reach.
-        max_steps: the most steps that each point takes.
+        max_steps: the most steps that each point takes, and each default end.
         options: as for ``find_meis``: time_steps, norm, ranges, reducer, constraint, effort, seed, directory,
             progress_bar.
 
@@ -59,7 +59,7 @@ def find_invariance_paths(
     if points < 3:
         raise ValueError(f"points={points}: a path has two ends and at least one point between them.")
     with from_meis(model, neurons, **options) as begun:
-        pairs = _ends(begun, ends, least)
+        pairs = _ends(begun, ends, least, max_steps)
         number = len(begun.groups)
         of_row = [neuron for neuron in range(number) for _ in range(points)]
         level = begun.responses([n for n in range(number) for _ in range(2)], pairs.flatten(0, 1)).view(-1, 2).amin(1)
@@ -92,11 +92,11 @@ def find_invariance_paths(
     return dataset(begun, variables)
 
 
-def _ends(begun: Beginning, ends: Tensor | None, least: float) -> Tensor:
+def _ends(begun: Beginning, ends: Tensor | None, least: float, max_steps: int) -> Tensor:
     """The ends of each neuron's path, ``[neurons, 2, channels, time, height, width]``."""
     meis = begun.stimuli
     if ends is None:
-        return diverse_stimuli(begun, 2, least, max_steps=100).unflatten(0, (-1, 2))
+        return diverse_stimuli(begun, 2, least, max_steps).unflatten(0, (-1, 2))
     if ends.shape != (len(meis), 2, *meis.shape[1:]):
         raise ValueError(f"ends of shape {tuple(ends.shape)} should be {(len(meis), 2, *meis.shape[1:])}.")
     return begun.constraint(ends.to(meis).flatten(0, 1)).unflatten(0, (-1, 2))

@@ -1,0 +1,76 @@
+"""Neurons clustered by most discriminative stimuli."""
+
+import numpy as np
+import pytest
+from conftest import linear_model
+from scipy.special import comb
+
+import mei_lightning as ml
+
+
+def adjusted_rand_index(one, other):
+    """Agreement of two clusterings: 1 if they are the same, 0 on average if they have nothing to do with each other."""
+    counts = np.zeros((len(set(one)), len(set(other))))
+    np.add.at(counts, tuple(np.unique(labels, return_inverse=True)[1] for labels in (one, other)), 1)
+    pairs, of_one, of_other = (comb(part, 2).sum() for part in (counts, counts.sum(1), counts.sum(0)))
+    by_chance = of_one * of_other / comb(len(one), 2)
+    return (pairs - by_chance) / ((of_one + of_other) / 2 - by_chance)
+
+
+@pytest.fixture(scope="module")
+def centred():
+    return ml.SimulatedRetina(centred=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cell_types_are_recovered_from_random_groups(centred, seed):
+    sessions = ml.NeuronSelection(sessions=["session_1", "session_2"])
+    found = ml.cluster_by_stimulus(centred, sessions, clusters=8, time_steps=26, norm=20.0, steps=12, seed=seed)
+    table = centred.neurons[centred.neurons["session"].isin(["session_1", "session_2"])]
+    types = table["type"].to_numpy()
+    kinds = types + table["direction"].astype(str).to_numpy()
+    # Direction-selective cells of different directions are told apart, as they should be.
+    assert adjusted_rand_index(kinds, found["cluster"].values) > 0.95
+    assert adjusted_rand_index(types, found["cluster"].values) >= 0.8
+
+    number = found.sizes["cluster_number"]
+    assert sorted(set(found["cluster"].values)) == list(range(number))
+    np.testing.assert_array_equal(found["response"].argmax("cluster_number"), found["cluster"])
+    confusion = found["confusion"].values
+    for cluster in range(number):
+        own = found["response"].values[found["cluster"].values == cluster]
+        np.testing.assert_allclose(confusion[:, cluster], own.mean(axis=0), rtol=1e-5)
+    assert (confusion.argmax(axis=0) == np.arange(number)).all()
+    norms = np.linalg.norm(found["stimulus"].values.reshape(number, -1), axis=1)
+    np.testing.assert_allclose(norms, 20, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_clusters(centred):
+    options = {"clusters": 3, "time_steps": 22, "norm": 20.0, "steps": 5}
+    neurons = ml.NeuronSelection(sessions=["session_1"], indices=list(range(12)))
+    one, other = (ml.cluster_by_stimulus(centred, neurons, **options, seed=4) for _ in range(2))
+    np.testing.assert_array_equal(one["cluster"], other["cluster"])
+    np.testing.assert_array_equal(one["stimulus"], other["stimulus"])
+
+
+def test_neurons_of_one_kind_are_one_cluster():
+    """Copies of two kernels, in more groups than there are kinds: what is the same is merged."""
+    model = linear_model(neurons=8, gain=3.0)
+    kernels = model.network.kernels.data
+    kernels[::2], kernels[1::2] = kernels[0].clone(), kernels[1].clone()
+    found = ml.cluster_by_stimulus(model, "all", clusters=4, time_steps=4, norm=2.0)
+    assert adjusted_rand_index(found["cluster"].values, [0, 1] * 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clusters": 1}, "clusters=1 has to be between 2 and the 3 neurons"),
+        ({"clusters": 4}, "clusters=4 has"),
+        ({"clusters": 2, "distinct": 1.0}, "distinct=1.0"),
+        ({"clusters": 2, "temperature": 0.0}, "temperature=0.0"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ml.cluster_by_stimulus(linear_model(), "all", **options)
