@@ -30,7 +30,8 @@ def test_stimuli_of_a_linear_neuron_are_as_far_apart_as_can_be(number):
     np.testing.assert_allclose(diverse["share"], diverse["score"].values / best[:, None], rtol=1e-3)
     assert (diverse["share"] >= 0.85).all()
     farthest = 0.85**2 - (1 - 0.85**2) / (number - 1)
-    assert (similarities(diverse) < farthest + 0.03).all()
+    assert (similarities(diverse).max(axis=1) > farthest - 1e-3).all()
+    assert (similarities(diverse) < farthest + 0.05).all()
     np.testing.assert_allclose(np.linalg.norm(diverse["stimulus"].values.reshape(2, number, -1), axis=2), 2, rtol=1e-5)
 
 
@@ -65,7 +66,7 @@ def test_scores_against_a_loop():
     model = video_model()
     neurons = [("monday", 0), ("tuesday", 1)]
     stimulus = torch.randn(5, *model.stimulus_shape(8)[1:], generator=torch.Generator().manual_seed(0))
-    of_row, best = [0, 1, 0, 1, 0], [0.4, 0.5, 0.4, 0.5, 0.4]
+    of_row, best = [0, 1, 0, 1, 0], [4.0, 5.0, 4.0, 5.0, 4.0]
     plain = ml.NeuronObjective(model, [neurons[neuron] for neuron in of_row], ml.MeanReducer())
     response = plain(stimulus).numpy()
     least = float(np.median(response / best))
@@ -75,7 +76,7 @@ def test_scores_against_a_loop():
         others = [i for i in range(5) if i != row and of_row[i] == of_row[row]]
         nearest = max(torch.cosine_similarity(stimulus[i].flatten(), stimulus[row].flatten(), 0) for i in others)
         share = response[row] / best[row]
-        expected.append(1 - nearest - (10 * (least - share) + 10 if share < least else 0))
+        expected.append(1 - nearest - (3 * (least - share) + 10 if share < least else 0))
     np.testing.assert_allclose(objective(stimulus), expected, rtol=1e-4, atol=1e-4)
     some = [4, 1, 0, 3, 2]
     np.testing.assert_allclose(objective.for_rows(some)(stimulus[some]), np.array(expected)[some], rtol=1e-4, atol=1e-4)
@@ -100,7 +101,7 @@ def test_still_images(tmp_path):
     ("options", "message"),
     [
         ({"number": 1}, "number=1: stimuli differ"),
-        ({"least": 1.2}, "least=1.2 has to be a share"),
+        ({"least": 1.2}, "least=1.2 has to be"),
         ({"neurons": [("monday", 0)]}, "no session"),
         ({"model": ml.RetinaModel(torch.nn.Linear(3, 1), ml.StimulusFormat(("grey",), 1, 3), 1)}, "positive, not"),
     ],

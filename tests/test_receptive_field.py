@@ -65,5 +65,5 @@ def test_still_images_and_unchanged_models():
 
 
 def test_a_stimulus_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"at of shape \(2, 5, 6, 4\) should be \(2, 5, 6, 5\)"):
-        ml.find_receptive_fields(linear_model(), [0], torch.zeros(2, 5, 6, 4))
+    with pytest.raises(ValueError, match=r"at of shape \(2, 4, 6, 4\) should be \(2, 4, 6, 5\)"):
+        ml.find_receptive_fields(linear_model(), [0], torch.zeros(2, 4, 6, 4))

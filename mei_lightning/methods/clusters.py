@@ -23,6 +23,7 @@ Labels = NDArray[np.int64]
 
 _MOST_REASSIGNMENTS = 10
 _MOST_ROUNDS = 10
+_SPLITS_TRIED = 3
 
 
 def cluster_by_stimulus(
@@ -91,9 +92,7 @@ def cluster_by_stimulus(
             seed=seed,
         )
         if not 2 <= clusters <= len(module.groups):
-            raise ValueError(
-                f"clusters={clusters} has to be between 2 and the number of neurons, {len(module.groups)}."
-            )
+            raise ValueError(f"clusters={clusters} has to be between 2 and the {len(module.groups)} neurons.")
         search = _Search(module, temperature, steps, np.random.default_rng(seed))
         members = search.random_groups(np.arange(len(module.groups)), clusters)
         stimuli = search.noise(clusters)
@@ -172,7 +171,7 @@ class _Search:
             stimuli = self.discriminate(members, others, stimuli)
             winner = self.responses(stimuli).argmax(axis=1)
             moved = [np.flatnonzero(winner == number) for number in range(len(members))]
-            stays = all(np.array_equal(new, np.sort(old)) for new, old in zip(moved, members, strict=True))
+            stays = _same(moved, members)
             left = [number for number, group in enumerate(moved) if len(group)]
             members, stimuli = [moved[number] for number in left], stimuli[left]
             if stays:
@@ -197,35 +196,49 @@ class _Search:
 
     def split(self, members: list[Labels], stimuli: Tensor, distinct: float) -> tuple[list[Labels], Tensor] | None:
         """Split each group that falls into two distinct ones; None if there is none."""
-        halves, of_halves = [], []
-        for group, stimulus in zip(members, stimuli, strict=True):
-            parts, of_parts = self._two_of(group)
-            if len(parts) == 2 and self._distinctness(self._means(parts, of_parts)) >= distinct:
-                halves += parts
-                of_halves += list(of_parts)
-            else:
-                halves.append(group)
-                of_halves.append(stimulus)
-        return (halves, torch.stack(of_halves)) if len(halves) > len(members) else None
+        attempts = [number for number, group in enumerate(members) if len(group) > 1 for _ in range(_SPLITS_TRIED)]
+        best: dict[int, tuple[float, list[Labels], Tensor]] = {}
+        halves, of_halves = self._halves([members[number] for number in attempts])
+        responses = self.responses(of_halves.flatten(0, 1)).reshape(len(self.units), -1, 2)
+        for attempt, (number, pair) in enumerate(zip(attempts, halves, strict=True)):
+            if all(len(half) for half in pair):
+                how = self._distinctness(np.stack([responses[half, attempt].mean(axis=0) for half in pair]))
+                if how >= distinct and how > best.get(number, (0.0,))[0]:
+                    best[number] = how, pair, of_halves[attempt]
+        if not best:
+            return None
+        unsplit = [number for number in range(len(members)) if number not in best]
+        groups = [members[number] for number in unsplit] + [half for _, pair, _ in best.values() for half in pair]
+        return groups, torch.cat([stimuli[unsplit], *(of_pair for _, _, of_pair in best.values())])
 
-    def _two_of(self, group: Labels) -> tuple[list[Labels], Tensor]:
-        """The two groups that one falls into, and their stimuli; one group if it does not."""
-        parts, stimuli = [part for part in self.random_groups(group, 2) if len(part)], self.noise(2)
+    def _halves(self, groups: list[Labels]) -> tuple[list[list[Labels]], Tensor]:
+        """What two groups each group falls into from random halves, and their stimuli, ``[groups, 2, ...]``.
+
+        One of two is empty where a group does not fall into two.
+        """
+        halves = [self.random_groups(group, 2) for group in groups]
+        stimuli = self.noise(2 * len(groups)).unflatten(0, (-1, 2))
+        going_on = list(range(len(groups)))
         for _ in range(_MOST_REASSIGNMENTS):
-            if len(parts) < 2:
+            if not going_on:
                 break
-            stimuli = self.discriminate(parts, [[parts[1]], [parts[0]]], stimuli)
-            winner = self.responses(stimuli)[group].argmax(axis=1)
-            moved = [group[winner == number] for number in range(2)]
-            stays = all(np.array_equal(np.sort(new), np.sort(old)) for new, old in zip(moved, parts, strict=True))
-            parts = [part for part in moved if len(part)]
-            if stays:
-                break
-        return parts, stimuli
-
-    def _means(self, parts: Sequence[Labels], stimuli: Tensor) -> NDArray[np.float32]:
-        responses = self.responses(stimuli)
-        return np.stack([responses[part].mean(axis=0) for part in parts])
+            both = [half for number in going_on for half in halves[number]]
+            others = [[half] for number in going_on for half in halves[number][::-1]]
+            found = self.discriminate(both, others, stimuli[going_on].flatten(0, 1)).unflatten(0, (-1, 2))
+            stimuli[going_on] = found
+            responses = self.responses(found.flatten(0, 1)).reshape(len(self.units), -1, 2)
+            moving = []
+            for place, number in enumerate(going_on):
+                winner = responses[groups[number], place].argmax(axis=1)
+                new = [groups[number][winner == half] for half in range(2)]
+                stays = all(
+                    np.array_equal(np.sort(one), np.sort(old)) for one, old in zip(new, halves[number], strict=True)
+                )
+                halves[number] = new
+                if not stays and all(len(half) for half in new):
+                    moving.append(number)
+            going_on = moving
+        return halves, stimuli
 
     def _distinctness(self, means: NDArray[np.float32]) -> float:
         """How distinct two groups are, from the mean responses ``[groups, stimuli]`` to their stimuli."""
@@ -235,3 +248,7 @@ class _Search:
 
     def _neurons(self, group: Labels) -> list[Neuron]:
         return [neuron for number in group for neuron in self.units[number]]
+
+
+def _same(groups: Sequence[Labels], others: Sequence[Labels]) -> bool:
+    return all(np.array_equal(np.sort(one), np.sort(other)) for one, other in zip(groups, others, strict=True))

@@ -53,6 +53,8 @@ def find_diverse_stimuli(
     """
     if number < 2:
         raise ValueError(f"number={number}: stimuli differ from each other if there are at least 2.")
+    if not 0 < least <= 1:
+        raise ValueError(f"least={least} has to be a share of the MEI's response, above 0 and at most 1.")
     with from_meis(model, neurons, **options) as begun:
         stimuli = diverse_stimuli(begun, number, least, max_steps)
         of_row = [neuron for neuron in range(len(begun.groups)) for _ in range(number)]

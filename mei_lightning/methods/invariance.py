@@ -18,6 +18,8 @@ from mei_lightning.optimizers import AdaptivePowerMethod
 TOLERANCE = 0.02
 """How far the response to a point of a path may be from the level, as a share of it, without a warning."""
 
+_BULGES = (0.0, 0.5, 1.0)
+
 
 def find_invariance_paths(
     model: nn.Module | str,
@@ -30,10 +32,13 @@ def find_invariance_paths(
 ) -> xr.Dataset:
     """Find stimuli between two stimuli of a neuron that all give the same response.
 
-    Each point of the path starts between the ends, ``P((1 - t) a + t b)`` with P the projection onto the constraint,
-    and is moved in small steps until the response has the level of the path (``TargetLevelObjective``), each on its
-    own. So a path stays near the straight one and on the surface of constant response, of which Baroni et al. 2022
-    (NeurReps, "Learning invariance manifolds of visual sensory neurons") learn a larger part.
+    A path begins as the curve ``(a + b) / 2 + cos(pi t) d + h sin(pi t) |d| n`` between the ends a and b, with
+    ``d = (a - b) / 2`` and n a direction at right angles to both, from noise. It is straight for h = 0, and for h = 1 a
+    half circle, on which the response of a linear neuron is constant if n is nothing to it. Of h = 0, 1/2 and 1 the one
+    with the least change of the response is taken. Then each point, on its own, is projected onto the constraint and
+    moved in small steps until the response has the level of the path (``TargetLevelObjective``). These paths lie on
+    the surface of constant response, of which Baroni et al. 2022 (NeurReps, "Learning invariance manifolds of visual
+    sensory neurons") learn a larger part.
 
     Args:
         model: as for ``find_meis``.
@@ -52,8 +57,7 @@ def find_invariance_paths(
         moved to it); ``step`` ``[neuron, between]``, the cosine between successive stimuli.
 
     Raises:
-        ValueError: if an argument does not fit, the ends have another shape than the MEIs, or two ends are opposite
-            stimuli, between which there is no way to choose.
+        ValueError: if an argument does not fit, or the ends have another shape than the MEIs.
         IndexError: if a session has no such neuron.
     """
     if points < 3:
@@ -63,8 +67,7 @@ def find_invariance_paths(
         number = len(begun.groups)
         of_row = [neuron for neuron in range(number) for _ in range(points)]
         level = begun.responses([n for n in range(number) for _ in range(2)], pairs.flatten(0, 1)).view(-1, 2).amin(1)
-        weight = torch.linspace(0, 1, points).view(-1, *[1] * 4)
-        straight = ((1 - weight) * pairs[:, :1] + weight * pairs[:, 1:]).flatten(0, 1)
+        starts = _least_varying(begun, pairs, points, level)
         objective = TargetLevelObjective(
             begun.stepping().model,
             [list(begun.groups[neuron]) for neuron in of_row],
@@ -73,7 +76,7 @@ def find_invariance_paths(
         )
         path = fit_rows(
             objective,
-            lambda row: straight[row],
+            lambda row: starts[row],
             len(of_row),
             at_a_time=rows_that_fit(begun.objective, pairs[0, :1], torch.device("cpu")),
             constraint=begun.constraint,
@@ -100,6 +103,25 @@ def _ends(begun: Beginning, ends: Tensor | None, least: float, max_steps: int) -
     if ends.shape != (len(meis), 2, *meis.shape[1:]):
         raise ValueError(f"ends of shape {tuple(ends.shape)} should be {(len(meis), 2, *meis.shape[1:])}.")
     return begun.constraint(ends.to(meis).flatten(0, 1)).unflatten(0, (-1, 2))
+
+
+def _least_varying(begun: Beginning, pairs: Tensor, points: int, level: Tensor) -> Tensor:
+    """The starts of all points ``[neurons * points, ...]``, on the curves whose response is nearest to the level."""
+    number = len(pairs)
+    middle, half = pairs.flatten(2).mean(dim=1), (pairs[:, 0] - pairs[:, 1]).flatten(1) / 2
+    noise = torch.stack([begun.noise(neuron, 0) for neuron in range(number)]).flatten(1)
+    aside = torch.linalg.qr(torch.stack([middle, half, noise], dim=2)).Q[:, :, 2] * half.norm(dim=1, keepdim=True)
+    angle = torch.linspace(0, torch.pi, points)[:, None]
+    of_row = [neuron for neuron in range(number) for _ in range(points)]
+    curves, distances = [], []
+    for bulge in _BULGES:
+        curve = middle[:, None] + angle.cos() * half[:, None] + bulge * angle.sin() * aside[:, None]
+        curve = begun.constraint(curve.view(-1, *pairs.shape[2:]))
+        responses = begun.responses(of_row, curve).view(number, points)
+        curves.append(curve.unflatten(0, (number, points)))
+        distances.append((responses - level[:, None]).abs().amax(dim=1))
+    best = torch.stack(distances).argmin(dim=0)
+    return torch.stack(curves)[best, torch.arange(number)].flatten(0, 1)
 
 
 def _warn_of_points_off_the_path(begun: Beginning, scores: Tensor, level: Tensor) -> None:

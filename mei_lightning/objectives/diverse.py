@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from mei_lightning.objectives.base import Objective
 from mei_lightning.objectives.responses import NeuronObjective
 
-_STEEPNESS = 10.0
+_STEEPNESS = 3.0
 _MORE_THAN_ANY_DIFFERENCE = 10.0
 
 
 class DiverseObjective(Objective):
     """How different each stimulus is from the most similar one of the same neuron, if it excites the neuron enough.
 
-    ``d - 10 max(0, least - s / best)``, with ``d`` one minus the largest cosine similarity to the neuron's other
+    ``d - 3 max(0, least - s / best)``, with ``d`` one minus the largest cosine similarity to the neuron's other
     stimuli, and 10 less where ``s / best`` is below ``least``, so that no stimulus with too small a response scores
     higher than one with a sufficient response. After the diverse exciting inputs of Ding et al. 2023 (bioRxiv,
     "Bipartite invariance in mouse primary visual cortex"); the distance to the nearest is from Cadena et al. 2018
