@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import linear_model
 from scipy.special import comb
 
@@ -52,12 +53,15 @@ def test_the_same_seed_gives_the_same_clusters(centred):
     np.testing.assert_array_equal(one["stimulus"], other["stimulus"])
 
 
-def test_neurons_of_one_kind_are_one_cluster():
-    """Copies of two kernels, in more groups than there are kinds: what is the same is merged."""
+@pytest.mark.parametrize("clusters", [2, 6])
+def test_nearly_equal_neurons_are_merged_and_different_ones_split(clusters):
+    """Two kinds of neurons that hardly differ among each other, from more groups than kinds, and from as many."""
     model = linear_model(neurons=8, gain=3.0)
     kernels = model.network.kernels.data
-    kernels[::2], kernels[1::2] = kernels[0].clone(), kernels[1].clone()
-    found = ml.cluster_by_stimulus(model, "all", clusters=4, time_steps=4, norm=2.0)
+    kinds = kernels[:2].clone()
+    noise = torch.randn(kernels.shape, generator=torch.Generator().manual_seed(1))
+    kernels[:] = kinds.repeat(4, 1, 1, 1, 1) + 0.01 * noise
+    found = ml.cluster_by_stimulus(model, "all", clusters=clusters, time_steps=4, norm=2.0)
     assert adjusted_rand_index(found["cluster"].values, [0, 1] * 4) == 1
 
 

@@ -61,6 +61,15 @@ def test_the_centre_is_the_meis_and_scores_are_the_models(simulated):
         assert surrounds["stimulus"][:, channel].max() <= high + 1e-5
 
 
+@pytest.mark.parametrize(("suppressing", "sign"), [(False, 1), (True, -1)])
+def test_the_best_start_is_kept(simulated, suppressing, sign):
+    # After one step starts still differ; the first of three is the only one of one.
+    options = {"suppressing": suppressing, "time_steps": 24, "norm": 8.0, "max_steps": 1, **QUIET}
+    one, three = (ml.find_surrounds(simulated, LINEAR, starts=starts, **options)["score"] for starts in (1, 3))
+    assert (sign * (three - one) >= 0).all()
+    assert (sign * (three - one) > 0).any()
+
+
 def test_rows_keep_their_own_centres():
     model = video_model()
     generator = torch.Generator().manual_seed(0)
