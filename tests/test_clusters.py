@@ -7,6 +7,7 @@ from conftest import linear_model
 from scipy.special import comb
 
 import mei_lightning as ml
+from mei_lightning.methods.clusters import _Search
 
 
 def adjusted_rand_index(one, other):
@@ -63,6 +64,20 @@ def test_nearly_equal_neurons_are_merged_and_different_ones_split(clusters):
     kernels[:] = kinds.repeat(4, 1, 1, 1, 1) + 0.01 * noise
     found = ml.cluster_by_stimulus(model, "all", clusters=clusters, time_steps=4, norm=2.0)
     assert adjusted_rand_index(found["cluster"].values, [0, 1] * 4) == 1
+
+
+def test_the_two_least_distinct_groups_are_merged():
+    """Neurons 0, 2, 4, 6 are copies of one linear kernel and the others of another; the first kind is in two groups."""
+    model = linear_model(neurons=8)
+    kernels = model.network.kernels.data
+    kernels[:] = kernels[:2].repeat(4, 1, 1, 1, 1)
+    module = ml.MEIModule(model, "all", time_steps=4, norm=2.0)
+    search = _Search(module, temperature=1.6, steps=1, generator=np.random.default_rng(0))
+    groups = [np.array([0, 4]), np.arange(1, 8, 2), np.array([2, 6])]
+    stimuli = module.constraint(kernels[:3])
+    merged, kept = search.merge(groups, stimuli, distinct=0.5)
+    assert sorted(sorted(group.tolist()) for group in merged) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert search.merge(merged, kept, distinct=0.5) is None
 
 
 @pytest.mark.parametrize(
