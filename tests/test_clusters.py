@@ -66,6 +66,14 @@ def test_nearly_equal_neurons_are_merged_and_different_ones_split(clusters):
     assert adjusted_rand_index(found["cluster"].values, [0, 1] * 4) == 1
 
 
+def test_clusters_of_a_single_neuron_are_not_split():
+    model = linear_model(neurons=3, gain=3.0)
+    found = ml.cluster_by_stimulus(model, "all", clusters=3, time_steps=4, norm=2.0)
+    assert sorted(found["cluster"].values) == [0, 1, 2]
+    expected = torch.stack([model(x[None])[0, 0] for x in torch.from_numpy(found["stimulus"].values)], dim=1)
+    np.testing.assert_allclose(found["response"], expected.detach(), rtol=1e-4)
+
+
 def test_the_two_least_distinct_groups_are_merged():
     """Neurons 0, 2, 4, 6 are copies of one linear kernel and the others of another; the first kind is in two groups."""
     model = linear_model(neurons=8)

@@ -22,7 +22,7 @@ from mei_lightning.stimulus import initial_stimulus
 Labels = NDArray[np.int64]
 
 _MOST_REASSIGNMENTS = 10
-_MOST_ROUNDS = 10
+_MOST_ROUNDS = 30
 _SPLITS_TRIED = 3
 
 
@@ -73,7 +73,7 @@ def cluster_by_stimulus(
         mean response of each cluster (``driven``) to each cluster's stimulus.
 
     Raises:
-        ValueError: if an argument does not fit.
+        ValueError: if an argument does not fit the model, or clusters, distinct or temperature is out of range.
         IndexError: if a session has no such neuron.
     """
     if not 0 < distinct < 1:
@@ -98,13 +98,13 @@ def cluster_by_stimulus(
         stimuli = search.noise(clusters)
         for _ in range(_MOST_ROUNDS):
             members, stimuli = search.settle(members, stimuli)
-            merged = search.merge(members, stimuli, distinct)
-            if merged is None:
-                merged = search.split(members, stimuli, distinct)
-            if merged is None:
+            changed = search.merge(members, stimuli, distinct) or search.split(members, stimuli, distinct)
+            if changed is None:
                 break
-            members, stimuli = merged
-        responses = search.responses(stimuli)
+            members, stimuli = changed
+        else:
+            members, stimuli = search.settle(members, stimuli)
+        responses = search.responses(stimuli, GroupResponses(module.retina, [0] * len(module.groups), module.groups))
     labels = np.empty(len(module.groups), dtype=np.int64)
     for number, group in enumerate(members):
         labels[group] = number
@@ -139,10 +139,10 @@ class _Search:
         return self.module._feasible(initial_stimulus(seeds, self.shape).to(self.module.stimulus)).detach()
 
     @torch.no_grad()
-    def responses(self, stimuli: Tensor) -> NDArray[np.float32]:
-        """The reduced response of each neuron to each stimulus, ``[neurons, stimuli]``."""
-        reduce = self.module.reducer.forward
-        return torch.stack([reduce(self.read_out(stimulus).T) for stimulus in stimuli.split(1)], dim=1).numpy()
+    def responses(self, stimuli: Tensor, read_out: GroupResponses | None = None) -> NDArray[np.float32]:
+        """The reduced response of each neuron to each stimulus, ``[neurons, stimuli]``, by the prepared model."""
+        reduce, read_out = self.module.reducer.forward, read_out or self.read_out
+        return torch.stack([reduce(read_out(stimulus).T) for stimulus in stimuli.split(1)], dim=1).numpy()
 
     def discriminate(self, members: Sequence[Labels], others: Sequence[Sequence[Labels]], stimuli: Tensor) -> Tensor:
         """The stimuli that tell groups from others, going on from some stimuli."""
@@ -197,6 +197,8 @@ class _Search:
     def split(self, members: list[Labels], stimuli: Tensor, distinct: float) -> tuple[list[Labels], Tensor] | None:
         """Split each group that falls into two distinct ones; None if there is none."""
         attempts = [number for number, group in enumerate(members) if len(group) > 1 for _ in range(_SPLITS_TRIED)]
+        if not attempts:
+            return None
         best: dict[int, tuple[float, list[Labels], Tensor]] = {}
         halves, of_halves = self._halves([members[number] for number in attempts])
         responses = self.responses(of_halves.flatten(0, 1)).reshape(len(self.units), -1, 2)
@@ -231,9 +233,7 @@ class _Search:
             for place, number in enumerate(going_on):
                 winner = responses[groups[number], place].argmax(axis=1)
                 new = [groups[number][winner == half] for half in range(2)]
-                stays = all(
-                    np.array_equal(np.sort(one), np.sort(old)) for one, old in zip(new, halves[number], strict=True)
-                )
+                stays = _same(new, halves[number])
                 halves[number] = new
                 if not stays and all(len(half) for half in new):
                     moving.append(number)

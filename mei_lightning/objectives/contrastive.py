@@ -96,6 +96,7 @@ class ContrastObjective(NeuronObjective):
 
     row_of_group: Tensor
     place_of_group: Tensor
+    own: Tensor
     counts: Tensor
 
     def __init__(
@@ -121,19 +122,22 @@ class ContrastObjective(NeuronObjective):
         self.responses = GroupResponses(self.model, row_of_group, [group for groups in contrasted for group in groups])
         self.register_buffer("row_of_group", torch.tensor(row_of_group), persistent=False)
         self.register_buffer("place_of_group", torch.tensor(place_of_group), persistent=False)
+        own = [number for number, place in enumerate(place_of_group) if place == 0]
+        self._most_groups = max(place_of_group) + 1
+        self.register_buffer("own", torch.tensor(own), persistent=False)
         self.register_buffer("counts", torch.tensor([float(len(groups)) for groups in contrasted]), persistent=False)
 
     def traces(self, stimulus: Tensor) -> Tensor:
         """Responses ``[rows, time']`` of the rows' own neurons (a group's mean)."""
-        return self.responses(stimulus)[self.place_of_group == 0]
+        return self.responses(stimulus)[self.own]
 
     def traces_and_scores(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
         """Responses ``[rows, time']`` of the rows' own neurons, and scores ``[rows]``."""
         traces = self.responses(stimulus)
         reduced = self.response_reducer.forward(traces.T)
-        scores = reduced.new_full((len(self.groups), int(self.place_of_group.max()) + 1), -torch.inf)
+        scores = reduced.new_full((len(self.groups), self._most_groups), -torch.inf)
         scores = scores.index_put((self.row_of_group, self.place_of_group), reduced)
-        return traces[self.place_of_group == 0], contrast(scores, self.counts.to(scores), self.temperature)
+        return traces[self.own], contrast(scores, self.counts.to(scores), self.temperature)
 
 
 class DiscriminativeObjective(ContrastObjective):
