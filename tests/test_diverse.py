@@ -6,7 +6,7 @@ import torch
 from conftest import find, linear_model, still_model, video_model
 
 import mei_lightning as ml
-from mei_lightning.objectives.diverse import DiverseObjective
+from mei_lightning.objectives import DiverseObjective
 
 QUIET = {"progress_bar": False, "effort": "quick"}
 

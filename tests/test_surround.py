@@ -7,7 +7,7 @@ from conftest import linear_model, video_model
 
 import mei_lightning as ml
 from mei_lightning.methods.surround import centre_mask
-from mei_lightning.objectives.surround import SurroundObjective
+from mei_lightning.objectives import SurroundObjective
 
 QUIET = {"progress_bar": False, "effort": "quick"}
 LINEAR = [("session_1", i) for i in range(4)]

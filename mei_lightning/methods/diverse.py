@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
-from mei_lightning.objectives.diverse import DiverseObjective
+from mei_lightning.objectives import DiverseObjective
 from mei_lightning.optimizers import AdaptivePowerMethod
 
 # Steps are taken on a prepared copy of the model, whose responses differ by less.

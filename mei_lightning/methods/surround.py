@@ -12,7 +12,7 @@ from torch import nn
 from mei_lightning.constraints import NormAndRange
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons, dataset, fit_rows, from_meis
-from mei_lightning.objectives.surround import SurroundObjective
+from mei_lightning.objectives import SurroundObjective
 
 
 def centre_mask(stimulus: ArrayLike, least: float = 0.1) -> NDArray[np.bool_]:

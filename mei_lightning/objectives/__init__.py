@@ -14,6 +14,7 @@ from mei_lightning.objectives.contrastive import (
     OneHotObjective,
 )
 from mei_lightning.objectives.direction import DirectionObjective
+from mei_lightning.objectives.diverse import DiverseObjective
 from mei_lightning.objectives.reducers import (
     MaxReducer,
     MeanReducer,
@@ -28,6 +29,7 @@ from mei_lightning.objectives.responses import (
     NeuronObjective,
     ObjectiveFactory,
 )
+from mei_lightning.objectives.surround import SurroundObjective
 from mei_lightning.objectives.targets import TargetLevelObjective, TargetTraceObjective
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "DecreaseObjective",
     "DirectionObjective",
     "DiscriminativeObjective",
+    "DiverseObjective",
     "FunctionObjective",
     "GroupResponses",
     "IncreaseObjective",
@@ -49,6 +52,7 @@ __all__ = [
     "Reducer",
     "RowByRowObjective",
     "SliceMeanReducer",
+    "SurroundObjective",
     "TargetLevelObjective",
     "TargetTraceObjective",
     "WindowContrastReducer",
