@@ -39,23 +39,37 @@ from mei_lightning.figures.style import save_figure
 from mei_lightning.find import find_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
+from mei_lightning.methods.clusters import cluster_by_stimulus
+from mei_lightning.methods.diverse import find_diverse_stimuli
+from mei_lightning.methods.invariance import find_invariance_paths
+from mei_lightning.methods.receptive_field import find_receptive_fields
+from mei_lightning.methods.surround import find_surrounds
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.digital_twin import DigitalTwin
 from mei_lightning.models.ensemble import Ensemble, select_members
+from mei_lightning.models.inner_units import InnerUnits
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.models.simulated import SimulatedRetina
 from mei_lightning.module import Status, StimulusModule
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import (
+    ContrastiveNeuronObjective,
+    ContrastObjective,
     DecreaseObjective,
+    DirectionObjective,
+    DiscriminativeObjective,
     IncreaseObjective,
     MaxReducer,
     MeanReducer,
     NeuronObjective,
     Objective,
+    OneHotObjective,
     Reducer,
     SliceMeanReducer,
+    TargetLevelObjective,
+    TargetTraceObjective,
+    WindowContrastReducer,
 )
 from mei_lightning.openretina_api import (
     ChangeNormJointlyClipRangeSeparately,
@@ -94,12 +108,17 @@ __all__ = [
     "ChannelRange",
     "Compose",
     "Constraint",
+    "ContrastObjective",
+    "ContrastiveNeuronObjective",
     "DecreaseObjective",
     "DigitalTwin",
+    "DirectionObjective",
+    "DiscriminativeObjective",
     "EarlyStopper",
     "Ensemble",
     "FixedNorm",
     "IncreaseObjective",
+    "InnerUnits",
     "MEIModule",
     "MEIResult",
     "MEIStore",
@@ -111,6 +130,7 @@ __all__ = [
     "NeuronSelection",
     "NormAndRange",
     "Objective",
+    "OneHotObjective",
     "OpenRetinaModel",
     "OptimizationStopper",
     "ProjectorStimuli",
@@ -133,19 +153,27 @@ __all__ = [
     "StimulusFormat",
     "StimulusLogger",
     "StimulusModule",
+    "TargetLevelObjective",
+    "TargetTraceObjective",
     "TemporalGaussianLowPassFilterProcessor",
     "TemporalLowPass",
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "WindowContrastReducer",
     "analyze_meis",
     "chromatic_landscape",
+    "cluster_by_stimulus",
     "cluster_meis",
     "compare_with_standard_stimuli",
     "cross_responses",
     "export_for_experiment",
     "export_meis",
+    "find_diverse_stimuli",
+    "find_invariance_paths",
     "find_meis",
+    "find_receptive_fields",
+    "find_surrounds",
     "load_core_readout_from_remote",
     "load_model",
     "measure_meis",

@@ -26,6 +26,7 @@ from mei_lightning.experiment import export_for_experiment
 from mei_lightning.export import export_meis
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
+from mei_lightning.methods.commands import METHODS
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.report.page import write_report
 from mei_lightning.strategies import cluster_plugins, strategy_for
@@ -33,7 +34,8 @@ from mei_lightning.strategies import cluster_plugins, strategy_for
 _DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
 Then, for a store of results: mei-lightning analyze measures them, mei-lightning report makes a page of them,
 mei-lightning validate scores them on other models, mei-lightning export copies them into one file, and mei-lightning
-experiment writes them for a projector; see mei-lightning analyze --help, and so on."""
+experiment writes them for a projector. Methods that go on from MEIs, or do without them: mei-lightning diverse,
+surround, invariance, receptive-field and cluster. Each has its own --help."""
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
@@ -211,6 +213,9 @@ def main(args: ArgsType = None) -> None:
         args: the arguments; by default those of the process.
     """
     arguments = sys.argv[1:] if args is None else args
+    if isinstance(arguments, list) and arguments and arguments[0] in METHODS:
+        auto_cli(METHODS[arguments[0]], args=arguments[1:], prog=f"mei-lightning {arguments[0]}", as_positional=False)
+        return
     if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
         auto_cli(_COMMANDS[arguments[0]], args=arguments[1:], prog=f"mei-lightning {arguments[0]}", as_positional=True)
         return

@@ -23,7 +23,7 @@ from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
-from mei_lightning.objectives import Reducer
+from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.selection import NeuronSelection
@@ -38,6 +38,7 @@ def find_meis(
     norm: float | None = None,
     ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
     reducer: Reducer | None = None,
+    objective: ObjectiveFactory = NeuronObjective,
     constraint: Constraint | None = None,
     regularizer: Regularizer | None = None,
     optimizer: OptimizerFactory = AdaptivePowerMethod,
@@ -66,6 +67,8 @@ def find_meis(
             2 x 50 x 18 x 16 values.
         ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
+        objective: another score of the neurons' responses than the reduced response itself: a subclass of
+            ``NeuronObjective``; settings of its own go in with ``functools.partial``.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
@@ -109,6 +112,7 @@ def find_meis(
             norm=norm,
             ranges=ranges,
             reducer=reducer,
+            objective=objective,
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,

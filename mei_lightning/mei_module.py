@@ -18,9 +18,10 @@ from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
+from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
-from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer, session_responses
+from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
@@ -50,6 +51,8 @@ class MEIModule(PopulationModule):
             2 x 50 x 18 x 16 values.
         ranges: lowest and highest value of each channel in the model's units; none by default.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
+        objective: another score of the neurons' responses than the reduced response itself: a subclass of
+            ``NeuronObjective``, of which model, neurons and reducer are filled in.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
@@ -86,6 +89,7 @@ class MEIModule(PopulationModule):
         norm: float | None = None,
         ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
         reducer: Reducer | None = None,
+        objective: ObjectiveFactory = NeuronObjective,
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
@@ -135,6 +139,7 @@ class MEIModule(PopulationModule):
         if constraint is None:
             constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
         reducer = reducer or MeanReducer()
+        score = objective(model, groups, reducer)
         weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
 
         def seed_of(number: int, restart: int) -> int:
@@ -145,7 +150,7 @@ class MEIModule(PopulationModule):
             return initial_stimulus(seeds, shape[1:]).to(weight_type)
 
         super().__init__(
-            NeuronObjective(model, groups, reducer),
+            score,
             [group_label(group) for group in groups],
             start,
             seed_of,
@@ -179,6 +184,7 @@ class MEIModule(PopulationModule):
             "time_steps": time_steps,
             "constraint": repr(constraint),
             "reducer": repr(reducer),
+            **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
             "regularizer": None if regularizer is None else repr(regularizer),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             "restarts": restarts,
@@ -188,7 +194,7 @@ class MEIModule(PopulationModule):
             "max_steps": max_steps,
             "mei_lightning": version("mei-lightning"),
         }
-        self.description = describe_results(model, groups, time_steps, restarts, reducer, self.configuration)
+        self.description = describe_results(model, groups, time_steps, restarts, score, self.configuration)
         self.save_hyperparameters({**self.configuration, "neurons": _shortened(self.labels)})
 
     def configure_callbacks(self) -> list[Callback]:

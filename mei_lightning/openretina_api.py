@@ -1,10 +1,8 @@
 """openretina's names for optimising a stimulus, with its arguments, on Lightning's trainer."""
 
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,6 +16,7 @@ from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
 from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.module import StimulusModule
 from mei_lightning.objectives import Objective
+from mei_lightning.quiet import silent_trainer
 from mei_lightning.regularizers import RangePenalty, Regularizer
 
 T = TypeVar("T")
@@ -185,7 +184,8 @@ def optimize_stimulus(
         # openretina projects after the first step, not before it.
         module.stimulus.copy_(stimulus)
     on_cpu = stimulus.device.type == "cpu"
-    with _silent_trainer():
+    # openretina's function prints nothing, and users call it in loops.
+    with silent_trainer():
         trainer = Trainer(
             accelerator="cpu" if on_cpu else stimulus.device.type,
             devices=1 if on_cpu else [stimulus.device.index or 0],
@@ -200,18 +200,6 @@ def optimize_stimulus(
         trainer.fit(module)
     with torch.no_grad():
         stimulus.copy_(module.stimulus)
-
-
-@contextmanager
-def _silent_trainer() -> Iterator[None]:
-    # openretina's function prints nothing, and users call it in loops.
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _StopWithStopper(Callback):

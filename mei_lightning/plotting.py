@@ -214,7 +214,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
                 else cell.subgridspec(2, 1, height_ratios=[map_height, 0.6], hspace=0.15)
             )
             map_ax = figure.add_subplot(tile[0])
-            map_ax.set_title(f"{row['neuron'].item()}\n{_short_verdict(row)}", fontsize=6.5, pad=3)
+            map_ax.set_title(f"{_name(row)}\n{_short_verdict(row)}", fontsize=6.5, pad=3)
             values = row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64)
             if not np.isfinite(values).all():
                 map_ax.set_axis_off()
@@ -326,10 +326,16 @@ def _spread_frames(time_steps: int, num_frames: int) -> NDArray[np.int64]:
 
 
 def _title(row: xr.Dataset) -> str:
-    facts = [str(row["neuron"].item()), f"score {_score(row)}"]
+    facts = [_name(row), f"score {_score(row)}"]
     if "status" in row:
         facts.append(str(row["status"].item()))
     return "   ·   ".join(facts)
+
+
+def _name(row: xr.Dataset, most: int = 2) -> str:
+    """The label of a neuron or a group; of a large group the first member's, and how many more there are."""
+    first, *others = str(row["neuron"].item()).split("+")
+    return f"{first} and {len(others)} more" if len(others) >= most else "+".join([first, *others])
 
 
 def _short_verdict(row: xr.Dataset) -> str:

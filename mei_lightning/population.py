@@ -418,8 +418,7 @@ class PopulationModule(StimulusModule):
         stimulus = self.best_stimulus[best_rows]
         numbers = self.neuron_in_place[torch.tensor(places, device=self.device)].tolist()
         with all_threads():
-            response = self.objective.for_rows(numbers).to(self.device).traces(stimulus)
-        scores = self.objective.response_reducer.forward(response.T)
+            response, scores = self.objective.for_rows(numbers).to(self.device).traces_and_scores(stimulus)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
         restart_scores[(self.status[rows] == Status.OUTDONE) | (self.status[rows] == Status.JOINED)] = torch.nan
         alike = self._seed_similarities(places).tolist()

@@ -12,7 +12,7 @@ import xarray as xr
 
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
-from mei_lightning.objectives import MaxReducer, MeanReducer, Reducer, SliceMeanReducer
+from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
 
 
 def describe_results(
@@ -20,7 +20,7 @@ def describe_results(
     groups: Sequence[Sequence[Neuron]],
     time_steps: int,
     restarts: int,
-    reducer: Reducer,
+    objective: NeuronObjective,
     configuration: Mapping[str, Any],
 ) -> xr.Dataset:
     """Coordinates and attributes of the results of some neurons, before there are any.
@@ -30,7 +30,7 @@ def describe_results(
         groups: the neurons of each stimulus.
         time_steps: frames of the stimulus.
         restarts: initial stimuli of each neuron.
-        reducer: how the response over time becomes a score.
+        objective: how responses become scores.
         configuration: all settings of the run.
 
     Returns:
@@ -39,7 +39,7 @@ def describe_results(
         at the time of its last stimulus frame, and the number of the restart. Attributes: the model's name and
         weights digest, the physical facts, and the whole configuration as JSON.
     """
-    facts = model.stimulus_format
+    facts, reducer = model.stimulus_format, objective.response_reducer
     frame = 1.0 if facts.frame_rate is None else 1.0 / facts.frame_rate
     pixel = 1.0 if facts.pixel_size is None else facts.pixel_size
     time_unit, space_unit = "frame" if facts.is_still else "s", "pixel" if facts.pixel_size is None else "um"
@@ -60,7 +60,7 @@ def describe_results(
             "model": model.name,
             "weights_digest": configuration["weights_digest"],
             "frames_lost": facts.frames_lost,
-            "score": repr(reducer),
+            "score": repr(reducer) if type(objective) is NeuronObjective else objective.describe(),
             "configuration": json.dumps(configuration),
         },
     )
@@ -134,6 +134,8 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
-    one_neuron = {"stimulus": {"chunks": (1, *dataset["stimulus"].shape[1:])}}
+    one_neuron = {
+        str(name): {"chunks": (1, *values.shape[1:])} for name, values in dataset.items() if "time" in values.dims
+    }
     dataset.drop_encoding().to_zarr(path, mode="w-", zarr_format=2, encoding=one_neuron, consolidated=True)
     return path

@@ -20,6 +20,8 @@ class NeuronSelection:
             ``{"type": "color_opponent"}`` or, for a boolean column, ``{"good_quality": True}``.
         sample: choose so many at random from those that meet the conditions.
         seed: determines the random choice.
+        together: a column of the table: neurons with the same value in it are one group, which shares a stimulus.
+            "session" makes each session's population a group.
     """
 
     sessions: Sequence[str] | None = None
@@ -27,9 +29,10 @@ class NeuronSelection:
     where: Mapping[str, bool | int | float | str | Sequence[bool | int | float | str]] | None = None
     sample: int | None = None
     seed: int = 0
+    together: str | None = None
 
-    def of(self, model: RetinaModel) -> list[Neuron]:
-        """The chosen neurons of a model, in the order of its table.
+    def of(self, model: RetinaModel) -> list[Neuron] | list[list[Neuron]]:
+        """The chosen neurons of a model, or groups of them, in the order of its table.
 
         Raises:
             ValueError: if a session, column or value does not exist, nothing is left, or there are fewer neurons
@@ -53,18 +56,29 @@ class NeuronSelection:
             table = table.sample(self.sample, random_state=self.seed).sort_index()
         if table.empty:
             raise ValueError(f"No neuron of model '{model.name}' meets all conditions of {self}.")
-        return [
+        neurons = [
             Neuron(session if model.has_sessions else None, int(index))
             for session, index in zip(table["session"], table["index"], strict=True)
         ]
+        if self.together is None:
+            return neurons
+        _check_column(table, self.together)
+        groups: dict[object, list[Neuron]] = {}
+        for value, neuron in zip(table[self.together], neurons, strict=True):
+            groups.setdefault(value, []).append(neuron)
+        return list(groups.values())
 
 
 def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:
-    if column not in table:
-        raise ValueError(f"The neuron table has no column {column!r}; it has {', '.join(table.columns)}.")
+    _check_column(table, column)
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     for wanted in values:
         if not (table[column] == wanted).any():
             existing = ", ".join(map(str, table[column].unique()[:20]))
             raise ValueError(f"No neuron has {column} = {wanted!r}; there is {existing}.")
     return table[column].isin(values)
+
+
+def _check_column(table: pd.DataFrame, column: str) -> None:
+    if column not in table:
+        raise ValueError(f"The neuron table has no column {column!r}; it has {', '.join(table.columns)}.")

@@ -361,6 +361,14 @@ def test_overview_has_a_tile_for_each_neuron():
     assert scale_bar(maps[0]) == (4, "200 µm")
 
 
+def test_a_large_group_is_called_after_its_first_neuron():
+    groups = ["session_1/0+session_2/3+session_3/14", "session_1/1+session_2/1", "session_1/2"]
+    dataset = meis(count=3).assign_coords(neuron=groups)
+    titles = [ax.get_title().split("\n")[0] for ax in plot_meis(dataset).axes if "score" in ax.get_title()]
+    assert titles == ["session_1/0 and 2 more", "session_1/1+session_2/1", "session_1/2"]
+    assert plot_mei(dataset, groups[0]).get_suptitle().startswith("session_1/0 and 2 more")
+
+
 def test_overview_of_many_says_how_many_it_shows():
     figure = plot_meis(meis(9), max_neurons=4)
     assert sum(bool(ax.images) for ax in figure.axes) == 4

@@ -76,3 +76,19 @@ def test_boolean_column_and_a_model_without_sessions():
 def test_errors_list_what_exists(selection, error, message):
     with pytest.raises(error, match=message):
         selection.of(RETINA)
+
+
+@pytest.mark.parametrize("column", ["type", "session"])
+def test_neurons_with_the_same_value_together(simulated, column):
+    groups = NeuronSelection(sessions=["session_1", "session_3"], together=column).of(simulated)
+    table = simulated.neurons[simulated.neurons["session"] != "session_2"]
+    expected = [
+        [(session, index) for session, index in zip(part["session"], part["index"], strict=True)]
+        for _, part in table.groupby(column, sort=False)
+    ]
+    assert [[(neuron.session, neuron.index) for neuron in group] for group in groups] == expected
+
+
+def test_a_column_that_does_not_exist_puts_nothing_together(simulated):
+    with pytest.raises(ValueError, match=r"no column 'depth'; it has session, index, type"):
+        NeuronSelection(together="depth").of(simulated)

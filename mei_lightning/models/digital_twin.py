@@ -191,18 +191,29 @@ class DigitalTwin(RetinaModel):
 
     Args:
         weights: a safetensors file written by the training script; the weights that come with the package by default.
+        centred_readouts: let every neuron look at the middle of the image, so that they differ in what they see only.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file does not hold weights of a digital twin.
     """
 
-    def __init__(self, weights: str | Path | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None, centred_readouts: bool = False) -> None:
         path = Path(weights or SHIPPED_WEIGHTS)
-        retina = SimulatedRetina()
+        retina = SimulatedRetina(centred=centred_readouts)
         network = DigitalTwinNetwork(retina.neurons_per_session)
         load_weights(network, path)
-        super().__init__(network, STIMULUS_FORMAT, retina.neurons_per_session, name="digital_twin")
+        if centred_readouts:
+            for readout in network.readout.values():
+                assert isinstance(readout, GaussianReadout)
+                nn.init.constant_(readout.center[:, 0], (readout.height - 1) / 2)
+                nn.init.constant_(readout.center[:, 1], (readout.width - 1) / 2)
+        super().__init__(
+            network,
+            STIMULUS_FORMAT,
+            retina.neurons_per_session,
+            name="digital_twin, centred" if centred_readouts else "digital_twin",
+        )
         self._neurons = retina.neurons
 
     @property

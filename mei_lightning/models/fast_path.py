@@ -257,17 +257,20 @@ class _CoreOfOneSize(nn.Module):
 
 
 def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[torch.Size]]:
-    """The shapes of what the parts of a model are given, by their names, while it responds to a stimulus."""
+    """The shapes of what the parts of a model are given, by their names, while it responds to a stimulus.
+
+    A part that is left before its end, for the sake of what is inside it, is not among them.
+    """
     sizes: dict[str, list[torch.Size]] = {}
     read_out = model.read_out([0], _some_neurons(model)[:1])
 
     def note(path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             sizes.setdefault(path, []).extend(inputs[0].shape for _ in inputs[:1] if isinstance(inputs[0], Tensor))
 
         return hook
 
-    hooks = [part.register_forward_pre_hook(note(path)) for path, part in model.named_modules()]
+    hooks = [part.register_forward_hook(note(path)) for path, part in model.named_modules()]
     try:
         with torch.no_grad():
             read_out(stimulus)

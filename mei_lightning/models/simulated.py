@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -289,13 +289,21 @@ class SimulatedRetina(RetinaModel):
     Each type is a mosaic that tiles the image (one mosaic for each of the four preferred directions), and its cells
     differ a little in size, speed and gain. The cells are shared out to three sessions; the first eight of a session
     are one of each type. Nothing is random: every instance is the same, on every device.
+
+    Args:
+        centred: put all cells at the middle of the image, so that they differ in what they see only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, centred: bool = False) -> None:
         sessions = _sessions()
+        if centred:
+            y, x = (STIMULUS_FORMAT.height - 1) / 2, (STIMULUS_FORMAT.width - 1) / 2
+            sessions = {session: [replace(cell, y=y, x=x) for cell in cells] for session, cells in sessions.items()}
         self._cells = sessions
         counts = {session: len(cells) for session, cells in sessions.items()}
-        super().__init__(_Network(sessions), STIMULUS_FORMAT, counts, name="simulated")
+        super().__init__(
+            _Network(sessions), STIMULUS_FORMAT, counts, name="simulated, centred" if centred else "simulated"
+        )
 
     @property
     def neurons(self) -> pd.DataFrame:

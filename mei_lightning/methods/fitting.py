@@ -1,0 +1,211 @@
+"""What the methods have in common: the MEIs that they go on from, and fits of many rows in batches."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.constraints import ChannelRanges, Constraint
+from mei_lightning.effort import EffortName
+from mei_lightning.find import find_meis
+from mei_lightning.mei_module import MEIModule
+from mei_lightning.memory import rows_that_fit
+from mei_lightning.models.base import RetinaModel, frozen
+from mei_lightning.models.fast_path import prepare
+from mei_lightning.module import OptimizerFactory, Status, StimulusModule
+from mei_lightning.neurons import Neuron, NeuronOrGroup, seed_of_row
+from mei_lightning.objectives import NeuronObjective, Objective, Reducer
+from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.quiet import silent_trainer
+from mei_lightning.selection import NeuronSelection
+from mei_lightning.stimulus import initial_stimulus
+
+Neurons = Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a method starts from.
+
+    Args:
+        model: the model.
+        groups: the neuron, or the group of neurons, of each MEI.
+        objective: the response of each of them, by the model itself.
+        constraint: where the MEIs live.
+        meis: the MEIs, as ``find_meis`` returns them.
+        seed: of the run.
+    """
+
+    model: RetinaModel
+    groups: Sequence[tuple[Neuron, ...]]
+    objective: NeuronObjective
+    constraint: Constraint
+    meis: xr.Dataset
+    seed: int
+
+    @property
+    def stimuli(self) -> Tensor:
+        """The MEIs, ``[neurons, channels, time, height, width]``."""
+        return torch.from_numpy(self.meis["stimulus"].values)
+
+    def noise(self, number: int, copy: int) -> Tensor:
+        """White noise ``[channels, time, height, width]`` for a row of a neuron, from a seed of its own."""
+        seed = seed_of_row(self.seed, self.groups[number], copy)
+        return initial_stimulus([seed], self.meis["stimulus"].shape[1:])[0].to(self.stimuli)
+
+    def stepping(self) -> NeuronObjective:
+        """The objective on a copy of the model that is prepared to be faster."""
+        return self.objective.on(prepare(self.model, (1, *self.meis["stimulus"].shape[1:])))
+
+    def responses(self, numbers: Sequence[int], stimuli: Tensor) -> Tensor:
+        """The reduced responses ``[rows]`` of neurons, by their numbers, to a stimulus each, by the model itself."""
+        size = rows_that_fit(self.objective, stimuli[:1], torch.device("cpu"))
+        with torch.no_grad():
+            parts = [
+                self.objective.for_rows(numbers[first : first + size])(stimuli[first : first + size])
+                for first in range(0, len(numbers), size)
+            ]
+        return torch.cat(parts)
+
+    def labelled(self, name: str, stimuli: Tensor) -> xr.DataArray:
+        """Stimuli ``[neurons, n, channels, time, height, width]`` with the MEIs' labels; the n are called ``name``."""
+        mei = self.meis["stimulus"]
+        shape = (mei.sizes["neuron"], -1, *mei.shape[1:])
+        values = stimuli.reshape(shape).numpy()
+        dims = ("neuron", name, *mei.dims[1:])
+        return xr.DataArray(values, dims=dims, coords={**mei.coords, name: np.arange(values.shape[1])})
+
+
+@contextmanager
+def from_meis(
+    model: nn.Module | str,
+    neurons: Neurons,
+    *,
+    time_steps: int | None = None,
+    norm: float | None = None,
+    ranges: ChannelRanges | None = None,
+    reducer: Reducer | None = None,
+    constraint: Constraint | None = None,
+    effort: EffortName = "normal",
+    seed: int = 0,
+    directory: str | Path | None = None,
+    progress_bar: bool = True,
+) -> Iterator[Beginning]:
+    """Find MEIs to go on from; the model is frozen meanwhile.
+
+    Args:
+        model: as for ``find_meis``.
+        neurons: as for ``find_meis``.
+        time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
+        norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square.
+        ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
+        reducer: how the response over time becomes a score; by default its mean over all response frames.
+        constraint: a constraint in place of norm and ranges.
+        effort: "quick", "normal" or "thorough", for the MEIs.
+        seed: with the neuron and the number of the stimulus, it determines all noise.
+        directory: where the MEIs are kept; those that are there already are not computed again.
+        progress_bar: whether to show one for the MEIs.
+
+    Raises:
+        ValueError: if an argument does not fit the model, or a neuron has no finite MEI.
+        IndexError: if a session has no such neuron.
+    """
+    with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        module = MEIModule(
+            model,
+            neurons,
+            time_steps=time_steps,
+            norm=norm,
+            ranges=ranges,
+            reducer=reducer,
+            constraint=constraint,
+            effort=effort,
+            seed=seed,
+        )
+        meis = find_meis(
+            module.retina,
+            [list(group) for group in module.groups],
+            time_steps=time_steps,
+            norm=norm,
+            ranges=ranges,
+            reducer=reducer,
+            constraint=constraint,
+            effort=effort,
+            seed=seed,
+            directory=directory,
+            progress_bar=progress_bar,
+        ).load()
+        failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
+        if len(failed):
+            raise ValueError(f"There is no finite MEI to go on from for {', '.join(failed)}: leave these neurons out.")
+        assert module.constraint is not None
+        yield Beginning(module.retina, module.groups, module.objective, module.constraint, meis, seed)
+
+
+def fit_rows(
+    objective: Objective,
+    initial: Callable[[int], Tensor],
+    rows: int,
+    *,
+    at_a_time: int,
+    constraint: Constraint | None,
+    max_steps: int,
+    optimizer: OptimizerFactory = AdaptivePowerMethod,
+    together: int = 1,
+    converge: bool = True,
+) -> Tensor:
+    """The best stimulus of each row of an objective, ``[rows, channels, time, height, width]``.
+
+    Args:
+        objective: what to maximise.
+        initial: makes the initial stimulus ``[channels, time, height, width]`` of a row, from its number.
+        rows: how many there are.
+        at_a_time: the most rows to compute at a time.
+        constraint: where stimuli may live.
+        max_steps: the most steps that a row takes.
+        optimizer: as for ``StimulusModule``.
+        together: so many consecutive rows depend on each other, and are computed together.
+        converge: whether a row that has converged may leave before the last step.
+    """
+    size = max(at_a_time // together, 1) * together
+    found = []
+    for first in range(0, rows, size):
+        batch = range(first, min(first + size, rows))
+        module = StimulusModule(
+            objective.for_rows(batch),
+            torch.stack([initial(row) for row in batch]),
+            constraint=constraint,
+            optimizer=optimizer,
+            max_steps=max_steps,
+        )
+        with silent_trainer(), warnings.catch_warnings():
+            # Where a target is hit exactly there is none; what else ends without one shows in the scores.
+            warnings.filterwarnings("ignore", message=".*stimuli ended with 'no gradient'")
+            trainer = Trainer(
+                devices=1,
+                max_epochs=-1,
+                callbacks=[RowConvergence()] if converge else [],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(module)
+        found.append(module.best_stimulus.cpu())
+    return torch.cat(found)
+
+
+def dataset(begun: Beginning, variables: Mapping[str, object], **facts: object) -> xr.Dataset:
+    """Results with the labels and the attributes of the MEIs that they went on from, and more attributes."""
+    kept = [name for name in begun.meis.coords if name not in ("response_time", "restart")]
+    labels = begun.meis[kept].coords
+    return xr.Dataset(variables, coords=labels, attrs={**begun.meis.attrs, **facts})  # type: ignore[arg-type]

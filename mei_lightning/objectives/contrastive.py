@@ -1,0 +1,240 @@
+"""Some neurons up and others down: groups told apart, and one neuron against its neighbours."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.read_out import session_responses
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.objectives.base import Objective
+from mei_lightning.objectives.reducers import Reducer
+from mei_lightning.objectives.responses import GroupResponses, NeuronObjective
+
+
+def contrast(scores: Tensor, counts: Tensor | int, temperature: float) -> Tensor:
+    """How far the first of K scores stands out: ``s_0 / t - log(1/K sum_k exp(s_k / t))``.
+
+    At most ``log K``, where the others are negligible; 0 where all are equal (Burg et al. 2024, ICLR, "Most
+    discriminative stimuli for functional cell type clustering").
+
+    Args:
+        scores: ``[rows, K]``; minus infinity in place of a score that a row does not have.
+        counts: the number K of scores of each row, ``[rows]``, or of all.
+        temperature: the difference t between scores that counts as large, in the unit of the responses.
+
+    Returns:
+        ``[rows]``.
+    """
+    scaled = scores / temperature
+    return scaled[:, 0] - scaled.logsumexp(dim=1) + torch.as_tensor(counts, device=scores.device).log()
+
+
+class ContrastiveNeuronObjective(Objective):
+    """The most discriminative stimulus of a group of neurons against others, the same groups for every row.
+
+    ``s_on / t - log(1/K sum_k exp(s_k / t))`` over the group's score and those of the other groups, K in all; a
+    group's score is the mean of its neurons' reduced responses (Burg et al. 2024, ICLR).
+
+    Args:
+        model: as for ``IncreaseObjective``.
+        on_cluster_idc: the neurons of the group to be driven.
+        off_cluster_idc_list: for each group not to be driven, its neurons.
+        data_key: the session; None for a model without sessions.
+        response_reducer: turns responses ``[time', ...]`` into ``[...]``.
+        temperature: the difference t between scores that counts as large, in the unit of the responses.
+
+    Raises:
+        ValueError: if a group is empty, there is none to tell the first one from, or the temperature is not positive.
+        IndexError: in ``forward``, if the session has no such neuron.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        on_cluster_idc: list[int],
+        off_cluster_idc_list: list[list[int]],
+        data_key: str | None,
+        response_reducer: Reducer,
+        temperature: float = 1.6,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.groups = [list(group) for group in (on_cluster_idc, *off_cluster_idc_list)]
+        _check_contrast([len(self.groups)], temperature)
+        if not all(self.groups):
+            raise ValueError(f"A group has no neurons: on {on_cluster_idc}, off {off_cluster_idc_list}.")
+        self.data_key = data_key
+        self.response_reducer = response_reducer
+        self.temperature = temperature
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
+        responses = session_responses(self.model, stimulus, self.data_key)
+        check_neuron_indices([i for group in self.groups for i in group], responses.shape[-1], self.data_key)
+        of_neurons = self.response_reducer.forward(responses.transpose(0, 1))
+        scores = torch.stack([of_neurons[:, group].mean(dim=1) for group in self.groups], dim=1)
+        return contrast(scores, len(self.groups), self.temperature)
+
+
+class ContrastObjective(NeuronObjective):
+    """Each row's own neuron or group against other groups: the first of K in ``contrast``.
+
+    Args:
+        model: as for ``NeuronObjective``.
+        neurons: as for ``NeuronObjective``.
+        response_reducer: turns responses ``[time', groups]`` into ``[groups]``.
+        others: for each row the groups that are not to be driven, at least one.
+        temperature: the difference t between scores that counts as large, in the unit of the responses.
+
+    Raises:
+        ValueError: if a row has no other group, the temperature is not positive; and as for ``NeuronObjective``.
+        IndexError: as for ``NeuronObjective``.
+    """
+
+    row_of_group: Tensor
+    place_of_group: Tensor
+    own: Tensor
+    counts: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        neurons: Sequence[NeuronOrGroup],
+        response_reducer: Reducer,
+        others: Sequence[Sequence[NeuronOrGroup]],
+        temperature: float = 1.6,
+    ) -> None:
+        _check_contrast([1 + len(groups) for groups in others], temperature)
+        # Before the module itself is initialised, which reads all groups out.
+        self.others = [[group_of(target) for target in groups] for groups in others]
+        self.temperature = temperature
+        super().__init__(model, neurons, response_reducer)
+
+    def _read(self, rows: Sequence[int]) -> None:
+        self.groups = [self.groups[row] for row in rows]
+        self.others = [self.others[row] for row in rows]
+        contrasted = [[own, *others] for own, others in zip(self.groups, self.others, strict=True)]
+        places = [(row, place) for row, groups in enumerate(contrasted) for place in range(len(groups))]
+        row_of_group, place_of_group = zip(*places, strict=True)
+        self.responses = GroupResponses(self.model, row_of_group, [group for groups in contrasted for group in groups])
+        self.register_buffer("row_of_group", torch.tensor(row_of_group), persistent=False)
+        self.register_buffer("place_of_group", torch.tensor(place_of_group), persistent=False)
+        own = [number for number, place in enumerate(place_of_group) if place == 0]
+        self._most_groups = max(place_of_group) + 1
+        self.register_buffer("own", torch.tensor(own), persistent=False)
+        self.register_buffer("counts", torch.tensor([float(len(groups)) for groups in contrasted]), persistent=False)
+
+    def traces(self, stimulus: Tensor) -> Tensor:
+        """Responses ``[rows, time']`` of the rows' own neurons (a group's mean)."""
+        return self.responses(stimulus)[self.own]
+
+    def traces_and_scores(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
+        """Responses ``[rows, time']`` of the rows' own neurons, and scores ``[rows]``."""
+        traces = self.responses(stimulus)
+        reduced = self.response_reducer.forward(traces.T)
+        scores = reduced.new_full((len(self.groups), self._most_groups), -torch.inf)
+        scores = scores.index_put((self.row_of_group, self.place_of_group), reduced)
+        return traces[self.own], contrast(scores, self.counts.to(scores), self.temperature)
+
+
+class DiscriminativeObjective(ContrastObjective):
+    """The most discriminative stimulus of each cell group against all the other groups.
+
+    For group i of K, ``s_i / t - log(1/K sum_k exp(s_k / t))`` with ``s_k`` the reduced mean response of group k
+    (Burg et al. 2024, ICLR). A row depends on which groups it is told apart from, not on the others' stimuli.
+
+    Args:
+        model: as for ``NeuronObjective``.
+        neurons: the groups, one for each row, at least two.
+        response_reducer: turns responses ``[time', groups]`` into ``[groups]``.
+        temperature: the difference t between scores that counts as large, in the unit of the responses.
+
+    Raises:
+        ValueError: if there are fewer than two groups, one is empty, the temperature is not positive, or a
+            ``RetinaModel`` has no such session.
+        IndexError: as for ``NeuronObjective``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        neurons: Sequence[NeuronOrGroup],
+        response_reducer: Reducer,
+        temperature: float = 1.6,
+    ) -> None:
+        others = [[*neurons[:row], *neurons[row + 1 :]] for row in range(len(neurons))]
+        super().__init__(model, neurons, response_reducer, others, temperature)
+
+
+class OneHotObjective(ContrastObjective):
+    """Each row's neuron up, its neighbours down: the logarithm of a softmax over the neurons of a session.
+
+    ``s_i / t - log(1/K sum_k exp(s_k / t))``, with k the neuron i itself and its neighbours, K in all: up to
+    ``log K`` the softmax of Bashivan, Kar and DiCarlo 2019 (Science 364, "Neural population control via deep image
+    synthesis").
+
+    Args:
+        model: a ``RetinaModel``, which knows its neurons.
+        neurons: as for ``NeuronObjective``; a group's own members are not among its neighbours.
+        response_reducer: turns responses ``[time', neurons]`` into ``[neurons]``.
+        neighbours: so many neurons of the row's sessions, those nearest by the columns ``y`` and ``x`` of
+            ``model.neurons``; all others of these sessions by default.
+        temperature: the difference t between scores that counts as large, in the unit of the responses.
+
+    Raises:
+        TypeError: if the model is not a ``RetinaModel``.
+        ValueError: if a neuron has no neighbours, or not as many as asked for, places are needed and not known, the
+            temperature is not positive, or there is no such session.
+        IndexError: if there is no such neuron.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        neurons: Sequence[NeuronOrGroup],
+        response_reducer: Reducer,
+        neighbours: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        if not isinstance(model, RetinaModel):
+            raise TypeError(
+                f"OneHotObjective needs to know the neurons of the {type(model).__name__}: wrap it in "
+                "RetinaModel(network, stimulus_format, neurons_per_session)."
+            )
+        table = model.neurons
+        self.neighbours = neighbours
+        others = [_neighbours(model, table, group_of(target), neighbours) for target in neurons]
+        super().__init__(model, neurons, response_reducer, others, temperature)
+
+
+def _neighbours(model: RetinaModel, table: pd.DataFrame, group: Sequence[Neuron], count: int | None) -> list[Neuron]:
+    for session in {neuron.session for neuron in group}:
+        model.check_session(session)
+    table = table[table["session"].isin({neuron.session or "" for neuron in group})]
+    own = [(neuron.session or "", neuron.index) for neuron in group]
+    is_own = [pair in own for pair in zip(table["session"], table["index"], strict=True)]
+    others = table[[not mine for mine in is_own]]
+    if count is not None:
+        if not {"y", "x"} <= set(table.columns):
+            raise ValueError(
+                f"neighbours={count}: model '{model.name}' does not know where its neurons are (columns y "
+                "and x of model.neurons). Leave neighbours out for all neurons of the session."
+            )
+        if not 1 <= count <= len(others):
+            raise ValueError(f"neighbours={count} of {group_label(group)} is not between 1 and {len(others)}.")
+        places = table[["y", "x"]]
+        distance = (places.loc[others.index] - places[is_own].mean()).pow(2).sum(axis=1)
+        others = others.loc[distance.sort_values(kind="stable").index[:count]]
+    return [
+        Neuron(session or None, int(index)) for session, index in zip(others["session"], others["index"], strict=True)
+    ]
+
+
+def _check_contrast(counts: Sequence[int], temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive.")
+    if counts and min(counts) < 2:
+        raise ValueError("There is only one group of neurons: a contrast needs others to tell it from.")

@@ -1,0 +1,116 @@
+"""Reducers: responses over time to one number."""
+
+from torch import Tensor
+
+
+class Reducer:
+    """Responses over time to one number; derive from it and write ``forward`` for one of your own.
+
+    Args:
+        axis: the time axis of the responses; 0 in all objectives of this package.
+    """
+
+    def __init__(self, axis: int = 0) -> None:
+        self.axis = axis
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Reduce responses ``[time', ...]`` to ``[...]``."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(axis={self.axis})"
+
+
+class MeanReducer(Reducer):
+    """The mean response over time.
+
+    Args:
+        axis: the time axis of the responses; 0 in all objectives of this package.
+    """
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Reduce responses ``[time', ...]`` to ``[...]``."""
+        return responses.mean(dim=self.axis)
+
+
+class MaxReducer(Reducer):
+    """The largest response over time.
+
+    Args:
+        axis: the time axis of the responses; 0 in all objectives of this package.
+    """
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Reduce responses ``[time', ...]`` to ``[...]``."""
+        return responses.amax(dim=self.axis)
+
+
+class SliceMeanReducer(Reducer):
+    """The mean response in a window of response frames.
+
+    Args:
+        axis: the time axis of the responses; 0 in all objectives of this package.
+        start: first response frame of the window.
+        length: number of response frames in the window.
+
+    Raises:
+        ValueError: if the window is empty or starts before the response.
+    """
+
+    def __init__(self, axis: int, start: int, length: int) -> None:
+        super().__init__(axis)
+        if start < 0 or length < 1:
+            raise ValueError(f"SliceMeanReducer(start={start}, length={length}) needs start >= 0 and length >= 1.")
+        self.start = start
+        self.length = length
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Reduce responses ``[time', ...]`` to ``[...]``.
+
+        Raises:
+            ValueError: if the window reaches outside the response.
+        """
+        frames = responses.shape[self.axis]
+        if self.start + self.length > frames:
+            raise ValueError(
+                f"SliceMeanReducer(start={self.start}, length={self.length}) needs response frames {self.start} to "
+                f"{self.start + self.length - 1}, but the response has {frames} frames. Choose a window inside it, "
+                "or a stimulus with more time steps."
+            )
+        return responses.narrow(self.axis, self.start, self.length).mean(dim=self.axis)
+
+    def __repr__(self) -> str:
+        return f"SliceMeanReducer(axis={self.axis}, start={self.start}, length={self.length})"
+
+
+class WindowContrastReducer(Reducer):
+    """The mean response in one window minus that in another, e.g. a transient response against a sustained one.
+
+    Args:
+        axis: the time axis of the responses; 0 in all objectives of this package.
+        start: first response frame of the window that counts for.
+        length: number of its response frames.
+        against_start: first response frame of the window that counts against.
+        against_length: number of its response frames.
+
+    Raises:
+        ValueError: if a window is empty or starts before the response.
+    """
+
+    def __init__(self, axis: int, start: int, length: int, against_start: int, against_length: int) -> None:
+        super().__init__(axis)
+        self.window = SliceMeanReducer(axis, start, length)
+        self.against = SliceMeanReducer(axis, against_start, against_length)
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Reduce responses ``[time', ...]`` to ``[...]``.
+
+        Raises:
+            ValueError: if a window reaches outside the response.
+        """
+        return self.window.forward(responses) - self.against.forward(responses)
+
+    def __repr__(self) -> str:
+        windows = f"start={self.window.start}, length={self.window.length}"
+        against = f"against_start={self.against.start}, against_length={self.against.length}"
+        return f"WindowContrastReducer(axis={self.axis}, {windows}, {against})"

@@ -1,0 +1,177 @@
+"""The response of neurons as an objective: the same neurons for all rows, or each row's own."""
+
+import operator
+from collections.abc import Callable, Sequence
+from copy import copy
+from inspect import signature
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.read_out import SessionReadOut, session_responses
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_of
+from mei_lightning.objectives.base import Objective
+from mei_lightning.objectives.reducers import Reducer
+
+
+class IncreaseObjective(Objective):
+    """The mean response of some neurons of one session, the same neurons for every row.
+
+    Args:
+        model: called as ``model(stimulus, data_key=data_key)``, or ``model(stimulus)`` if ``data_key`` is None;
+            returns responses ``[rows, time', neurons]`` (or ``[rows, neurons]``).
+        neuron_indices: one neuron of the session, or a group whose mean response counts.
+        data_key: the session; None for a model without sessions.
+        response_reducer: turns responses ``[time', rows]`` into ``[rows]``.
+
+    Raises:
+        IndexError: in ``forward``, if the session has no such neuron.
+        ValueError: if no neuron is given; in ``forward``, if a reducer's window reaches outside the response.
+    """
+
+    def __init__(
+        self, model: nn.Module, neuron_indices: Sequence[int] | int, data_key: str | None, response_reducer: Reducer
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.neuron_indices = [operator.index(index) for index in np.atleast_1d(neuron_indices).tolist()]
+        if not self.neuron_indices:
+            raise ValueError("neuron_indices is empty: name at least one neuron.")
+        self.data_key = data_key
+        self.response_reducer = response_reducer
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
+        responses = session_responses(self.model, stimulus, self.data_key)
+        check_neuron_indices(self.neuron_indices, responses.shape[-1], self.data_key)
+        traces = responses[:, :, self.neuron_indices].mean(dim=-1)
+        return self.response_reducer.forward(traces.T)
+
+
+class DecreaseObjective(IncreaseObjective):
+    """The negative mean response of some neurons of one session; arguments as for ``IncreaseObjective``."""
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
+        return -super().forward(stimulus)
+
+
+class GroupResponses(nn.Module):
+    """Mean responses of groups of neurons, each group to one stimulus of a batch.
+
+    Only the responses of these neurons are computed, and what sessions share only once, if the model is a
+    ``RetinaModel`` that can do so. The weights are those that the model has when this is made.
+
+    Args:
+        model: called as ``model(stimulus, data_key=session)``, or ``model(stimulus)`` for neurons without a session;
+            returns responses ``[batch, time', neurons]`` (or ``[batch, neurons]``).
+        rows: for each group the index of its stimulus in the batch.
+        groups: for each group its neurons.
+
+    Raises:
+        ValueError: if a ``RetinaModel`` has no such session.
+        IndexError: if a ``RetinaModel`` has no such neuron; in ``forward``, if any other model has not.
+    """
+
+    group_of_member: Tensor
+    sizes: Tensor
+
+    def __init__(self, model: nn.Module, rows: Sequence[int], groups: Sequence[Sequence[Neuron]]) -> None:
+        super().__init__()
+        members = [neuron for group in groups for neuron in group]
+        row_of_member = [row for row, group in zip(rows, groups, strict=True) for _ in group]
+        group_of_member = [number for number, group in enumerate(groups) for _ in group]
+        if isinstance(model, RetinaModel):
+            self.read_out = model.read_out(row_of_member, members)
+        else:
+            self.read_out = SessionReadOut(model, row_of_member, members)
+        self.register_buffer("group_of_member", torch.tensor(group_of_member), persistent=False)
+        self.register_buffer("sizes", torch.tensor([len(group) for group in groups]), persistent=False)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Responses ``[groups, time']`` to stimuli ``[rows, channels, time, height, width]``."""
+        responses = self.read_out(stimulus)
+        sums = responses.new_zeros(len(self.sizes), responses.shape[1]).index_add(0, self.group_of_member, responses)
+        return sums / self.sizes[:, None]
+
+
+class NeuronObjective(Objective):
+    """The response of each row's own neuron, or the mean response of its own group of neurons.
+
+    Derive from it for another score of these responses: write ``score``, from traces ``[rows, time']`` to scores
+    ``[rows]``. Further arguments of the constructor, kept as attributes of the same names, become part of the results'
+    configuration.
+
+    Only the responses of these neurons are computed, and what sessions share only once, if the model is a
+    ``RetinaModel`` that can do so. The weights are those that the model has when the objective is made.
+
+    Args:
+        model: as for ``IncreaseObjective``.
+        neurons: for each row a neuron, ``(session, index)`` (or ``index`` for a model without sessions), or a
+            list of neurons: a group that shares the row's stimulus. Rows may belong to different sessions.
+        response_reducer: turns responses ``[time', rows]`` into ``[rows]``.
+
+    Raises:
+        ValueError: if there are no rows, a group is empty, or a ``RetinaModel`` has no such session.
+        IndexError: if a ``RetinaModel`` has no such neuron; in ``forward``, if any other model has not.
+    """
+
+    def __init__(self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer) -> None:
+        super().__init__()
+        self.model = model
+        self.groups = [group_of(target) for target in neurons]
+        if not self.groups:
+            raise ValueError("neurons is empty: name at least one neuron.")
+        self.response_reducer = response_reducer
+        self._read(range(len(self.groups)))
+
+    def _read(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, on the model that ``self.model`` is by now."""
+        self.groups = [self.groups[row] for row in rows]
+        self.responses = GroupResponses(self.model, range(len(self.groups)), self.groups)
+
+    def traces(self, stimulus: Tensor) -> Tensor:
+        """Responses ``[rows, time']`` of the rows' neurons (a group's mean)."""
+        return self.responses(stimulus)
+
+    def score(self, traces: Tensor) -> Tensor:
+        """Scores ``[rows]`` of responses ``[rows, time']``."""
+        return self.response_reducer.forward(traces.T)
+
+    def traces_and_scores(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
+        """Responses ``[rows, time']`` of the rows' neurons, and scores ``[rows]``, from one pass of the model."""
+        traces = self.traces(stimulus)
+        return traces, self.score(traces)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
+        return self.traces_and_scores(stimulus)[1]
+
+    def on(self, model: nn.Module) -> Self:
+        """The same objective on another model of the same neurons."""
+        return self._derived(model, range(len(self.groups)))
+
+    def for_rows(self, rows: Sequence[int]) -> Self:
+        """The objective of only these rows' neurons."""
+        return self._derived(self.model, rows)
+
+    def _derived(self, model: nn.Module, rows: Sequence[int]) -> Self:
+        # A copy in place of a call of the constructor, so that a subclass may have any arguments.
+        other = copy(self)
+        other._modules, other._buffers = dict(self._modules), dict(self._buffers)
+        other.model = model
+        other._read(rows)
+        return other
+
+    def describe(self) -> str:
+        """The score in words, for results: its name and settings, without model and neurons."""
+        arguments = list(signature(type(self)).parameters)[3:]
+        settings = [f"{name}={getattr(self, name)!r}" for name in arguments if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join([repr(self.response_reducer), *settings])})"
+
+
+ObjectiveFactory = Callable[[nn.Module, Sequence[NeuronOrGroup], Reducer], NeuronObjective]
+"""Makes the objective of some neurons: a ``NeuronObjective``, or a subclass whose further arguments are filled in."""

@@ -1,0 +1,82 @@
+"""A given response in place of the largest one.
+
+A target is hit the more exactly the smaller the last steps are: ``AdaptivePowerMethod(smallest=1e-4)``.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mei_lightning.neurons import NeuronOrGroup
+from mei_lightning.objectives.per_row import Values, for_each_row
+from mei_lightning.objectives.reducers import Reducer
+from mei_lightning.objectives.responses import NeuronObjective
+
+
+class TargetLevelObjective(NeuronObjective):
+    """How near the reduced response of each row's neurons is to a given level: ``-(s - level)^2``.
+
+    A stimulus that hits the level exactly has no gradient, and ends with that status.
+
+    Args:
+        model, neurons, response_reducer: as for ``NeuronObjective``.
+        level: the response to hit, in the model's units; one for all rows, or one for each.
+
+    Raises:
+        ValueError: if there is not one level for each row, or one is not finite; and as for ``NeuronObjective``.
+        IndexError: as for ``NeuronObjective``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        neurons: Sequence[NeuronOrGroup],
+        response_reducer: Reducer,
+        level: float | Sequence[float],
+    ) -> None:
+        self.level = for_each_row("level", level, len(neurons), dimensions=0)
+        super().__init__(model, neurons, response_reducer)
+
+    def _read(self, rows: Sequence[int]) -> None:
+        super()._read(rows)
+        self.level = [self.level[row] for row in rows]
+
+    def score(self, traces: Tensor) -> Tensor:
+        """Scores ``[rows]`` of responses ``[rows, time']``."""
+        reduced = super().score(traces)
+        return -(reduced - reduced.new_tensor(self.level)).square()
+
+
+class TargetTraceObjective(NeuronObjective):
+    """How near the response of each row's neurons is to a given course: minus the mean squared error over time.
+
+    The reducer takes the mean: a ``SliceMeanReducer`` lets only the frames of its window count.
+
+    Args:
+        model, neurons, response_reducer: as for ``NeuronObjective``.
+        trace: the response to follow, in the model's units, ``[time']`` for all rows or ``[rows, time']``.
+
+    Raises:
+        ValueError: if there is not one trace for each row, or one is not finite; in ``forward``, if the response has
+            another number of frames; and as for ``NeuronObjective``.
+        IndexError: as for ``NeuronObjective``.
+    """
+
+    def __init__(
+        self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer, trace: Values
+    ) -> None:
+        self.trace = for_each_row("trace", trace, len(neurons), dimensions=1)
+        super().__init__(model, neurons, response_reducer)
+
+    def _read(self, rows: Sequence[int]) -> None:
+        super()._read(rows)
+        self.trace = [self.trace[row] for row in rows]
+
+    def score(self, traces: Tensor) -> Tensor:
+        """Scores ``[rows]`` of responses ``[rows, time']``."""
+        target = traces.new_tensor(self.trace)
+        if target.shape != traces.shape:
+            raise ValueError(
+                f"The trace to follow has {target.shape[1]} frames, but the response has {traces.shape[1]}."
+            )
+        return -super().score((traces - target).square())
