@@ -72,14 +72,16 @@ def find_meis(
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
-        effort: "quick", "normal" or "thorough": from 2, 4 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
-            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, and the best result is kept.
+        effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps; then the best one is shifted in
+            time by 0, 2 or 4 different amounts, and optimised again each time; the best of all is kept. Still images,
+            and other optimizers, have 2, 4 or 16 initial stimuli and no shifts.
         max_steps: the most steps, in place of the effort's; a stimulus that has converged takes fewer.
-        restarts: the number of initial stimuli, in place of the effort's.
+        restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
-            as many as fit into half of its free memory, at most 16 for each thread of a processor (32 if it has one)
-            and 256 on a GPU.
+            as many as fit into half of its free memory, at most 64 for each thread of a processor (16 if the model is
+            not understood) and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,

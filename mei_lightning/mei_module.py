@@ -56,13 +56,15 @@ class MEIModule(PopulationModule):
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
-        effort: "quick", "normal" or "thorough": from 2, 4 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
-            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, and the best result is kept.
-        restarts: the number of initial stimuli, in place of the effort's.
+        effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps; then the best one is shifted in
+            time by 0, 2 or 4 different amounts, and optimised again each time; the best of all is kept. Still images,
+            and other optimizers, have 2, 4 or 16 initial stimuli and no shifts.
+        restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps that a row takes, in place of the effort's.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
-            free memory, at most 16 for each thread of a processor (32 if it has one) and 256 on a GPU.
+            free memory, at most 64 for each thread of a processor (16 if the model is not understood) and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
@@ -70,7 +72,7 @@ class MEIModule(PopulationModule):
 
     Attributes:
         neuron_in_place: the places for neurons on this device, ``[places]``: the number of the neuron in each, -1 for
-            none. A place has as many rows as there are restarts.
+            none. A place has a row for each restart and each shift.
 
     Raises:
         ValueError: if a neuron, session, window, norm or range does not fit the model.

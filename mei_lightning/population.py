@@ -29,7 +29,7 @@ from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 
 _EQUAL = 1e-5
 """Relative difference up to which the values of a neuron's rows count as equal."""
-_SAME_PLACE = 0.6
+_SAME_PLACE = 0.5
 """Cosine similarity above which a row is on its way to where another row is."""
 
 
@@ -39,10 +39,10 @@ class PopulationModule(StimulusModule):
     A device has places for neurons, each of as many rows as there are restarts. After ``TRIAL_STEPS`` steps those of a
     neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the computation.
     If the best stimulus shall then be shifted in time and optimised again, the place has a row for each shift; what the
-    best of them finds belongs to the restart that they began from, and rows that come to where a better one of the same
-    neuron is end there. Once all that is done, the neuron's result is complete, and the next neuron takes the place.
-    Neurons are dealt to the devices as places become free, so that no device waits for another one's stragglers until
-    the last neurons.
+    best of them finds belongs to the restart that they began from, and those that come to where a better row of the
+    same neuron is end there. Once all that is done, the neuron's result is complete, and the next neuron takes the
+    place. Neurons are dealt to the devices as places become free, so that no device waits for another one's stragglers
+    until the last neurons.
 
     Args:
         objective: the neurons, one for each row of the objective.
@@ -364,16 +364,17 @@ class PopulationModule(StimulusModule):
             self._begin_rows(rows, self.best_stimulus[best[places]].roll(frames, dims=2))
 
     def _rows_that_join(self) -> Tensor:
-        """Active rows ``[rows]`` that have come to where a better row of the same neuron is, and would end there."""
-        values = self._by_place(torch.where(self.status == Status.EMPTY, -torch.inf, self.best_value))
-        values = _handicapped(values)
+        """Shifted rows ``[rows]`` that have come to where a better row of the same neuron is, and would end there."""
+        values = _handicapped(self._by_place(self.best_value))
+        shifted = self._by_place(self.active).clone()
+        shifted[:, : self.restarts] = False
         joins = torch.zeros_like(self.active)
         rows = torch.arange(len(joins), device=self.device)
         for other in range(1, self._rows_of_place):
-            better = (values.roll(-other, dims=1) > values).flatten() & self.active
-            ahead = self._by_place(rows).roll(-other, dims=1).flatten()[better]
-            own, best = self.stimulus.detach()[better].flatten(1), self.best_stimulus[ahead].flatten(1)
-            joins[rows[better]] |= torch.cosine_similarity(own, best) > _SAME_PLACE
+            own = (shifted & (values.roll(-other, dims=1) > values)).flatten()
+            better = self._by_place(rows).roll(-other, dims=1).flatten()[own]
+            here, there = self.stimulus.detach()[own].flatten(1), self.best_stimulus[better].flatten(1)
+            joins[rows[own]] |= torch.cosine_similarity(here, there) > _SAME_PLACE
         return joins
 
     @torch.no_grad()
@@ -420,7 +421,7 @@ class PopulationModule(StimulusModule):
         with all_threads():
             response, scores = self.objective.for_rows(numbers).to(self.device).traces_and_scores(stimulus)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
-        restart_scores[(self.status[rows] == Status.OUTDONE) | (self.status[rows] == Status.JOINED)] = torch.nan
+        restart_scores[self.status[rows] == Status.OUTDONE] = torch.nan
         alike = self._seed_similarities(places).tolist()
         interrupted = ~self._complete[torch.tensor(places, device=self.device)]
         status = torch.where(interrupted, int(Status.ACTIVE), self.status[best_rows])

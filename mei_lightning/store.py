@@ -43,7 +43,7 @@ class MEIResult:
         response: the trace to the stimulus, ``[response_time]``.
         score: of the stimulus.
         status: "converged", "step limit", "no gradient", "not finite", or "interrupted".
-        steps: of the best restart.
+        steps: of the best restart, with those that it took after it was shifted.
         best_restart: which restart the stimulus is from.
         seed: 63-bit, of the best restart.
         restart_scores: ``[restart]``; NaN for those that were given up early.
