@@ -44,6 +44,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import mei_lightning as ml
+from mei_lightning.block_objective import ObjectiveInBlocks
 from mei_lightning.models.base import weights_digest
 from mei_lightning.models.blocks import ROWS_PER_BLOCK, using_threads
 from mei_lightning.models.digital_twin import DigitalTwinNetwork
@@ -538,12 +539,13 @@ def measure_steps(model: BenchmarkModel, rows: int, repeats: int = 5) -> dict[st
     }
 
 
-def prepared_rows(model: BenchmarkModel, rows: int) -> tuple[ml.NeuronObjective, Tensor]:
-    """An objective of so many rows on the prepared model, and noise for it."""
+def prepared_rows(model: BenchmarkModel, rows: int) -> tuple[ml.Objective, Tensor]:
+    """An objective of so many rows on the prepared model, as runs compute it, and noise for it."""
     neurons = [neuron for neuron, _ in zip(itertools.cycle(model.neurons), range(rows), strict=False)]
     shape = model.retina.stimulus_shape(FRAMES, rows)
     objective = ml.NeuronObjective(prepare(model.retina, shape), neurons, ml.MeanReducer())
-    return objective, torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    noise_of_rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return ObjectiveInBlocks(objective, range(rows)), noise_of_rows
 
 
 def trainer_overhead(model: BenchmarkModel, steps: int, repeats: int = 3) -> dict[str, float]:
@@ -625,7 +627,7 @@ def measure_population(size: int, max_steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory, PeakMemory() as memory:
         began = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            meis = ml.find_meis(
+            ml.find_meis(
                 model,
                 model.choice,
                 norm=NORM,
@@ -636,13 +638,12 @@ def measure_population(size: int, max_steps: int) -> dict[str, float]:
                 callbacks=[counter],
             )
         seconds = time.perf_counter() - began
-        rows = meis.sizes["neuron"] * meis.sizes["restart"]
     return {
         "neurons": size,
         "seconds": seconds,
         "neurons_per_minute": 60 * size / seconds,
         "peak_memory_mb": memory.megabytes,
-        "steps_per_row": counter.computed / rows,
+        "steps_per_neuron": counter.computed / size,
         "active_share": counter.active_share,
     }
 
@@ -669,7 +670,7 @@ POPULATION_COLUMNS = {
     "seconds": ("seconds", "{:.1f}"),
     "neurons_per_minute": ("neurons per minute", "{:.1f}"),
     "peak_memory_mb": ("peak memory (MB)", "{:.0f}"),
-    "steps_per_row": ("row-steps per row", "{:.1f}"),
+    "steps_per_neuron": ("row-steps per neuron", "{:.1f}"),
     "active_share": ("of them on active rows", "{:.0%}"),
 }
 

@@ -49,7 +49,7 @@ def test_populations(tmp_path):
     assert [line[0] for line in lines] == ["2"]
     (row,) = numbers["rows"]
     assert row["neurons"] == 2
-    assert {"seconds", "neurons_per_minute", "peak_memory_mb", "steps_per_row", "active_share"} <= row.keys()
+    assert {"seconds", "neurons_per_minute", "peak_memory_mb", "steps_per_neuron", "active_share"} <= row.keys()
     assert all(value > 0 for value in row.values())
 
 
