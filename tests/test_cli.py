@@ -184,6 +184,7 @@ def steps(monkeypatch):
 def test_the_same_command_continues_its_run(steps):
     command = [*ONE_NEURON, "--model.neurons=[[session_1,0],[session_1,5],[session_2,3]]", "--model.max_steps=20"]
     command += ["--model.rows_per_device=4", "--convergence.patience=1000", "--results.report=false"]
+    command += ["--model.restarts=4"]
     main([*command, "--trainer.max_steps=30"])
     assert results().status.values.tolist() == ["step limit", "interrupted", "pending"]
     # Four starts, of which two go on after the trial.
@@ -200,6 +201,7 @@ def test_the_same_command_continues_its_run(steps):
     whole = find_meis(
         "simulated",
         [("session_1", 0), ("session_1", 5), ("session_2", 3)],
+        restarts=4,
         max_steps=20,
         callbacks=[RowConvergence(patience=1000)],
         progress_bar=False,
@@ -227,7 +229,7 @@ def test_what_does_not_change_the_results_does_not_make_another_run(steps):
 
 def test_resumes_from_a_checkpoint(steps):
     options = [*ONE_NEURON, "--model.norm=10", "--convergence.patience=1000", "--model.max_steps=20"]
-    options += ["--results.report=false", "--model.check_interval=10"]
+    options += ["--results.report=false", "--model.check_interval=10", "--model.restarts=4"]
     main([*options, "--trainer.max_steps=10", "--trainer.enable_checkpointing=true"])
     checkpoint = next(directory_of_run().glob("checkpoints/*.ckpt"))
     assert results().status.item() == "interrupted"
@@ -300,7 +302,7 @@ def test_results_of_another_run_are_never_overwritten(monkeypatch):
         ("--model.time_steps=20", ValueError, r"time_steps=20 leaves no response.*more than 20 frames"),
         ("--model.restarts=0", ValueError, r"restarts=0 must be at least 1"),
         ("--model.max_steps=0", ValueError, r"max_steps=0 leaves nothing to do"),
-        ("--model.rows_per_device=3", ValueError, r"rows_per_device=3 has no room for a neuron with restarts=4"),
+        ("--model.rows_per_device=1", ValueError, r"rows_per_device=1 has no room for a neuron with restarts=2"),
         ("--stimulus_logger.neurons=[nobody]", ValueError, r"cannot show 'nobody'"),
     ],
 )

@@ -194,6 +194,7 @@ def test_status_in_words():
         "NOT_FINITE": "not finite",
         "STEP_LIMIT": "step limit",
         "OUTDONE": "outdone",
+        "JOINED": "joined",
     }
 
 
@@ -282,6 +283,7 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     assert checkpoint["configuration"] == module.configuration
     state = checkpoint["state_dict"]
     assert state.pop("neuron_in_place").tolist() == [0, 1, 2]
+    assert state.pop("shifted").tolist() == [False] * 3
     assert set(state) == {
         "stimulus",
         "best_stimulus",
