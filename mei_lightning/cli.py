@@ -189,8 +189,9 @@ def analyze(
         store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
     )
     table = measures_table(analysis)
-    # Of angles on a circle a median says nothing.
-    numbers = table.select_dtypes("number").drop(columns=["index", "orientation", "direction"])
+    # Of angles on a circle, and of categories, a median says nothing.
+    without_order = ["index", "orientation", "direction", "cluster"]
+    numbers = table.select_dtypes("number").drop(columns=without_order, errors="ignore")
     print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
     print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
     directory = Path(store).parent

@@ -17,6 +17,7 @@ import xarray as xr
 
 from mei_lightning.analysis.populations import position_of
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.results import check_store
 from mei_lightning.video import Frames, dataset_stimulus_format, projector_levels
 
 BRIGHTEST = 255
@@ -151,7 +152,11 @@ def export_for_experiment(
     directory = Path(directory)
     if existing := [name for name in names if (directory / name).exists()]:
         raise FileExistsError(f"{directory} has {', '.join(existing)} already; give another directory, or move it.")
-    dataset = meis if isinstance(meis, xr.Dataset) else xr.open_zarr(meis, chunks=None)
+    if isinstance(meis, xr.Dataset):
+        dataset = meis
+    else:
+        check_store(meis)
+        dataset = xr.open_zarr(meis, chunks=None)
     stimuli = projector_stimuli(dataset, neurons, gap=gap, clip=clip, colours=colours, frame_rate=frame_rate)
     directory.mkdir(parents=True, exist_ok=True)
     hidden = directory / f".{uuid.uuid4().hex}.partial"

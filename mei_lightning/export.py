@@ -36,6 +36,8 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
     write = {".nc": _write_netcdf, ".h5": _write_netcdf, ".npz": _write_npz}.get(target.suffix)
     if write is None:
         raise ValueError(f"{target} ends in '{target.suffix}'; MEIs are exported to files in .nc, .h5 or .npz.")
+    if not Path(store_path).exists():
+        raise FileNotFoundError(f"There is no store of MEIs at {store_path}.")
     if target.exists():
         raise FileExistsError(f"{target} exists already and is not overwritten. Give another name, or move it.")
     if write is _write_netcdf:

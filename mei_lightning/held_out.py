@@ -15,7 +15,7 @@ from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
 from mei_lightning.prediction import predict_rows
-from mei_lightning.results import groups_of, reducer_of
+from mei_lightning.results import check_store, groups_of, reducer_of
 from mei_lightning.store import VERSION_ATTRIBUTE, MEIStore
 
 HELD_OUT_SCORE = "held_out_score"
@@ -51,10 +51,12 @@ def score_held_out(
         The held-out scores, ``[neuron]``.
 
     Raises:
-        ValueError: if the model has no such members, sessions or neurons, its stimulus has another shape, it found the
-            MEIs itself, the run's reducer is not known here, or the store is of another version.
+        FileNotFoundError: if there is nothing at ``store``.
+        ValueError: if it is no store, or one of another version, the model has no such members, sessions or neurons,
+            its stimulus has another shape, it found the MEIs itself, or the run's reducer is not known here.
         OSError: if the store cannot be written to; nothing has been computed by then.
     """
+    check_store(store)
     meis = xr.open_zarr(store, chunks=None)
     if VERSION_ATTRIBUTE in meis.attrs:
         MEIStore(store).check_writable()

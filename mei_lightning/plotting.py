@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose_channels, temporal_frequency
 from mei_lightning.figures.style import DIVERGING_MAP, RESPONSE_COLOR, STYLE, WINDOW_COLOR, channel_colors, tidy
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.video import (
@@ -98,7 +98,7 @@ def plot_stimulus_composition(
                 f"highlight_x_list has ({first}, {last}), but the stimulus has frames 0 to {time_steps - 1}."
             )
         shaded.append((first, last))
-    parts = [decompose(channel) for channel in values]
+    parts = list(zip(*decompose_channels(values), strict=True))
 
     _draw_spatial(spatial_ax, values, parts, facts)
     if facts.frame_rate is None or time_steps == 1:
@@ -220,7 +220,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
                 map_ax.set_axis_off()
                 map_ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=map_ax.transAxes)
                 continue
-            parts = [decompose(channel) for channel in values]
+            parts = list(zip(*decompose_channels(values), strict=True))
             maps, limit = _maps_and_limit(values, parts)
             draw_tiles(map_ax, [maps], limit)
             if number == 0:
@@ -380,7 +380,7 @@ def _draw_movie(figure: Figure, values: Array, row: xr.Dataset, facts: StimulusF
         middle = facts.height / 2 + number * (facts.height + TILE_GAP * facts.width)
         write(strip_ax, name, 0, middle, dx=-4, ha="right", va="center", color=color)
 
-    parts = [decompose(channel) for channel in values]
+    parts = list(zip(*decompose_channels(values), strict=True))
     temporals = [temporal for temporal, _, _ in parts]
     window = [window_of(row, facts)]
     _draw_spatial(figure.add_subplot(panels[0, 0]), values, parts, facts)
@@ -407,7 +407,7 @@ def _draw_still(figure: Figure, values: Array, facts: StimulusFormat) -> None:
         bottom=0.08,
         wspace=0.15,
     )
-    _draw_spatial(figure.add_subplot(panels[-1]), values, [decompose(channel) for channel in values], facts)
+    _draw_spatial(figure.add_subplot(panels[-1]), values, list(zip(*decompose_channels(values), strict=True)), facts)
     if in_color:
         color_ax = figure.add_subplot(panels[0])
         color_ax.imshow(stimulus_to_rgb_frames(values)[0], interpolation="nearest")

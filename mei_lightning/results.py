@@ -125,6 +125,22 @@ def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:
     return groups
 
 
+def check_store(path: str | Path) -> None:
+    """Refuse what is no store of MEIs.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``path``.
+        ValueError: if there is something else than a zarr store.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no store of MEIs at {path}.")
+    if not (path / ".zgroup").is_file():
+        inside = sorted(found.parent.name for found in path.glob("*.zarr/.zgroup")) if path.is_dir() else []
+        hint = f" Do you mean {path / inside[0]}?" if inside else ""
+        raise ValueError(f"{path} is not a store of MEIs, such as meis.zarr in the directory of a run's results.{hint}")
+
+
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     """Write a dataset as a zarr store with one chunk for each neuron; read it with ``xarray.open_zarr(path)``.
 

@@ -266,8 +266,8 @@ def projector_levels(values: NDArray[np.float64], facts: StimulusFormat) -> NDAr
     """
     if facts.mean is None or facts.sd is None:
         raise ValueError(
-            "The projector's values are stimulus * sd + mean, but mean and sd are not known. Pass a stimulus_format "
-            "that has both, or apply_undo_video_normalization=False."
+            "The projector's values are stimulus * sd + mean, but mean and sd are not known. Give the model a "
+            "StimulusFormat that has both."
         )
     if len(facts.mean) != len(values):
         raise ValueError(f"The stimulus has {len(values)} channels, but stimulus_format has {facts.channel_names}.")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, temporal_frequency
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose, decompose_channels, temporal_frequency
 
 
 def openretina_video_analysis():
@@ -195,3 +195,18 @@ def test_where_openretina_is_wrong_the_mean_of_a_course_pulls_its_frequency_towa
     frequencies, amplitudes = theirs.calculate_fft(np.sin(2 * np.pi * 10.8 * np.arange(50) / 30), 30.0)
     assert amplitudes[frequencies > 10].max() > 0.1 * 25
     assert amplitude_spectrum(sine, 30.0)[0].max() <= 10
+
+
+def test_channels_have_signs_that_make_them_positive_in_the_same_place():
+    rows, columns = np.mgrid[:8, :7]
+    centre = np.exp(-((rows - 3) ** 2 + (columns - 2) ** 2) / 4)
+    # Of the second channel, the strongest pixel is a negative one beside the centre.
+    beside = np.exp(-((rows - 6) ** 2 + (columns - 5) ** 2) / 2)
+    course = np.sin(np.arange(9.0))
+    stimulus = np.stack([3 * course[:, None, None] * centre, course[:, None, None] * (centre - 1.5 * beside)])
+    temporal, spatial, explained = decompose_channels(stimulus)
+    assert (spatial[:, 3, 2] > 0).all()
+    np.testing.assert_allclose(temporal[:, :, None, None] * spatial[:, None], stimulus, atol=1e-12)
+    np.testing.assert_allclose(explained, 1)
+    # By itself the second channel would be turned round.
+    assert decompose(stimulus[1])[1][3, 2] < 0

@@ -19,10 +19,10 @@ from mei_lightning.analysis.cross_responses import (
 )
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
-from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
-from mei_lightning.results import reducer_of
+from mei_lightning.results import check_store, reducer_of
 
 ANALYSIS = "analysis.zarr"
 TABLE = "measures.csv"
@@ -55,8 +55,8 @@ def analyze_meis(
         The measures of each neuron, see ``measure_meis``, and its ``cluster`` and place on a ``map``, see
         ``cluster_meis``. With a model also ``cross_response`` and ``selectivity_index``, ``type_response`` and
         ``type_selectivity_index`` where the model has types, and the best standard stimuli with ``excitation_ratio``,
-        see ``cross_responses`` and ``compare_with_standard_stimuli``. They take responses over time as the run did, or
-        by their mean, with a warning, where it did so in a way of the user's own.
+        see ``cross_responses`` and ``compare_with_standard_stimuli``. They take responses over time as the run did;
+        where it made scores in a way of its own, by their mean, without standard stimuli, and with a warning.
 
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
@@ -65,14 +65,19 @@ def analyze_meis(
         IndexError: if the model has no such neurons.
     """
     store = Path(store)
-    if not store.exists():
-        raise FileNotFoundError(f"There is no store of MEIs at {store}.")
+    check_store(store)
     targets = [store.parent / ANALYSIS, store.parent / TABLE]
     for target in targets:
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
     with xr.open_zarr(store, chunks=None) as meis:
         retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
+        if retina is not None and weights_digest(retina) != meis.attrs["weights_digest"]:
+            warnings.warn(
+                f"The MEIs were found on the model '{meis.attrs['model']}', and are analysed with '{retina.name}', "
+                "whose weights are others.",
+                stacklevel=2,
+            )
         parts = [measure_meis(meis, retina, accelerator=accelerator, progress_bar=progress_bar)]
         if retina is not None and len(neurons_with_mei(meis)) > 0:
             parts += _across_neurons(meis, retina, accelerator, progress_bar)
@@ -96,22 +101,28 @@ def analyze_meis(
 def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, progress_bar: bool) -> list[xr.Dataset]:
     """How the neurons respond to each other's MEIs, and to standard stimuli."""
     reducer: Reducer
+    known = True
     try:
         reducer = reducer_of(meis)
     except ValueError:
         reducer = MeanReducer()
+        known = False
         warnings.warn(
-            f"The run's score, {meis.attrs['score']}, is not known here: responses across neurons are means over time.",
+            f"The run's score, {meis.attrs['score']}, is not the response itself: responses across neurons are means "
+            "over time, and MEIs are not compared with standard stimuli.",
             stacklevel=3,
         )
     responses = cross_responses(retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar)
     found = [responses.to_dataset().reset_coords("grey_response"), selectivity_index(responses).to_dataset()]
-    if "type" in responses.coords:
+    if "type" in responses.coords and (responses["type"] != "").any():
         found += [type_responses(responses).to_dataset(), type_selectivity_index(responses).to_dataset()]
-    controls = compare_with_standard_stimuli(
-        retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar
-    )
-    return [*found, controls]
+    if known:
+        found.append(
+            compare_with_standard_stimuli(
+                retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar
+            )
+        )
+    return found
 
 
 def _replace(new: Path, target: Path) -> None:

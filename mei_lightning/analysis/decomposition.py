@@ -52,6 +52,27 @@ def decompose(stimulus: ArrayLike) -> tuple[Array, Array, float]:
     return temporal, spatial, min(1.0, float(share))
 
 
+def decompose_channels(stimulus: ArrayLike, dominant: int | None = None) -> tuple[Array, Array, Array]:
+    """``decompose`` of each channel, with signs that make all of them positive in the same place.
+
+    Args:
+        stimulus: ``[channels, time, height, width]``.
+        dominant: the channel whose centre that is; by default the one of largest norm.
+
+    Returns:
+        Temporal parts ``[channels, time]``, spatial parts ``[channels, height, width]`` and explained shares
+        ``[channels]``.
+    """
+    values = np.asarray(stimulus, dtype=np.float64)
+    if dominant is None:
+        dominant = int(np.square(values).sum(axis=(1, 2, 3)).argmax())
+    temporal, spatial, explained = (np.stack(parts) for parts in zip(*map(decompose, values), strict=True))
+    centre = np.maximum(spatial[dominant], 0)
+    # Where a channel is strongest beside the centre, its own sign would be that of its surround.
+    sign = np.where(np.tensordot(spatial, centre, axes=2) < 0, -1.0, 1.0)
+    return temporal * sign[:, None], spatial * sign[:, None, None], explained
+
+
 def unclipped_shape(stimulus: ArrayLike, is_clipped: ArrayLike) -> Array:
     """Spatial shape of one channel of a stimulus as it would be without the limits of its range.
 

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
-from mei_lightning.analysis.decomposition import Array, decompose, temporal_frequency, unclipped_shape
+from mei_lightning.analysis.decomposition import Array, decompose_channels, temporal_frequency, unclipped_shape
 from mei_lightning.analysis.motion import motion
 from mei_lightning.analysis.polarity import (
     polarity_of_course,
@@ -237,7 +237,7 @@ def _measure(stimulus: np.ndarray, run: _Run) -> dict[str, Any]:
     """The measures of one stimulus ``[channel, time, y, x]`` by itself."""
     energy = np.square(stimulus, dtype=np.float64).sum(axis=1)
     dominant = int(energy.sum(axis=(1, 2)).argmax())
-    temporal, spatial, explained = _components(stimulus, dominant)
+    temporal, spatial, explained = decompose_channels(stimulus, dominant)
     changes = np.abs(temporal).max(axis=1) > 0
     uv = run.channels.index("UV") if "UV" in run.channels else dominant
     contrast = temporal_contrast(temporal, uv if changes[uv] else dominant)
@@ -270,16 +270,6 @@ def _measure(stimulus: np.ndarray, run: _Run) -> dict[str, Any]:
         "clipped_share": np.nan if run.ranges is None else clipped.mean(),
         "norm_outside_receptive_field": _share_outside(energy.sum(axis=0), fit),
     }
-
-
-def _components(stimulus: np.ndarray, dominant: int) -> tuple[Array, Array, Array]:
-    """``decompose`` of each channel, with the sign that makes it positive in the dominant channel's centre."""
-    parts = [decompose(channel) for channel in stimulus]
-    temporal, spatial, explained = (np.stack(values) for values in zip(*parts, strict=True))
-    centre = np.maximum(spatial[dominant], 0)
-    # Where a channel is strongest beside the centre, its own sign would be that of its surround.
-    sign = np.where(np.tensordot(spatial, centre, axes=2) < 0, -1.0, 1.0)
-    return temporal * sign[:, None], spatial * sign[:, None, None], explained
 
 
 def _share_outside(energy: Array, fit: DifferenceOfGaussians) -> float:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
+from mei_lightning.results import groups_of
 
 
 def neurons_with_mei(meis: xr.Dataset) -> NDArray[np.intp]:
@@ -37,7 +38,8 @@ def types_of(meis: xr.Dataset, model: RetinaModel) -> NDArray[Any] | None:
     """The cell type of each neuron of a dataset, by the column ``type`` of a model's neuron table.
 
     Returns:
-        Names ``[neuron]``, empty for groups and where no type is known; None if the table has no types.
+        Names ``[neuron]``, a group's if all of its neurons are of one type, empty where no type is known; None if the
+        table has no types.
     """
     table = model.neurons
     if "type" not in table:
@@ -46,5 +48,6 @@ def types_of(meis: xr.Dataset, model: RetinaModel) -> NDArray[Any] | None:
         (session, index): str(name)
         for session, index, name in table[["session", "index", "type"]].dropna().itertuples(index=False)
     }
-    neurons = zip(meis["session"].values.tolist(), meis["index"].values.tolist(), strict=True)
-    return np.array([known.get(neuron, "") for neuron in neurons], dtype="U")
+    groups = groups_of(meis, model)
+    found = [{known.get((neuron.session or "", neuron.index), "") for neuron in group} for group in groups]
+    return np.array([names.pop() if len(names) == 1 else "" for names in found], dtype="U")

@@ -11,6 +11,7 @@ from mei_lightning.analysis.decomposition import Array
 _SMALLEST_SD = 0.3
 _SD_RATIOS = (1.5, 10.0)
 _STRONGEST = 10.0
+_AT_A_LIMIT = 1.001
 _NO_SURROUND = 0.02
 _PIXELS_OUTSIDE = 0.5
 _EVALUATIONS = 200
@@ -26,7 +27,8 @@ class DifferenceOfGaussians:
         y: row of the centre, in pixels.
         x: column of the centre, in pixels.
         centre_sd: standard deviation c of the centre, in pixels.
-        surround_sd: standard deviation s of the surround, in pixels; NaN if the strength is below 0.02.
+        surround_sd: standard deviation s of the surround, in pixels; NaN if the strength is below 0.02, or the image
+            does not tell (the best fit is at a limit of what is allowed).
         surround_strength: volume k of the surround as a share of the centre's.
         r2: share of the image's variance that the fit explains, at most 1.
     """
@@ -103,11 +105,13 @@ def fit_difference_of_gaussians(spatial: ArrayLike) -> DifferenceOfGaussians:
     p = least_squares(residuals, start, jac=jacobian, bounds=(low, high), x_scale="jac", max_nfev=_EVALUATIONS).x
     residual = residuals(p)
     centre_sd = float(np.exp(p[2]))
+    surround_ratio = float(np.exp(p[3]))
+    is_told = p[4] > _NO_SURROUND and _SD_RATIOS[0] * _AT_A_LIMIT < surround_ratio < _SD_RATIOS[1] / _AT_A_LIMIT
     return DifferenceOfGaussians(
         y=float(p[0]),
         x=float(p[1]),
         centre_sd=centre_sd,
-        surround_sd=centre_sd * float(np.exp(p[3])) if p[4] > _NO_SURROUND else float("nan"),
+        surround_sd=centre_sd * surround_ratio if is_told else float("nan"),
         surround_strength=float(p[4]),
         r2=float(1 - residual @ residual / np.sum((image - image.mean()) ** 2)),
     )

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mei_lightning.analysis.decomposition import decompose
+from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.figures.style import STYLE, WIDTH, channel_colors, neuron_types, readable, tidy
 from mei_lightning.plotting import draw_scale_bar, draw_tiles, shade, window_of
 from mei_lightning.video import dataset_stimulus_format
@@ -162,8 +162,7 @@ def _kernels(meis: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     temporal = np.full(stimuli.shape[:3], np.nan)
     spatial = np.full((*stimuli.shape[:2], *stimuli.shape[3:]), np.nan)
     for number in np.flatnonzero(np.isfinite(stimuli).all(axis=(1, 2, 3, 4))):
-        for channel, values in enumerate(stimuli[number]):
-            temporal[number, channel], spatial[number, channel], _ = decompose(values)
+        temporal[number], spatial[number], _ = decompose_channels(stimuli[number])
     return temporal, spatial
 
 

@@ -35,6 +35,7 @@ from mei_lightning.figures.style import (
 )
 from mei_lightning.plotting import window_of
 from mei_lightning.report.records import neuron_records, pixels_that_fit
+from mei_lightning.results import check_store
 from mei_lightning.video import dataset_stimulus_format
 
 REPORT = "report.html"
@@ -67,8 +68,7 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
         ValueError: if ``store`` has no neurons, or the analysis beside it is of other neurons or another run.
     """
     store = Path(store)
-    if not store.exists():
-        raise FileNotFoundError(f"There is no store of MEIs at {store}.")
+    check_store(store)
     target = store.parent / REPORT if target is None else Path(target)
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
@@ -246,7 +246,7 @@ def _tables(table: pd.DataFrame, about: dict[str, dict[str, str]]) -> list[_Tabl
         values = table[name]
         unit = about.get(name, {}).get("units", "")
         # Quantiles of angles depend on where the circle is cut.
-        if name == "index" or unit == "degrees" or values.dtype.kind not in "fiu":
+        if name in ("index", "cluster") or unit == "degrees" or values.dtype.kind not in "fiu":
             continue
         quartiles = [_number(float(values.quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
         rows.append((readable(name), unit, str(values.count()), *quartiles))

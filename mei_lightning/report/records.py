@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from mei_lightning.analysis.decomposition import decompose
+from mei_lightning.analysis.decomposition import decompose_channels
 
 LARGEST_PAGE = 120_000_000
 """Bytes that all records may have before compression; larger stimuli are shown with coarser pixels."""
@@ -51,13 +51,12 @@ def neuron_records(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -
                 nothing = np.full(stimulus.shape, np.nan, dtype=np.float32)
                 yield NeuronRecord("", nothing[:, :, 0, 0], nothing[:, 0])
                 continue
-            parts = [decompose(channel) for channel in stimulus]
-            temporal, spatial = (np.stack([part[i] for part in parts]) for i in (0, 1))
+            temporal, spatial, explained = decompose_channels(stimulus)
             if kernels and np.isfinite(kernels[0][number]).all():
                 temporal, spatial = (kernel[number] for kernel in kernels)
             text = encode(
                 coarse(stimulus, pixels),
-                np.array([part[2] for part in parts]),
+                explained,
                 temporal,
                 coarse(spatial, pixels),
                 responses[number],
