@@ -20,8 +20,8 @@ from torch.nn import functional as F
 ROWS_PER_BLOCK = 16
 """Rows of a block. Fewer would make products that are too small, more would leave the caches."""
 
-_FEW_ROWS = 4
-"""So many stimuli and what belongs to them stay in a core's own cache while one operation after the other is done."""
+_FEW_ROWS = 8
+"""So many stimuli and what belongs to them stay close to a core while one operation after the other is done."""
 
 _reserved: int | None = None
 """Threads that PyTorch would use, if they were not reserved for blocks."""
