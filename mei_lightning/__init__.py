@@ -92,6 +92,7 @@ from mei_lightning.regularizers import (
 )
 from mei_lightning.report.page import write_report
 from mei_lightning.results import save_dataset
+from mei_lightning.robustness import Jitter, Noise, Perturbation, RandomMember, Robustness
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.store import MEIResult, MEIStore
 from mei_lightning.strategies import ShardedStrategy
@@ -119,6 +120,7 @@ __all__ = [
     "FixedNorm",
     "IncreaseObjective",
     "InnerUnits",
+    "Jitter",
     "MEIModule",
     "MEIResult",
     "MEIStore",
@@ -128,12 +130,15 @@ __all__ = [
     "Neuron",
     "NeuronObjective",
     "NeuronSelection",
+    "Noise",
     "NormAndRange",
     "Objective",
     "OneHotObjective",
     "OpenRetinaModel",
     "OptimizationStopper",
+    "Perturbation",
     "ProjectorStimuli",
+    "RandomMember",
     "RangePenalty",
     "RangeRegularizationLoss",
     "Reducer",
@@ -141,6 +146,7 @@ __all__ = [
     "RescaleThenClip",
     "ResultsWriter",
     "RetinaModel",
+    "Robustness",
     "RowConvergence",
     "ShardedStrategy",
     "SimulatedRetina",

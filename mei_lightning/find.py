@@ -26,6 +26,7 @@ from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.robustness import Robustness
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.strategies import cluster_plugins, strategy_for
 
@@ -42,6 +43,7 @@ def find_meis(
     constraint: Constraint | None = None,
     regularizer: Regularizer | None = None,
     optimizer: OptimizerFactory = AdaptivePowerMethod,
+    robustness: Sequence[Robustness] = (),
     effort: EffortName = "normal",
     max_steps: int | None = None,
     restarts: int | None = None,
@@ -72,6 +74,8 @@ def find_meis(
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
+        robustness: what stimuli have to withstand while they are optimised, e.g. ``[Jitter(space=1), Noise(0.1)]``; for
+            an ensemble also ``RandomMember()``. Scores are those of the stimulus itself.
         effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps; then the best one is shifted in
             time by 0, 2 or 4 different amounts, and optimised again each time; the best of all is kept. Still images,
@@ -118,6 +122,7 @@ def find_meis(
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            robustness=robustness,
             effort=effort,
             restarts=restarts,
             seed=seed,

@@ -26,6 +26,7 @@ from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import describe_results
+from mei_lightning.robustness import Robustness
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.stimulus import default_norm, default_time_steps, initial_stimulus
 from mei_lightning.store import configuration_differences
@@ -56,6 +57,9 @@ class MEIModule(PopulationModule):
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
+        robustness: what stimuli have to withstand: ``Jitter``, ``Noise``, ``RandomMember``, in this order. The gradient
+            of a step is that of the perturbed stimulus; scores, the best iterate and convergence are those of the
+            stimulus itself. With the seed, the neuron, the restart and the step, all that is random is determined.
         effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps; then the best one is shifted in
             time by 0, 2 or 4 different amounts, and optimised again each time; the best of all is kept. Still images,
@@ -95,6 +99,7 @@ class MEIModule(PopulationModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
+        robustness: Sequence[Robustness] = (),
         effort: EffortName = "normal",
         restarts: int | None = None,
         seed: int = 0,
@@ -165,6 +170,7 @@ class MEIModule(PopulationModule):
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            robustness=robustness,
             check_interval=check_interval,
         )
         self.retina = model
@@ -189,6 +195,7 @@ class MEIModule(PopulationModule):
             **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
             "regularizer": None if regularizer is None else repr(regularizer),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
+            **({"robustness": [repr(part) for part in robustness]} if robustness else {}),
             "restarts": restarts,
             "finalists": finalists,
             "shifts": shifts,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -13,17 +14,22 @@ from torch.optim import Optimizer
 from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.metrics import ScoreStatistics
-from mei_lightning.models.base import StimulusFormat
+from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.blocks import for_few_rows
-from mei_lightning.objectives import Objective, as_objective
+from mei_lightning.objectives import NeuronObjective, Objective, as_objective
 from mei_lightning.optimizers import AdaptivePowerMethod, per_row, row_norms
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.robustness import Perturbation, RandomMember, Robustness
+from mei_lightning.robustness.draws import keys_of
+from mei_lightning.robustness.members import member_of_rows, scores_by_members
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
 _COUPLES_ROWS = ("LBFGS", "Adafactor", "Muon")
 ROUNDING = 1e-6
 """Relative difference up to which two scores in float32 count as equal."""
+_FLAT_STEPS = 4
+"""So many steps in a row without a gradient tell that there is none, where one alone may be due to its perturbation."""
 
 
 class Status(IntEnum):
@@ -59,6 +65,9 @@ class StimulusModule(LightningModule):
             is feasible.
         regularizer: a cost ``[rows]`` that is subtracted from the score.
         optimizer: makes a torch optimizer for ``[stimulus]``; the adaptive power method by default.
+        robustness: what stimuli have to withstand, in this order: the gradient of a step is that of the perturbed
+            stimulus; scores, the best iterate and convergence are those of the stimulus itself.
+        seeds: of each row's perturbations, ``[rows]``; by default the number of the row.
         max_steps: the most steps that a row takes; by default as many as the trainer takes.
         check_interval: steps between two checks for rows that are done (an epoch).
 
@@ -70,8 +79,9 @@ class StimulusModule(LightningModule):
         status, steps: a ``Status`` and the number of steps taken, for each row.
 
     Raises:
-        ValueError: if the stimulus cannot meet the constraint, or ``max_steps`` or ``check_interval`` is not positive.
-        TypeError: if the objective is not one.
+        ValueError: if the stimulus cannot meet the constraint, ``max_steps`` or ``check_interval`` is not positive, or
+            there is not one seed for each row.
+        TypeError: if the objective is not one, or not one that has members for ``RandomMember``.
     """
 
     best_stimulus: Tensor
@@ -79,6 +89,7 @@ class StimulusModule(LightningModule):
     best_value: Tensor
     status: Tensor
     steps: Tensor
+    flat_steps: Tensor
     stalled_value: Tensor
     stalled_steps: Tensor
 
@@ -90,6 +101,8 @@ class StimulusModule(LightningModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
+        robustness: Sequence[Robustness] = (),
+        seeds: Sequence[int] | None = None,
         max_steps: int | None = None,
         check_interval: int = 10,
     ) -> None:
@@ -103,13 +116,20 @@ class StimulusModule(LightningModule):
             raise ValueError(f"check_interval={check_interval} must be at least 1 step.")
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps={max_steps} leaves nothing to do; give the number of steps, at least 1.")
+        if seeds is not None and len(seeds) != len(initial_stimulus):
+            raise ValueError(f"{len(seeds)} seeds for {len(initial_stimulus)} row(s); give one for each.")
         self.objective = as_objective(objective)
         self.constraint = constraint
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
+        self.robustness = tuple(robustness)
+        self.seeds = seeds
+        self._whole_and_members: tuple[NeuronObjective, ...] = ()
         self.max_steps = max_steps
         self.check_interval = check_interval
 
+        for part in self.robustness:
+            part.check(self.objective, initial_stimulus.shape)
         if regularizer is not None:
             regularizer.check(initial_stimulus.shape)
         if constraint is not None:
@@ -132,6 +152,7 @@ class StimulusModule(LightningModule):
         self.register_buffer("best_value", lowest.clone())
         self.register_buffer("status", torch.zeros(rows, dtype=torch.int8, device=stimulus.device))
         self.register_buffer("steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
+        self.register_buffer("flat_steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
         # Kept here for the RowConvergence callback: what has a value for each row is saved with the rows.
         self.register_buffer("stalled_value", lowest.clone())
         self.register_buffer("stalled_steps", torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
@@ -202,11 +223,28 @@ class StimulusModule(LightningModule):
         if not len(stimulus):
             # A device without rows has to keep step with the others.
             return self.stimulus.sum() * 0.0
-        scores, values = self.evaluate(stimulus)
+        with torch.set_grad_enabled(not self.robustness):
+            scores, values = self.evaluate(stimulus)
         if self._first_closure_call:
             self._first_closure_call = False
             self._keep_best(stimulus.detach(), scores.detach(), values.detach())
+        if self.robustness:
+            values = self._perturbed_values(stimulus)
         return -values.sum()
+
+    def _perturbed_values(self, stimulus: Tensor) -> Tensor:
+        """Values ``[rows]`` of what becomes of stimuli at this step; a stimulus costs what it costs itself."""
+        perturbed, score = stimulus, self._row_objective.__call__
+        for number, part in enumerate(self.robustness):
+            # On the host, which has to know the members; what it sends to a device does not make it wait.
+            keys = keys_of(self._seeds_in_computation, self._steps_in_computation, number)
+            if isinstance(part, Perturbation):
+                perturbed = part(perturbed, keys.to(stimulus.device, non_blocking=True))
+            elif isinstance(part, RandomMember):
+                members = self._objectives_of_members()
+                score = partial(scores_by_members, member_of_rows(keys, len(members)), self._objective_of_places)
+        scores = score(perturbed)
+        return scores if self.regularizer is None else scores - self.regularizer(stimulus)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients of the stimulus only: whatever else the objective is made of collects none.
@@ -232,8 +270,9 @@ class StimulusModule(LightningModule):
             size[rows] = row_norms(gradient[rows])
 
         for_few_rows(measure, len(gradient), self.device)
+        self.flat_steps.add_(1).mul_(size == 0)
         # A row out of computation has a zero gradient too, but is not active any more.
-        self.retire(size == 0, Status.NO_GRADIENT)
+        self.retire(self.flat_steps >= (_FLAT_STEPS if self.robustness else 1), Status.NO_GRADIENT)
         self.retire(~size.isfinite(), Status.NOT_FINITE)
 
     def _refuse_without_gradient(self) -> NoReturn:
@@ -268,6 +307,8 @@ class StimulusModule(LightningModule):
             self.stimulus.copy_(before)
             self._retire_in_computation(~finite, Status.NOT_FINITE)
             self.steps[in_computation] += moving & finite
+            if self.robustness:
+                self._steps_in_computation += 1
 
     @property
     def active(self) -> Tensor:
@@ -374,9 +415,39 @@ class StimulusModule(LightningModule):
         self._rows_in_computation = torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
         # In a tuple, so that the submodules, which share the model, are not registered a second time.
         self._row_objective_in_tuple = (self._objective_of(rows).to(self.stimulus.device),)
+        self._row_numbers = list(rows)
+        if self.robustness:
+            self._seeds_in_computation = torch.tensor(self._seeds_of(rows), dtype=torch.long)
+            # Of rows that go on: those that have ended meanwhile are computed, but count no more.
+            self._steps_in_computation = self.steps[self._rows_in_computation].cpu()
 
-    def _objective_of(self, rows: Sequence[int]) -> Objective:
-        return self.objective if len(rows) in (0, len(self.stimulus)) else self.objective.for_rows(rows)
+    def _seeds_of(self, rows: Sequence[int]) -> list[int]:
+        """The seeds of some rows' perturbations."""
+        return list(rows) if self.seeds is None else [self.seeds[row] for row in rows]
+
+    def _objective_of(self, rows: Sequence[int], objective: Objective | None = None) -> Objective:
+        """What some rows are scored by: of an objective of all rows, by default of the module's, their part."""
+        objective = self.objective if objective is None else objective
+        return objective if len(rows) in (0, len(self.stimulus)) else objective.for_rows(rows)
+
+    @property
+    def _stepping_objective(self) -> Objective:
+        """The objective that steps are computed on."""
+        return self.objective
+
+    def _objectives_of_members(self) -> tuple[NeuronObjective, ...]:
+        """The same objective on each member of its model."""
+        whole = self._stepping_objective
+        assert isinstance(whole, NeuronObjective)
+        assert isinstance(whole.model, RetinaModel)
+        if self._whole_and_members[:1] != (whole,):
+            self._whole_and_members = (whole, *(whole.on(member) for member in whole.model.members))
+        return self._whole_and_members[1:]
+
+    def _objective_of_places(self, member: int, places: Sequence[int]) -> Objective:
+        """A member's objective for rows in computation, by their places among these."""
+        rows = [self._row_numbers[place] for place in places]
+        return self._objective_of(rows, self._objectives_of_members()[member]).to(self.stimulus.device)
 
     @property
     def _row_objective(self) -> Objective:

@@ -24,6 +24,7 @@ from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.robustness import Robustness
 from mei_lightning.store import MEIResult
 from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 
@@ -57,7 +58,7 @@ class PopulationModule(StimulusModule):
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
             the adaptive power method and SGD. What is reported of a result is computed by the model itself in any case.
-        constraint, regularizer, optimizer, check_interval: as for ``StimulusModule``.
+        constraint, regularizer, optimizer, robustness, check_interval: as for ``StimulusModule``.
 
     Attributes:
         description: coordinates and attributes of the results.
@@ -89,6 +90,7 @@ class PopulationModule(StimulusModule):
         constraint: Constraint | None,
         regularizer: Regularizer | None,
         optimizer: OptimizerFactory,
+        robustness: Sequence[Robustness],
         check_interval: int,
     ) -> None:
         if rows_per_device is not None and rows_per_device < restarts:
@@ -113,6 +115,7 @@ class PopulationModule(StimulusModule):
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            robustness=robustness,
             max_steps=max_steps,
             check_interval=check_interval,
         )
@@ -195,14 +198,25 @@ class PopulationModule(StimulusModule):
         self._make_rows(torch.empty_like(state_dict.get("stimulus", self.stimulus.detach())))
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def _objective_of(self, rows: Sequence[int]) -> Objective:
+    def _objective_of(self, rows: Sequence[int], objective: Objective | None = None) -> Objective:
         if not rows:
             return self.objective
+        stepping = self._stepping[0] if objective is None else objective
+        assert isinstance(stepping, NeuronObjective)
         places = self.neuron_in_place.tolist()
         neurons = [places[row // self._rows_of_place] for row in rows]
         if self._computes_in_blocks():
-            return ObjectiveInBlocks(self._stepping[0], neurons)
-        return self._stepping[0].for_rows(neurons)
+            return ObjectiveInBlocks(stepping, neurons)
+        return stepping.for_rows(neurons)
+
+    @property
+    def _stepping_objective(self) -> Objective:
+        return self._stepping[0]
+
+    def _seeds_of(self, rows: Sequence[int]) -> list[int]:
+        places = self.neuron_in_place.tolist()
+        # Rows of shifted stimuli come after the restarts in their place.
+        return [self.seed_of(places[row // self._rows_of_place], row % self._rows_of_place) for row in rows]
 
     def _check_devices(self) -> None:
         strategy = self.trainer.strategy
@@ -340,7 +354,7 @@ class PopulationModule(StimulusModule):
         self.best_stimulus[rows] = stimulus
         for lowest in (self.best_score, self.best_value, self.stalled_value):
             lowest[rows] = -torch.inf
-        for zero in (self.status, self.steps, self.stalled_steps):
+        for zero in (self.status, self.steps, self.flat_steps, self.stalled_steps):
             zero[rows] = 0
         if isinstance(self._optimizer, AdaptivePowerMethod):
             anew = torch.zeros_like(self.active)

@@ -1,0 +1,38 @@
+"""What a stimulus has to withstand while it is optimised."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mei_lightning.objectives import Objective
+
+
+class Robustness:
+    """Something that differs from step to step, so that a stimulus which only just works is not found.
+
+    The gradient of a step is that of what is perturbed. Scores, the best iterate and convergence are those of the
+    stimulus itself on the whole model.
+    """
+
+    def check(self, objective: Objective, stimulus_shape: Sequence[int]) -> None:
+        """Raise an error unless it suits the objective and stimuli of this shape ``[rows, channels, ...]``."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Perturbation(Robustness):
+    """A small random change of the stimulus; derive from it for one of your own.
+
+    What is random about it has to come from the keys (see ``draws``), so that it depends on the row and its step only.
+    ``__repr__`` has to tell its settings, which belong to the configuration of a run.
+    """
+
+    def __call__(self, stimulus: Tensor, keys: Tensor) -> Tensor:
+        """Perturbed stimuli.
+
+        Args:
+            stimulus: ``[rows, channels, time, height, width]``.
+            keys: a number for each row, ``[rows]``, another one at each step.
+        """
+        raise NotImplementedError
