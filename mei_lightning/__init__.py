@@ -38,6 +38,14 @@ from mei_lightning.figures.stability import plot_seed_stability
 from mei_lightning.figures.style import save_figure
 from mei_lightning.find import find_meis
 from mei_lightning.held_out import score_held_out
+from mei_lightning.initial import (
+    BestNaturalClip,
+    GivenStimuli,
+    InitialStimuli,
+    LinearReceptiveField,
+    PinkNoise,
+    WhiteNoise,
+)
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.methods.clusters import cluster_by_stimulus
 from mei_lightning.methods.diverse import find_diverse_stimuli
@@ -105,6 +113,7 @@ from mei_lightning.video import (
 
 __all__ = [
     "AdaptivePowerMethod",
+    "BestNaturalClip",
     "ChangeNormJointlyClipRangeSeparately",
     "ChannelRange",
     "Compose",
@@ -118,9 +127,12 @@ __all__ = [
     "EarlyStopper",
     "Ensemble",
     "FixedNorm",
+    "GivenStimuli",
     "IncreaseObjective",
+    "InitialStimuli",
     "InnerUnits",
     "Jitter",
+    "LinearReceptiveField",
     "MEIModule",
     "MEIResult",
     "MEIStore",
@@ -137,6 +149,7 @@ __all__ = [
     "OpenRetinaModel",
     "OptimizationStopper",
     "Perturbation",
+    "PinkNoise",
     "ProjectorStimuli",
     "RandomMember",
     "RangePenalty",
@@ -166,6 +179,7 @@ __all__ = [
     "TemporalSmoothness",
     "TemporalTotalVariation",
     "TimeLimit",
+    "WhiteNoise",
     "WindowContrastReducer",
     "analyze_meis",
     "chromatic_landscape",

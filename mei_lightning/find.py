@@ -19,6 +19,7 @@ from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import Constraint
 from mei_lightning.effort import EffortName
+from mei_lightning.initial import InitialStimuli
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
 from mei_lightning.module import OptimizerFactory
@@ -43,6 +44,7 @@ def find_meis(
     constraint: Constraint | None = None,
     regularizer: Regularizer | None = None,
     optimizer: OptimizerFactory = AdaptivePowerMethod,
+    initial: InitialStimuli | None = None,
     robustness: Sequence[Robustness] = (),
     effort: EffortName = "normal",
     max_steps: int | None = None,
@@ -74,6 +76,8 @@ def find_meis(
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
+        initial: what each neuron's stimuli start from: ``WhiteNoise()`` (the default), ``PinkNoise()``,
+            ``GivenStimuli(...)``, e.g. MEIs of an earlier run, ``LinearReceptiveField()``, ``BestNaturalClip()``.
         robustness: what stimuli have to withstand while they are optimised, e.g. ``[Jitter(space=1), Noise(0.1)]``; for
             an ensemble also ``RandomMember()``. Scores are those of the stimulus itself.
         effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
@@ -122,6 +126,7 @@ def find_meis(
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            initial=initial,
             robustness=robustness,
             effort=effort,
             restarts=restarts,

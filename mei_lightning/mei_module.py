@@ -15,6 +15,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
+from mei_lightning.initial import Beginning, InitialStimuli, WhiteNoise
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
@@ -28,7 +29,7 @@ from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import describe_results
 from mei_lightning.robustness import Robustness
 from mei_lightning.selection import NeuronSelection
-from mei_lightning.stimulus import default_norm, default_time_steps, initial_stimulus
+from mei_lightning.stimulus import default_norm, default_time_steps
 from mei_lightning.store import configuration_differences
 
 
@@ -57,6 +58,8 @@ class MEIModule(PopulationModule):
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
+        initial: what each neuron's stimuli start from: ``WhiteNoise`` (the default), ``PinkNoise``, ``GivenStimuli``,
+            ``LinearReceptiveField``, ``BestNaturalClip``.
         robustness: what stimuli have to withstand: ``Jitter``, ``Noise``, ``RandomMember``, in this order. The gradient
             of a step is that of the perturbed stimulus; scores, the best iterate and convergence are those of the
             stimulus itself. With the seed, the neuron, the restart and the step, all that is random is determined.
@@ -99,6 +102,7 @@ class MEIModule(PopulationModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
+        initial: InitialStimuli | None = None,
         robustness: Sequence[Robustness] = (),
         effort: EffortName = "normal",
         restarts: int | None = None,
@@ -152,13 +156,18 @@ class MEIModule(PopulationModule):
         def seed_of(number: int, restart: int) -> int:
             return seed_of_row(seed, groups[number], restart)
 
+        initial = initial or WhiteNoise()
+        labels = [group_label(group) for group in groups]
+        initial.check(labels, shape[1:])
+
         def start(number: int) -> Tensor:
-            seeds = [seed_of(number, restart) for restart in range(restarts)]
-            return initial_stimulus(seeds, shape[1:]).to(weight_type)
+            device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+            neuron = Beginning(labels[number], number, shape[1:], score, constraint, device)
+            return initial(neuron, [seed_of(number, restart) for restart in range(restarts)]).to(weight_type)
 
         super().__init__(
             score,
-            [group_label(group) for group in groups],
+            labels,
             start,
             seed_of,
             restarts=restarts,
@@ -195,6 +204,7 @@ class MEIModule(PopulationModule):
             **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
             "regularizer": None if regularizer is None else repr(regularizer),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
+            **({} if repr(initial) == repr(WhiteNoise()) else {"initial": initial.describe(labels)}),
             **({"robustness": [repr(part) for part in robustness]} if robustness else {}),
             "restarts": restarts,
             "finalists": finalists,

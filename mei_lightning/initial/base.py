@@ -1,0 +1,62 @@
+"""What an optimisation starts from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mei_lightning.constraints import Constraint
+from mei_lightning.objectives import NeuronObjective
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is known of a neuron, or a group of neurons, before its stimuli are optimised.
+
+    Args:
+        label: what it is called in results.
+        number: its position among the neurons of the run.
+        shape: ``(channels, time, height, width)`` of its stimuli.
+        objective: of all neurons of the run.
+        constraint: where stimuli may live, or None.
+        device: where the objective's model is.
+    """
+
+    label: str
+    number: int
+    shape: tuple[int, ...]
+    objective: NeuronObjective
+    constraint: Constraint | None
+    device: torch.device
+
+    def scores(self, stimuli: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]`` for this neuron, on the device."""
+        return self.objective.for_rows([self.number] * len(stimuli)).to(self.device)(stimuli.to(self.device))
+
+    def feasible(self, stimuli: Tensor) -> Tensor:
+        """What the optimisation makes of stimuli before its first step."""
+        return stimuli if self.constraint is None else self.constraint.to(stimuli.device)(stimuli)
+
+
+class InitialStimuli:
+    """Makes the initial stimuli of each neuron; derive from it for a kind of your own.
+
+    ``__repr__`` has to tell its settings, which belong to the configuration of a run.
+    """
+
+    def check(self, labels: Sequence[str], shape: Sequence[int]) -> None:
+        """Raise an error unless there are stimuli for these neurons, ``shape`` (channels, time, height, width) each."""
+
+    def describe(self, labels: Sequence[str]) -> str:
+        """What tells it from other settings, for the configuration of a run of these neurons."""
+        return repr(self)
+
+    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+        """Initial stimuli ``[restarts, channels, time, height, width]`` on the CPU, before the constraint.
+
+        Args:
+            neuron: whose.
+            seeds: one for each restart. All that is random has to come from them.
+        """
+        raise NotImplementedError

@@ -1,0 +1,113 @@
+"""Stimuli of the user's, or of an earlier run, to go on from."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mei_lightning.initial.base import Beginning, InitialStimuli
+from mei_lightning.results import check_store
+from mei_lightning.stimulus import initial_stimulus
+
+_DIMENSIONS = ("neuron", "channel", "time", "y", "x")
+_NAMED_IN_MESSAGES = 5
+
+
+class GivenStimuli(InitialStimuli):
+    """Starts from given stimuli: the first restart from the stimulus itself, the others from it and noise.
+
+    Args:
+        stimuli: an array ``[channels, time, height, width]`` for all neurons, or ``[neurons, channels, ...]`` in the
+            order of the run's; or MEIs as ``find_meis`` returns them, in which neurons are found by their labels; or
+            the path of an array (``.npy``) or of a store of MEIs.
+        noise: norm of the noise of further restarts, as a share of the stimulus' norm.
+
+    Raises:
+        ValueError: if the stimuli have other dimensions, or ``noise`` is not positive and finite.
+        FileNotFoundError: if there is nothing at the path.
+    """
+
+    def __init__(self, stimuli: str | Path | np.ndarray | Tensor | xr.Dataset, noise: float = 0.5) -> None:
+        if not 0 < noise < math.inf:
+            raise ValueError(f"GivenStimuli(noise={noise}) has to be a positive share of the stimulus' norm.")
+        self.noise = noise
+        if isinstance(stimuli, str | Path):
+            stimuli = _read(Path(stimuli))
+        self._by_label = isinstance(stimuli, xr.Dataset)
+        if isinstance(stimuli, xr.Dataset):
+            found = stimuli["stimulus"].dims if "stimulus" in stimuli else ()
+            if set(found) != set(_DIMENSIONS):
+                raise ValueError(f"Stimuli with dimensions {', '.join(map(str, found))} are no MEIs: give an array.")
+            self._stimuli = stimuli["stimulus"].transpose(*_DIMENSIONS)
+        else:
+            values = stimuli.detach().cpu().numpy() if isinstance(stimuli, Tensor) else np.asarray(stimuli)
+            if values.ndim not in (4, 5):
+                raise ValueError(
+                    f"Stimuli of shape {values.shape} should be [channels, time, height, width], for all neurons, or "
+                    "[neurons, channels, time, height, width]."
+                )
+            self._stimuli = xr.DataArray(values, dims=_DIMENSIONS[-values.ndim :])
+
+    def check(self, labels: Sequence[str], shape: Sequence[int]) -> None:
+        """Raise a ValueError unless each neuron has a stimulus of this shape, finite and other than 0."""
+        given = tuple(self._stimuli.sizes[name] for name in _DIMENSIONS[1:])
+        if given != tuple(shape):
+            raise ValueError(
+                f"The given stimuli have shape {given} (channels, time, height, width), the model's {tuple(shape)}. "
+                "Choose time_steps accordingly, or give others."
+            )
+        if self._by_label:
+            there = self._stimuli["neuron"].values.tolist()
+            if missing := sorted(set(labels) - set(there)):
+                raise ValueError(
+                    f"There is no given stimulus for {_shortened(missing)}: they are for {_shortened(there)}. Leave "
+                    "these neurons out, or give an array."
+                )
+        elif self._stimuli.ndim == len(_DIMENSIONS) and self._stimuli.sizes["neuron"] != len(labels):
+            raise ValueError(f"{self._stimuli.sizes['neuron']} stimuli are given for {len(labels)} neurons.")
+        values = [self._of(label, number) for number, label in enumerate(labels)]
+        if failed := [label for label, own in zip(labels, values, strict=True) if not np.isfinite(own).all()]:
+            raise ValueError(f"The given stimuli of {_shortened(failed)} are not finite, or not there yet.")
+        if empty := [label for label, own in zip(labels, values, strict=True) if not own.any()]:
+            raise ValueError(f"The given stimuli of {_shortened(empty)} are 0 everywhere; give WhiteNoise(0.01).")
+
+    def describe(self, labels: Sequence[str]) -> str:
+        """The noise, and a digest of these neurons' stimuli."""
+        digest = hashlib.sha256()
+        for number, label in enumerate(labels):
+            digest.update(self._of(label, number).tobytes())
+        return f"GivenStimuli(sha256={digest.hexdigest()[:16]}, noise={self.noise:g})"
+
+    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+        """The neuron's stimulus, and it with noise, ``[restarts, channels, time, height, width]``."""
+        given = torch.from_numpy(self._of(neuron.label, neuron.number))
+        noise = initial_stimulus(seeds, neuron.shape)
+        noise[0] = 0
+        norms = noise.flatten(1).norm(dim=1).clamp(min=1e-30)
+        return given + noise * (self.noise * given.norm() / norms).view(-1, 1, 1, 1, 1)
+
+    def _of(self, label: str, number: int) -> NDArray[np.float32]:
+        stimuli = self._stimuli
+        if self._by_label:
+            stimuli = stimuli.sel(neuron=label)
+        elif "neuron" in stimuli.dims:
+            stimuli = stimuli[number]
+        return np.ascontiguousarray(stimuli.values, dtype=np.float32)
+
+
+def _read(path: Path) -> np.ndarray | xr.Dataset:
+    if path.suffix == ".npy":
+        return np.load(path)  # type: ignore[no-any-return]
+    check_store(path)
+    return xr.open_zarr(path, chunks=None)
+
+
+def _shortened(labels: Sequence[str]) -> str:
+    more = f", ... ({len(labels)} in all)" if len(labels) > _NAMED_IN_MESSAGES else ""
+    return ", ".join(labels[:_NAMED_IN_MESSAGES]) + more
