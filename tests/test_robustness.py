@@ -28,6 +28,7 @@ from torch import nn
 import mei_lightning as ml
 from mei_lightning.cli import main
 from mei_lightning.robustness.draws import bits, integers, keys_of, normals
+from mei_lightning.robustness.members import scores_by_members
 from mei_lightning.robustness.perturbations import translate
 
 MASK = 2**64 - 1
@@ -222,6 +223,16 @@ def test_each_row_follows_one_member_at_each_step_and_is_scored_by_all():
     torch.testing.assert_close(module.best_score, objective(module.best_stimulus).detach())
 
 
+def test_scores_by_members_are_in_the_order_of_the_rows():
+    ensemble, neurons, members = linear_members(), [2, 0, 1, 0], [1, 0, 2, 1]
+    whole = ml.NeuronObjective(ensemble, neurons, ml.MeanReducer())
+    stimulus = torch.randn(4, 2, 4, 6, 5, generator=torch.Generator().manual_seed(0))
+    found = scores_by_members(members, lambda member, rows: whole.on(ensemble.members[member]).for_rows(rows), stimulus)
+    for row, (member, neuron) in enumerate(zip(members, neurons, strict=True)):
+        expected = (ensemble.members[member].network.kernels[neuron] * stimulus[row]).sum()
+        torch.testing.assert_close(found[row], expected)
+
+
 def test_members_are_followed_on_the_prepared_model_too(twin):
     other = copy.deepcopy(twin)
     with torch.no_grad():
@@ -392,7 +403,16 @@ model:
     - class_path: mei_lightning.Noise
       init_args: {standard_deviation: 0.1}
 """)
-    main(["fit", "--config", str(config), "--trainer.enable_progress_bar=false", "--results.directory=results"])
+    main(
+        [
+            "fit",
+            "--config",
+            str(config),
+            "--trainer.enable_progress_bar=false",
+            "--results.directory=results",
+            "--results.report=false",
+        ]
+    )
     expected = find(
         "simulated",
         [("session_1", 0)],
