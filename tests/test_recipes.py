@@ -15,7 +15,16 @@ from mei_lightning.methods.commands import METHODS
 CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
 # Run by tests of their own.
 ELSEWHERE = {"quickstart", "simulated", "hoefling_2024"}
-FEW_FRAMES = {"burg_2024", "bashivan_2019", "olah_2017", "erhan_2009", "population"}
+FEW_FRAMES = {
+    "burg_2024",
+    "bashivan_2019",
+    "olah_2017",
+    "olah_2017_jitter",
+    "erhan_2009",
+    "natural_start",
+    "population",
+    "random_member",
+}
 QUICK = {
     "fit": [
         "--model.max_steps=1",
