@@ -15,7 +15,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
-from mei_lightning.initial import Beginning, InitialStimuli, WhiteNoise
+from mei_lightning.initial import InitialStimuli, NeuronStart, WhiteNoise
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
@@ -162,8 +162,14 @@ class MEIModule(PopulationModule):
 
         def start(number: int) -> Tensor:
             device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-            neuron = Beginning(labels[number], number, shape[1:], score, constraint, device)
-            return initial(neuron, [seed_of(number, restart) for restart in range(restarts)]).to(weight_type)
+            neuron = NeuronStart(labels[number], number, shape[1:], score, constraint, device)
+            stimuli = initial(neuron, [seed_of(number, restart) for restart in range(restarts)]).to(weight_type)
+            if stimuli.shape != (restarts, *shape[1:]):
+                raise ValueError(
+                    f"{initial!r} made stimuli of shape {tuple(stimuli.shape)}; it should be {(restarts, *shape[1:])}: "
+                    "[restarts, channels, time, height, width]."
+                )
+            return stimuli
 
         super().__init__(
             score,

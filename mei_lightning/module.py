@@ -1,6 +1,7 @@
 """The LightningModule: a stimulus as the sole trainable parameter, optimised on a frozen model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from enum import IntEnum
 from functools import partial
 from typing import Any, NoReturn
@@ -223,7 +224,7 @@ class StimulusModule(LightningModule):
         if not len(stimulus):
             # A device without rows has to keep step with the others.
             return self.stimulus.sum() * 0.0
-        with torch.set_grad_enabled(not self.robustness):
+        with torch.no_grad() if self.robustness else nullcontext():
             scores, values = self.evaluate(stimulus)
         if self._first_closure_call:
             self._first_closure_call = False

@@ -255,6 +255,17 @@ class Mine(ml.InitialStimuli):
         return "Mine()"
 
 
+def test_a_kind_of_ones_own_that_makes_another_shape_is_refused():
+    class Wrong(Mine):
+        def __call__(self, neuron, seeds):
+            return super().__call__(neuron, seeds)[0]
+
+    with pytest.raises(
+        ValueError, match=r"Mine\(\) made stimuli of shape \(2, 8, 6, 5\); it should be \(3, 2, 8, 6, 5\)"
+    ):
+        starts(video_model(), NEURONS, Wrong(), time_steps=8)
+
+
 ALL_KINDS = {
     "field": ml.LinearReceptiveField(),
     "clip": ml.BestNaturalClip(clips=5),

@@ -11,7 +11,7 @@ from mei_lightning.objectives import NeuronObjective
 
 
 @dataclass(frozen=True)
-class Beginning:
+class NeuronStart:
     """What is known of a neuron, or a group of neurons, before its stimuli are optimised.
 
     Args:
@@ -52,7 +52,7 @@ class InitialStimuli:
         """What tells it from other settings, for the configuration of a run of these neurons."""
         return repr(self)
 
-    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """Initial stimuli ``[restarts, channels, time, height, width]`` on the CPU, before the constraint.
 
         Args:

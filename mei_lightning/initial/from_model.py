@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
-from mei_lightning.initial.base import Beginning, InitialStimuli
+from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import ROWS_PER_BLOCK
 from mei_lightning.stimulus import initial_stimulus
@@ -21,7 +21,7 @@ class LinearReceptiveField(InitialStimuli):
     is 1; a fixed norm scales it.
     """
 
-    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """Gradients ``[restarts, channels, time, height, width]``."""
         weight_type = next((weight.dtype for weight in neuron.objective.model.parameters()), torch.float32)
         noise = neuron.feasible(initial_stimulus(seeds, neuron.shape).to(weight_type))
@@ -56,7 +56,7 @@ class BestNaturalClip(InitialStimuli):
         self.clips = clips
         self._made: dict[tuple[int, ...], Tensor] = {}
 
-    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """The best clips ``[restarts, channels, time, height, width]``."""
         if len(seeds) > self.clips:
             raise ValueError(f"{self!r} has too few clips for {len(seeds)} restarts; give more clips.")

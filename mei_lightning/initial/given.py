@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mei_lightning.initial.base import Beginning, InitialStimuli
+from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.results import check_store
 from mei_lightning.stimulus import initial_stimulus
 
@@ -84,7 +84,7 @@ class GivenStimuli(InitialStimuli):
             digest.update(self._of(label, number).tobytes())
         return f"GivenStimuli(sha256={digest.hexdigest()[:16]}, noise={self.noise:g})"
 
-    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """The neuron's stimulus, and it with noise, ``[restarts, channels, time, height, width]``."""
         given = torch.from_numpy(self._of(neuron.label, neuron.number))
         noise = initial_stimulus(seeds, neuron.shape)

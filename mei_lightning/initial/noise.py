@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mei_lightning.initial.base import Beginning, InitialStimuli
+from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.stimulus import initial_stimulus
 
 
@@ -26,7 +26,7 @@ class WhiteNoise(InitialStimuli):
     def __init__(self, amplitude: float = 1.0) -> None:
         self.amplitude = _checked(amplitude, self)
 
-    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """Noise ``[restarts, channels, time, height, width]``."""
         return self.amplitude * initial_stimulus(seeds, neuron.shape)
 
@@ -50,7 +50,7 @@ class PinkNoise(InitialStimuli):
     def __init__(self, amplitude: float = 1.0) -> None:
         self.amplitude = _checked(amplitude, self)
 
-    def __call__(self, neuron: Beginning, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """Noise ``[restarts, channels, time, height, width]``."""
         noise = pink_noise(initial_stimulus(seeds, neuron.shape))
         size = noise.flatten(1).square().mean(dim=1).sqrt()
