@@ -273,6 +273,25 @@ def test_perturbations_are_at_work(whole):
     assert not np.isclose(other["restart_scores"], whole["restart_scores"], rtol=1e-4, equal_nan=True).any()
 
 
+class Mine(ml.Perturbation):
+    """A perturbation of a user's own, that remembers the keys it was given."""
+
+    def __init__(self):
+        self.keys = []
+
+    def __call__(self, stimulus, keys):
+        self.keys += keys.tolist()
+        return stimulus
+
+
+def test_every_row_has_another_key_at_every_step():
+    mine = Mine()
+    found = find(video_model(), NEURONS, **{**OPTIONS, "robustness": [mine]})
+    # Starts and shifted rows of all neurons, for as many steps as the best ones took, and more.
+    assert len(mine.keys) > 2 * found["steps"].values.sum()
+    assert len(set(mine.keys)) == len(mine.keys)
+
+
 @pytest.mark.parametrize("rows", [2, 5])
 def test_a_row_does_not_know_its_neighbours(whole, rows):
     order = [2, 0, 1]
