@@ -135,7 +135,7 @@ class MEIStore:
         if path.exists():
             raise FileExistsError(exists)
         hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        with _explained(path, "Nothing was made"):
+        with explained(path, "Nothing was made"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _make(hidden, description, json.dumps(dict(configuration)), np.dtype(dtype))
@@ -167,7 +167,7 @@ class MEIStore:
             PermissionError: if the store, or the file system that it is on, is read-only.
             OSError: if there is no space.
         """
-        with _explained(self.path, _SAFE):
+        with explained(self.path, _SAFE):
             for folder in ("records", "stimulus", *self._summary):
                 with tempfile.TemporaryFile(dir=self.path / folder):
                     pass
@@ -186,7 +186,7 @@ class MEIStore:
         """
         self._check(result)
         key = ".".join(str(position) for position in (result.number, 0, 0, 0, 0))
-        with _explained(self.path, _SAFE):
+        with explained(self.path, _SAFE):
             if (self.path / "stimulus" / key).exists():
                 # What is read now is older than what is written next, whatever the clocks of the nodes say.
                 self._read_records()
@@ -230,7 +230,7 @@ class MEIStore:
             OSError: if there is no space.
             PermissionError: if the store is read-only.
         """
-        with _explained(self.path, _SAFE):
+        with explained(self.path, _SAFE):
             # Read again after writing: another collector may have known more, and been overwritten. While results
             # arrive there is no end to it, and a later call sees to the rest.
             for _ in range(3):
@@ -415,7 +415,7 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _explained(path: Path, kept: str) -> Iterator[None]:
+def explained(path: Path, kept: str) -> Iterator[None]:
     """Say of a full or read-only disk which store is concerned, what is left of it, and what to do."""
     try:
         yield

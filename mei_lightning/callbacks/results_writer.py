@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from mei_lightning.lock import RunLock
 from mei_lightning.module import Status, warn_of_failures
 from mei_lightning.plotting import plot_mei, plot_meis
 from mei_lightning.population import PopulationModule
@@ -39,11 +40,13 @@ class ResultsWriter(Callback):
     Raises:
         ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
             what the runs differ.
+        BlockingIOError: at the start of the fit, if another run is writing to the directory.
         PermissionError: at the start of the fit, if the directory cannot be written.
         OSError: if the disk is full; what had been written is safe.
     """
 
     store: MEIStore
+    _lock: RunLock | None = None
 
     def __init__(self, directory: str | None = None, start_anew: bool = False, report: bool = True) -> None:
         self.directory = directory
@@ -61,6 +64,8 @@ class ResultsWriter(Callback):
         # All processes have to write to the directory of the first one's logs.
         place = Path(trainer.strategy.broadcast(str(self.directory or trainer.log_dir or trainer.default_root_dir)))
         if trainer.is_global_zero:
+            self._lock = RunLock(place / STORE)
+            self._lock.acquire()
             self._prepare(place / STORE, module)
         trainer.strategy.barrier()
         self.place = place
@@ -99,6 +104,7 @@ class ResultsWriter(Callback):
             self._warn_of_failures(module)
             if self.report:
                 self._report()
+        self._unlock()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is when the user, or a cluster's time limit, interrupts the run."""
@@ -111,6 +117,11 @@ class ResultsWriter(Callback):
             if trainer.is_global_zero:
                 self.store.collect()
                 rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it.")
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _prepare(self, path: Path, module: PopulationModule) -> None:
         if path.exists() and self.start_anew:
@@ -121,7 +132,6 @@ class ResultsWriter(Callback):
             store.check_writable()
             store.collect()
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
             kind = str(module.stimulus.dtype).removeprefix("torch.")
             MEIStore.create(path, module.description, module.configuration, dtype=kind)
 
