@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
 from mei_lightning.analysis.measures import measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
@@ -73,6 +74,7 @@ class MEICommandLine(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             *([] if chosen.enable_progress_bar is False else [StepProgressBar()]),
             TimeLimit(),
+            InterruptTogether(),
             OneMessage(),
         ]
         if chosen.strategy == "auto":

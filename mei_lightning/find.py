@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import STORE, ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
@@ -146,6 +147,7 @@ def find_meis(
                     *([StimulusLogger()] if logging else []),
                     *([StepProgressBar()] if progress_bar else []),
                     *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                    InterruptTogether(),
                     *callbacks,
                 ],
                 enable_checkpointing=_has(callbacks, Checkpoint),

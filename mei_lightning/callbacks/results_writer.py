@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from mei_lightning.callbacks.interrupt import InterruptedTogether
 from mei_lightning.lock import RunLock
 from mei_lightning.module import Status, warn_of_failures
 from mei_lightning.plotting import plot_mei, plot_meis
@@ -114,9 +115,15 @@ class ResultsWriter(Callback):
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) and hasattr(self, "store"):
             module = _module(pl_module)
             self._write(module, module.complete_places() + module.unfinished_places())
+            together = isinstance(exception, InterruptedTogether)
+            if together:
+                trainer.strategy.barrier()
             if trainer.is_global_zero:
                 self.store.collect()
                 rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it.")
+            if together:
+                # Lightning ends the other processes when the first one ends, and the other way round.
+                trainer.strategy.barrier()
         self._unlock()
 
     def _unlock(self) -> None:
