@@ -64,7 +64,8 @@ class MEIModule(PopulationModule):
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps that a row takes, in place of the effort's.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
-            free memory, at most 64 for each thread of a processor (16 if the model is not understood) and 256 on a GPU.
+            free memory, at most 64 for each thread of a processor, 128 for a single one (16 and 32 if the model is not
+            understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
