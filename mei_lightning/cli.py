@@ -28,6 +28,7 @@ from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.errors import TRACEBACK, OneMessage, messages_in_place_of_tracebacks
 from mei_lightning.experiment import export_for_experiment
 from mei_lightning.export import export_meis
+from mei_lightning.figures.stability import UNKNOWN_STABILITY
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.methods.commands import METHODS
@@ -199,6 +200,8 @@ def analyze(
     numbers = table.select_dtypes("number").drop(columns=without_order, errors="ignore")
     print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
     print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
+    if table["seed_stability"].isna().all():
+        print(f"{UNKNOWN_STABILITY} Effort quick follows one start.")
     directory = Path(store).parent
     print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
 

@@ -400,7 +400,9 @@ def test_command(tmp_path, capsys, caplog):
     caplog.clear()
     main(["analyze", str(tmp_path / "meis.zarr"), "--model", "simulated", "--accelerator", "cpu"])
     assert not caplog.text
-    assert "Measures of 3 neurons" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Measures of 3 neurons" in printed
+    assert "No neuron has two starts that were optimised to the end" in printed
     table = pd.read_csv(tmp_path / "measures.csv", index_col="neuron")
     assert table["type"].tolist() == ["on_sustained", "off_sustained", "on_off"]
     assert table["polarity"].tolist() == ["ON", "OFF", "ON-OFF"]
