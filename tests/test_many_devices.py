@@ -274,7 +274,7 @@ def test_ctrl_c_keeps_what_all_processes_have(tmp_path, command_alone):
 
 
 def wait_for_a_record(directory, processes):
-    for _ in range(1200):
+    for _ in range(6000):
         if any(path.stat().st_size for path in directory.glob("meis.zarr/records/*")):
             return
         if any(process.poll() is not None for process in processes):
