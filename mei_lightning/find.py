@@ -143,7 +143,7 @@ def find_meis(
                 logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
                 callbacks=[
                     *([] if _has(callbacks, RowConvergence) else [RowConvergence()]),
-                    ResultsWriter(str(place), report=directory is not None),
+                    ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
                     *([StimulusLogger()] if logging else []),
                     *([StepProgressBar()] if progress_bar else []),
                     *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),

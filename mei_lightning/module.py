@@ -180,6 +180,10 @@ class StimulusModule(LightningModule):
         """Freeze the objective's model for the time of the fit."""
         return [FrozenModel(self.objective)]
 
+    @property
+    def _optimizer(self) -> Optimizer:
+        return self.trainer.optimizers[0]
+
     # Steps
 
     def evaluate(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,14 +202,15 @@ class StimulusModule(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Minus the sum of the rows' values; remembers each row's best iterate."""
-        stimulus = self._stimulus_in_computation()
+        stimulus = self._evaluated = self._stimulus_in_computation().requires_grad_()
         if not len(stimulus):
             # A device without rows has to keep step with the others.
-            return self.stimulus.sum() * 0.0
+            return stimulus.sum()
         scores, values = self.evaluate(stimulus)
         if self._first_closure_call:
             self._first_closure_call = False
-            self._keep_best(stimulus.detach(), scores.detach(), values.detach())
+            self._before_step = stimulus.detach()
+            self._keep_best(self._before_step, scores.detach(), values.detach())
         return -values.sum()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -216,25 +221,37 @@ class StimulusModule(LightningModule):
         """
         if not loss.requires_grad:
             self._refuse_without_gradient()
-        loss.backward(inputs=[self.stimulus], **kwargs)
+        loss.backward(inputs=[self._evaluated], **kwargs)
+        gradient = self._evaluated.grad
+        if gradient is None:
+            self._refuse_without_gradient()
+        if self.stimulus.grad is None:
+            self.stimulus.grad = torch.zeros_like(self.stimulus)
+        whole = self.stimulus.grad
+
+        def put(part: slice) -> None:
+            whole.index_copy_(0, self._rows_in_computation[part], gradient[part])
+
+        for_few_rows(put, len(gradient), self.device)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing: each gradient takes the last one's place, and rows out of computation have none."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Retire rows without a gradient and rows whose gradient is not finite."""
-        gradient = self.stimulus.grad
-        if gradient is None:
-            self._refuse_without_gradient()
         if not self._first_gradient:
             return
         self._first_gradient = False
+        gradient = self._evaluated.grad
+        assert gradient is not None
         size = gradient.new_empty(len(gradient))
 
         def measure(rows: slice) -> None:
             size[rows] = row_norms(gradient[rows])
 
         for_few_rows(measure, len(gradient), self.device)
-        # A row out of computation has a zero gradient too, but is not active any more.
-        self.retire(size == 0, Status.NO_GRADIENT)
-        self.retire(~size.isfinite(), Status.NOT_FINITE)
+        self._retire_in_computation(size == 0, Status.NO_GRADIENT)
+        self._retire_in_computation(~size.isfinite(), Status.NOT_FINITE)
 
     def _refuse_without_gradient(self) -> NoReturn:
         raise ValueError(
@@ -246,10 +263,15 @@ class StimulusModule(LightningModule):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step, then project; rows that are done stay where they are."""
-        before = self.stimulus.detach().clone()
+        in_computation = self._rows_in_computation
+        everywhere = None
+        if isinstance(self._optimizer, AdaptivePowerMethod):
+            self._optimizer.rows = in_computation
+        else:
+            # Others move rows out of computation too, if they have a memory.
+            everywhere = self.stimulus.detach().clone()
         self._first_closure_call = self._first_gradient = True
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        in_computation = self._rows_in_computation
         moving = self.active[in_computation]
         if self.max_steps is not None:
             moving &= self.steps[in_computation] < self.max_steps
@@ -257,15 +279,18 @@ class StimulusModule(LightningModule):
 
         def project(part: slice) -> None:
             rows = in_computation[part]
-            after = self._feasible(self.stimulus.detach()[rows])
+            after = self._feasible(self.stimulus.detach().index_select(0, rows))
             finite[part] = after.flatten(1).abs().amax(dim=1).isfinite()
-            moves = per_row(moving[part] & finite[part], after)
-            before[rows] = torch.where(moves, after, before[rows])
+            moves = moving[part] & finite[part]
+            if not _certain(moves):
+                after = torch.where(per_row(moves, after), after, self._before_step[part])
+            self.stimulus.detach().index_copy_(0, rows, after)
 
         with torch.no_grad():
             for_few_rows(project, len(in_computation), self.device)
-            # Optimizers with a memory move rows without a gradient too.
-            self.stimulus.copy_(before)
+            if everywhere is not None:
+                everywhere[in_computation] = self.stimulus[in_computation]
+                self.stimulus.copy_(everywhere)
             self._retire_in_computation(~finite, Status.NOT_FINITE)
             self.steps[in_computation] += moving & finite
 
@@ -300,8 +325,11 @@ class StimulusModule(LightningModule):
         self.best_score[rows] = torch.where(kept, scores, self.best_score[rows])
 
         def keep(part: slice) -> None:
-            best = self.best_stimulus[rows[part]]
-            self.best_stimulus[rows[part]] = torch.where(per_row(kept[part], best), stimulus[part], best)
+            found = stimulus[part]
+            if not _certain(kept[part]):
+                best = self.best_stimulus.index_select(0, rows[part])
+                found = torch.where(per_row(kept[part], best), found, best)
+            self.best_stimulus.index_copy_(0, rows[part], found)
 
         for_few_rows(keep, len(rows), self.device)
         self._retire_in_computation(~finite, Status.NOT_FINITE)
@@ -363,14 +391,14 @@ class StimulusModule(LightningModule):
             self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
 
     def _stimulus_in_computation(self) -> Tensor:
-        # A plain tensor in either case: openretina's layers ask for exactly that type, which a Parameter is not.
-        return self.stimulus[:] if self._all_rows else self.stimulus.index_select(0, self._rows_in_computation)
+        return self.stimulus.detach().index_select(0, self._rows_in_computation)
 
     def _select_active_rows(self) -> None:
         self._select_rows(self.active.nonzero().flatten().tolist())
 
     def _select_rows(self, rows: Sequence[int]) -> None:
-        self._all_rows = len(rows) == len(self.stimulus)
+        if self.stimulus.grad is not None:
+            self.stimulus.grad.zero_()
         self._rows_in_computation = torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
         # In a tuple, so that the submodules, which share the model, are not registered a second time.
         self._row_objective_in_tuple = (self._objective_of(rows).to(self.stimulus.device),)
@@ -426,6 +454,11 @@ class StimulusModule(LightningModule):
 def _is_own(name: str) -> bool:
     """Whether a name of the state belongs to the module itself, and not to its objective, constraint or model."""
     return "." not in name
+
+
+def _certain(rows: Tensor) -> bool:
+    """Whether all rows are known to be True; where asking would make the host wait for a device, nothing is known."""
+    return rows.device.type == "cpu" and bool(rows.all())
 
 
 def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:

@@ -77,14 +77,16 @@ class MEIStore:
 
     Args:
         path: a store that ``create`` has made.
+        lasting: whether a stimulus counts as written only once the disk has it, so that a power failure loses nothing.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
         ValueError: if it is something else, or a store of another version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, lasting: bool = True) -> None:
         self.path = Path(path)
+        self._lasting = lasting
         attributes = _attributes(self.path)
         self.configuration: dict[str, Any] = json.loads(attributes["configuration"])
         group = zarr.open_group(self.path, mode="r", zarr_format=2)
@@ -333,8 +335,9 @@ class MEIStore:
         try:
             with hidden.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if self._lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(hidden, self.path / variable / key)
         except BaseException:
             hidden.unlink(missing_ok=True)

@@ -37,6 +37,7 @@ class ResultsWriter(Callback):
         start_anew: keep the results that are in the directory under another name, and start from nothing, each time
             that it is said.
         report: whether to print a summary table and to draw the pictures and the video when the run ends.
+        lasting: whether what is written outlives a power failure; without, nothing waits for the disk.
 
     Raises:
         ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
@@ -49,10 +50,13 @@ class ResultsWriter(Callback):
     store: MEIStore
     _lock: RunLock | None = None
 
-    def __init__(self, directory: str | None = None, start_anew: bool = False, report: bool = True) -> None:
+    def __init__(
+        self, directory: str | None = None, start_anew: bool = False, report: bool = True, lasting: bool = True
+    ) -> None:
         self.directory = directory
         self.start_anew = start_anew
         self.report = report
+        self.lasting = lasting
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse modules without named neurons."""
@@ -70,7 +74,7 @@ class ResultsWriter(Callback):
             self._prepare(place / STORE, module)
         trainer.strategy.barrier()
         self.place = place
-        self.store = MEIStore(place / STORE)
+        self.store = MEIStore(place / STORE, self.lasting)
         self.store.check_configuration(module.configuration)
         self.store.check_writable()
         trainer.strategy.barrier()
