@@ -55,8 +55,8 @@ class PopulationModule(StimulusModule):
         seed_of: the seed of a neuron's restart, for the record, from both numbers.
         restarts: rows of each neuron; the best result is kept.
         finalists: how many of them are optimised to the end.
-        shifts: frames by which the best stimulus after ``TRIAL_STEPS`` steps is moved to later times, to be optimised as
-            well; needs the adaptive power method.
+        shifts: frames by which the best stimulus after ``TRIAL_STEPS`` steps is moved to later times, to be optimised
+            as well; needs the adaptive power method.
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
