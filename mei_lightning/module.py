@@ -158,6 +158,10 @@ class StimulusModule(LightningModule):
         """No data: an epoch of ``check_interval`` steps."""
         return range(self.check_interval)
 
+    def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
+        """Nothing to transfer."""
+        return batch
+
     def configure_optimizers(self) -> Optimizer:
         """The optimizer of the stimulus.
 
