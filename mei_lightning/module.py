@@ -184,10 +184,6 @@ class StimulusModule(LightningModule):
         """Freeze the objective's model for the time of the fit."""
         return [FrozenModel(self.objective)]
 
-    @property
-    def _optimizer(self) -> Optimizer:
-        return self.trainer.optimizers[0]
-
     # Steps
 
     def evaluate(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,8 +265,10 @@ class StimulusModule(LightningModule):
         """Step, then project; rows that are done stay where they are."""
         in_computation = self._rows_in_computation
         everywhere = None
-        if isinstance(self._optimizer, AdaptivePowerMethod):
-            self._optimizer.rows = in_computation
+        # Lightning's wrapper is no place for attributes.
+        plain_optimizer = getattr(optimizer, "optimizer", optimizer)
+        if isinstance(plain_optimizer, AdaptivePowerMethod):
+            plain_optimizer.rows = in_computation
         else:
             # Others move rows out of computation too, if they have a memory.
             everywhere = self.stimulus.detach().clone()

@@ -327,6 +327,10 @@ class PopulationModule(StimulusModule):
         room = (self._most_rows - int(self.active.sum())) // self.restarts
         return min(free, max(room, 0)) if one_by_one or free == len(self.neuron_in_place) else 0
 
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.trainer.optimizers[0]
+
     @torch.no_grad()
     def _occupy(self, places: Sequence[int], neurons: Sequence[int]) -> None:
         rows = self._restart_rows_of(places).flatten()
