@@ -22,6 +22,7 @@ from mei_lightning.constraints import Constraint
 from mei_lightning.effort import EffortName
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
+from mei_lightning.models.fast_path import FastPath
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
@@ -48,7 +49,7 @@ def find_meis(
     restarts: int | None = None,
     seed: int = 0,
     rows_per_device: int | None = None,
-    fast_path: bool = True,
+    fast_path: FastPath = True,
     directory: str | Path | None = None,
     log_directory: str | Path | None = None,
     devices: int | Sequence[int] | str = 1,
@@ -85,6 +86,7 @@ def find_meis(
             (16 and 32 if the model is not understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
+            "bfloat16": let the copy compute in this precision, which is faster still, and log its errors.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
             the function continues where it was interrupted. By default results are only returned.
         log_directory: where to write TensorBoard logs; none by default.

@@ -86,6 +86,14 @@ class AdaptivePowerMethod(Optimizer):
                     state["previous"][rows] = stimulus.detach()[rows]
 
 
+def forgives_rounding(optimizer: Optimizer) -> bool:
+    """Whether small errors of the gradient stay small.
+
+    Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
+    """
+    return isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
+
+
 def row_norms(stimulus: Tensor) -> Tensor:
     """L2 norms ``[rows]`` of stimuli ``[rows, ...]``."""
     precision = summing_precision(stimulus)

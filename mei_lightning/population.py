@@ -19,10 +19,10 @@ from mei_lightning.memory import rows_that_fit
 from mei_lightning.metrics import ConvergedShare, SeedSimilarity, seed_similarity
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import all_threads, for_few_rows
-from mei_lightning.models.fast_path import FastModel, prepare
+from mei_lightning.models.fast_path import FastModel, FastPath, Precision, prepare
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective, Objective
-from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.store import MEIResult
 from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
@@ -60,7 +60,8 @@ class PopulationModule(StimulusModule):
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
-            the adaptive power method and SGD. What is reported of a result is computed by the model itself in any case.
+            the adaptive power method and SGD; in which precision, if it is one. What is reported of a result is
+            computed by the model itself in any case.
         constraint, regularizer, optimizer, check_interval: as for ``StimulusModule``.
 
     Attributes:
@@ -89,12 +90,14 @@ class PopulationModule(StimulusModule):
         shifts: Sequence[int],
         max_steps: int,
         rows_per_device: int | None,
-        fast_path: bool,
+        fast_path: FastPath,
         constraint: Constraint | None,
         regularizer: Regularizer | None,
         optimizer: OptimizerFactory,
         check_interval: int,
     ) -> None:
+        if not isinstance(fast_path, bool) and fast_path != "bfloat16":
+            raise ValueError(f"fast_path={fast_path!r}: choose True, False or 'bfloat16'.")
         if rows_per_device is not None and rows_per_device < restarts:
             raise ValueError(
                 f"rows_per_device={rows_per_device} has no room for a neuron with restarts={restarts}: its rows are "
@@ -166,11 +169,10 @@ class PopulationModule(StimulusModule):
         device = self.trainer.strategy.root_device
         first = self._feasible(self._initial_rows(0))
         model = self.objective.model
-        # Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
         optimizer = self.optimizer_factory([self.stimulus])
-        forgives_rounding = isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
-        if self.fast_path and forgives_rounding and isinstance(model, RetinaModel):
-            self._stepping = (self.objective.on(prepare(model, first.shape, device)),)
+        if self.fast_path and forgives_rounding(optimizer) and isinstance(model, RetinaModel):
+            precision: Precision = "float32" if self.fast_path is True else self.fast_path
+            self._stepping = (self.objective.on(prepare(model, first.shape, device, precision=precision)),)
         rows = self.rows_per_device
         if rows is None:
             sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1

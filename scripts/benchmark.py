@@ -244,10 +244,10 @@ def measure_model(model: BenchmarkModel, arguments: argparse.Namespace, peak: fl
     drop_in.peak_memory_mb = memory.megabytes
     default_flops = flops_of_default(model)
     defaults = []
-    for population in arguments.populations:
-        log(f"{model.name}: find_meis, {population} neuron(s)")
+    for population, fast_path in itertools.product(arguments.populations, arguments.fast_paths):
+        log(f"{model.name}: find_meis, {population} neuron(s), {fast_path}")
         before = time_openretina(model, steps)
-        row = measure_default(model, population, reference)
+        row = measure_default(model, population, reference, fast_path)
         after = time_openretina(model, steps)
         if reference and row.seconds_per_neuron is not None:
             # Against openretina's time just before and after.
@@ -284,14 +284,22 @@ def measure_whole_drop_in(
     compare(row, model, neurons, torch.cat([stimulus for stimulus, _, _ in found]), reference)
 
 
-def measure_default(model: BenchmarkModel, population: int, reference: Mapping[str, Any]) -> Measurement:
+def measure_default(
+    model: BenchmarkModel, population: int, reference: Mapping[str, Any], fast_path: str
+) -> Measurement:
     """One run of ``find_meis``, cut short for models that are only timed."""
+    options: dict[str, Any] = {} if model.is_trained else {"max_steps": HIGH_RES_STEPS}
+    if fast_path == "bfloat16":
+        options["fast_path"] = fast_path
+    # Preparing the model is once for all.
+    find(model, 1, max_steps=1, restarts=1, **{key: value for key, value in options.items() if key == "fast_path"})
     counter = RowSteps()
     with PeakMemory() as memory:
         began = time.perf_counter()
-        meis = find(model, population, counter, **({} if model.is_trained else {"max_steps": HIGH_RES_STEPS}))
+        meis = find(model, population, counter, **options)
         seconds = time.perf_counter() - began
-    row = Measurement(model.name, "find_meis", population, counter.computed / population)
+    method = "find_meis" if fast_path == "float32" else f"find_meis, {fast_path}"
+    row = Measurement(model.name, method, population, counter.computed / population)
     row.ms_per_step_and_row = 1000 * seconds / counter.computed
     row.seconds_per_neuron = seconds / population if model.is_trained else None
     row.peak_memory_mb = memory.megabytes
@@ -299,8 +307,8 @@ def measure_default(model: BenchmarkModel, population: int, reference: Mapping[s
     return row
 
 
-def find(model: BenchmarkModel, population: int, *callbacks: Callback, **limits: int) -> Any:
-    """The MEIs of the first neurons by ``find_meis``, with its defaults but for the limits, if any."""
+def find(model: BenchmarkModel, population: int, *callbacks: Callback, **options: Any) -> Any:
+    """The MEIs of the first neurons by ``find_meis``, with its defaults but for the options, if any."""
     return ml.find_meis(
         model.retina,
         model.neurons[:population],
@@ -309,7 +317,7 @@ def find(model: BenchmarkModel, population: int, *callbacks: Callback, **limits:
         accelerator="cpu",
         progress_bar=False,
         callbacks=callbacks,
-        **limits,
+        **options,
     )
 
 
@@ -750,6 +758,13 @@ def main() -> None:
         "--models", nargs="+", choices=MODELS, default=MODELS[:2], help="which architectures (default: low_res*)"
     )
     command.add_argument("--populations", type=int, nargs="+", default=[1, 16, 64, 256], help="neurons of find_meis")
+    command.add_argument(
+        "--fast-paths",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        default=["float32"],
+        help="precision of find_meis' steps",
+    )
     command.add_argument("--recipe-neurons", type=int, default=3, help="neurons that the whole recipe is run for")
     command.add_argument("--recipe-steps", type=int, default=1000, help="the most steps of the recipe")
     command.add_argument("--timing-steps", type=int, default=30, help="steps of each timing of a step")
