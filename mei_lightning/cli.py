@@ -1,6 +1,8 @@
 """The command ``mei-lightning``: Lightning's command line for MEIs."""
 
+import argparse
 import hashlib
+import inspect
 import json
 import re
 import sys
@@ -18,12 +20,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
 from mei_lightning.analysis.measures import measures_table
 from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
+from mei_lightning.errors import TRACEBACK, OneMessage, messages_in_place_of_tracebacks
 from mei_lightning.experiment import export_for_experiment
 from mei_lightning.export import export_meis
+from mei_lightning.figures.stability import UNKNOWN_STABILITY
 from mei_lightning.held_out import score_held_out
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.methods.commands import METHODS
@@ -31,11 +36,10 @@ from mei_lightning.models.base import RetinaModel
 from mei_lightning.report.page import write_report
 from mei_lightning.strategies import cluster_plugins, strategy_for
 
-_DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them.
-Then, for a store of results: mei-lightning analyze measures them, mei-lightning report makes a page of them,
-mei-lightning validate scores them on other models, mei-lightning export copies them into one file, and mei-lightning
-experiment writes them for a projector. Methods that go on from MEIs, or do without them: mei-lightning diverse,
-surround, invariance, receptive-field and cluster. Each has its own --help."""
+_DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them, in a store that analyze, report,
+validate, export and experiment go on from."""
+_EPILOG = f"""mei-lightning COMMAND --help tells the options of a command. Of errors in what you ask for there is the
+message only; the environment variable {TRACEBACK}=1 shows where they come from."""
 
 
 class SaveConfigWithLogs(SaveConfigCallback):
@@ -71,6 +75,8 @@ class MEICommandLine(LightningCLI):
         self.trainer_defaults["callbacks"] = [
             *([] if chosen.enable_progress_bar is False else [StepProgressBar()]),
             TimeLimit(),
+            InterruptTogether(),
+            OneMessage(),
         ]
         if chosen.strategy == "auto":
             kwargs["strategy"] = strategy_for(chosen.devices, chosen.num_nodes)
@@ -194,32 +200,18 @@ def analyze(
     numbers = table.select_dtypes("number").drop(columns=without_order, errors="ignore")
     print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
     print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
+    if table["seed_stability"].isna().all():
+        print(f"{UNKNOWN_STABILITY} Effort quick follows one start.")
     directory = Path(store).parent
     print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "analyze": analyze,
-    "report": report,
-    "validate": validate,
-    "export": export,
-    "experiment": experiment,
-}
-
-
-def main(args: ArgsType = None) -> None:
-    """Run the command line.
+def fit(args: ArgsType) -> None:
+    """Find the maximally exciting inputs of neurons, and keep them in a store.
 
     Args:
-        args: the arguments; by default those of the process.
+        args: the arguments, the first of them "fit"; by default those of the process.
     """
-    arguments = sys.argv[1:] if args is None else args
-    if isinstance(arguments, list) and arguments and arguments[0] in METHODS:
-        auto_cli(METHODS[arguments[0]], args=arguments[1:], prog=f"mei-lightning {arguments[0]}", as_positional=False)
-        return
-    if isinstance(arguments, list) and arguments and arguments[0] in _COMMANDS:
-        auto_cli(_COMMANDS[arguments[0]], args=arguments[1:], prog=f"mei-lightning {arguments[0]}", as_positional=True)
-        return
     MEICommandLine(
         MEIModule,
         args=args,
@@ -235,8 +227,62 @@ def main(args: ArgsType = None) -> None:
             "enable_checkpointing": False,
         },
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"description": _DESCRIPTION},
+        parser_kwargs={"description": _DESCRIPTION, "fit": {"description": _first_line(fit)}},
     )
+
+
+_OF_STORES: dict[str, Callable[..., None]] = {
+    "analyze": analyze,
+    "report": report,
+    "validate": validate,
+    "export": export,
+    "experiment": experiment,
+}
+_COMMANDS: dict[str, Callable[..., None]] = {"fit": fit, **_OF_STORES, **METHODS}
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: the arguments; by default those of the process.
+
+    Raises:
+        SystemExit: with 2, if the arguments cannot be parsed, or what they ask for is refused; then the message is
+            printed.
+    """
+    with messages_in_place_of_tracebacks():
+        _run(args)
+
+
+def _run(args: ArgsType) -> None:
+    arguments = sys.argv[1:] if args is None else args
+    if not isinstance(arguments, list) or _begins_with_options(arguments):
+        fit(args)
+        return
+    name = _parser().parse_args(arguments[:1]).command
+    if name == "fit":
+        fit(args)
+    else:
+        auto_cli(_COMMANDS[name], args=arguments[1:], prog=f"mei-lightning {name}", as_positional=name in _OF_STORES)
+
+
+def _begins_with_options(arguments: list[str]) -> bool:
+    """Whether there are options before the command, which are Lightning's: a configuration with the command in it."""
+    return bool(arguments) and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The first argument: which command."""
+    parser = argparse.ArgumentParser("mei-lightning", description=_DESCRIPTION, epilog=_EPILOG)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        commands.add_parser(name, help=_first_line(command), add_help=False)
+    return parser
+
+
+def _first_line(command: Callable[..., None]) -> str:
+    return (inspect.getdoc(command) or "").split("\n")[0]
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ class Effort:
         starts: initial noise stimuli of each neuron.
         finalists: how many of them are optimised to the end: those with the highest values after ``TRIAL_STEPS`` steps.
         max_steps: the most steps that a row takes.
-        shifts: the best stimulus is moved to later times by these shares of its duration, and optimised again. Where an
-            ascent has ended in a worse optimum, the better one is often the same stimulus at another time.
+        shifts: the best stimulus after the trial is moved to later times by these shares of its duration, and optimised
+            as well. Where an ascent ends in a worse optimum, the better one is often the same stimulus at another time.
+            With shifts, what comes to where a better stimulus of the same neuron is ends there.
     """
 
     starts: int
@@ -36,6 +37,6 @@ EFFORTS: dict[EffortName, Effort] = {
 
 EFFORTS_OF_MOVIES: dict[EffortName, Effort] = {
     "quick": Effort(starts=2, finalists=1, max_steps=50),
-    "normal": Effort(starts=2, finalists=2, max_steps=100, shifts=(1 / 16, 1 / 4)),
+    "normal": Effort(starts=3, finalists=2, max_steps=100, shifts=(1 / 16, 1 / 4)),
     "thorough": Effort(starts=16, finalists=8, max_steps=300, shifts=(1 / 16, 1 / 4, 1 / 8, -1 / 8)),
 }

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import STORE, ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
@@ -22,6 +23,7 @@ from mei_lightning.effort import EffortName
 from mei_lightning.initial import InitialStimuli
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
+from mei_lightning.models.fast_path import FastPath
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
@@ -51,7 +53,7 @@ def find_meis(
     restarts: int | None = None,
     seed: int = 0,
     rows_per_device: int | None = None,
-    fast_path: bool = True,
+    fast_path: FastPath = True,
     directory: str | Path | None = None,
     log_directory: str | Path | None = None,
     devices: int | Sequence[int] | str = 1,
@@ -88,10 +90,11 @@ def find_meis(
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
-            as many as fit into half of its free memory, at most 64 for each thread of a processor (16 if the model is
-            not understood) and 256 on a GPU.
+            as many as fit into half of its free memory, at most 64 for each thread of a processor, 128 for a single one
+            (16 and 32 if the model is not understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
+            "bfloat16": let the copy compute in this precision, which is faster still, and log its errors.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
             the function continues where it was interrupted. By default results are only returned.
         log_directory: where to write TensorBoard logs; none by default.
@@ -152,10 +155,11 @@ def find_meis(
                 logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
                 callbacks=[
                     *([] if _has(callbacks, RowConvergence) else [RowConvergence()]),
-                    ResultsWriter(str(place), report=directory is not None),
+                    ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
                     *([StimulusLogger()] if logging else []),
                     *([StepProgressBar()] if progress_bar else []),
                     *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                    InterruptTogether(),
                     *callbacks,
                 ],
                 enable_checkpointing=_has(callbacks, Checkpoint),

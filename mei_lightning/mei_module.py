@@ -18,12 +18,13 @@ from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
 from mei_lightning.initial import InitialStimuli, NeuronStart, WhiteNoise
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
+from mei_lightning.models.fast_path import FastPath
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
 from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
-from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import describe_results
@@ -63,17 +64,19 @@ class MEIModule(PopulationModule):
         robustness: what stimuli have to withstand: ``Jitter``, ``Noise``, ``RandomMember``, in this order. The gradient
             of a step is that of the perturbed stimulus; scores, the best iterate and convergence are those of the
             stimulus itself. With the seed, the neuron, the restart and the step, all that is random is determined.
-        effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
-            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps; then the best one is shifted in
-            time by 0, 2 or 4 different amounts, and optimised again each time; the best of all is kept. Still images,
-            and other optimizers, have 2, 4 or 16 initial stimuli and no shifts.
+        effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
+            shifted in time by 0, 2 or 4 different amounts; the best of all is kept. Still images, and other
+            optimizers, have 2, 4 or 16 initial stimuli and no shifts.
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps that a row takes, in place of the effort's.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
-            free memory, at most 64 for each thread of a processor (16 if the model is not understood) and 256 on a GPU.
+            free memory, at most 64 for each thread of a processor, 128 for a single one (16 and 32 if the model is not
+            understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
+            "bfloat16": let the copy compute in this precision, which is faster still, and log its errors.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         check_interval: steps between two checks for rows that are done.
 
@@ -109,7 +112,7 @@ class MEIModule(PopulationModule):
         seed: int = 0,
         max_steps: int | None = None,
         rows_per_device: int | None = None,
-        fast_path: bool = True,
+        fast_path: FastPath = True,
         allow_unpickling: bool = False,
         check_interval: int = 4,
     ) -> None:
@@ -125,6 +128,11 @@ class MEIModule(PopulationModule):
             raise ValueError(f"effort={effort!r}: choose one of {', '.join(EFFORTS)}.")
         plain_optimizer = optimizer([torch.zeros(1, requires_grad=True)])
         adaptive = isinstance(plain_optimizer, AdaptivePowerMethod)
+        if fast_path == "bfloat16" and not forgives_rounding(plain_optimizer):
+            raise ValueError(
+                f"fast_path='bfloat16' with {type(plain_optimizer).__name__}, which makes rounding as large as the "
+                "rest: use the default optimizer or SGD."
+            )
         # Who says how many starts there shall be gets these and no others.
         shifts_in_time = restarts is None and adaptive and not model.stimulus_format.is_still
         chosen_effort = (EFFORTS_OF_MOVIES if shifts_in_time else EFFORTS)[effort]
@@ -208,6 +216,7 @@ class MEIModule(PopulationModule):
             "constraint": repr(constraint),
             "reducer": repr(reducer),
             **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
+            **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
             "regularizer": None if regularizer is None else repr(regularizer),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             **({} if repr(initial) == repr(WhiteNoise()) else {"initial": initial.describe(labels)}),

@@ -17,7 +17,7 @@ _COPIES_OF_STIMULUS = 16
 
 
 def most_rows(device: torch.device, in_blocks: bool) -> int:
-    """The most rows that are worth computing at a time, if there is room.
+    """The most rows that are worth computing at a time, if there is room: on a processor at least as for two threads.
 
     Args:
         device: where.

@@ -1,7 +1,6 @@
 """The LightningModule: a stimulus as the sole trainable parameter, optimised on a frozen model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from enum import IntEnum
 from functools import partial
 from typing import Any, NoReturn
@@ -180,6 +179,10 @@ class StimulusModule(LightningModule):
         """No data: an epoch of ``check_interval`` steps."""
         return range(self.check_interval)
 
+    def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
+        """Nothing to transfer."""
+        return batch
+
     def configure_optimizers(self) -> Optimizer:
         """The optimizer of the stimulus.
 
@@ -220,15 +223,15 @@ class StimulusModule(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Minus the sum of the rows' values; remembers each row's best iterate."""
-        stimulus = self._stimulus_in_computation()
+        stimulus = self._evaluated = self._stimulus_in_computation().requires_grad_()
         if not len(stimulus):
             # A device without rows has to keep step with the others.
-            return self.stimulus.sum() * 0.0
-        with torch.no_grad() if self.robustness else nullcontext():
-            scores, values = self.evaluate(stimulus)
+            return stimulus.sum()
+        scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if self._first_closure_call:
             self._first_closure_call = False
-            self._keep_best(stimulus.detach(), scores.detach(), values.detach())
+            self._before_step = stimulus.detach()
+            self._keep_best(self._before_step, scores.detach(), values.detach())
         if self.robustness:
             values = self._perturbed_values(stimulus)
         return -values.sum()
@@ -255,26 +258,41 @@ class StimulusModule(LightningModule):
         """
         if not loss.requires_grad:
             self._refuse_without_gradient()
-        loss.backward(inputs=[self.stimulus], **kwargs)
+        loss.backward(inputs=[self._evaluated], **kwargs)
+        gradient = self._evaluated.grad
+        if gradient is None:
+            self._refuse_without_gradient()
+        if self.stimulus.grad is None:
+            self.stimulus.grad = torch.zeros_like(self.stimulus)
+        whole = self.stimulus.grad
+
+        def put(part: slice) -> None:
+            whole.index_copy_(0, self._rows_in_computation[part], gradient[part])
+
+        for_few_rows(put, len(gradient), self.device)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing: each gradient takes the last one's place, and rows out of computation have none."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Retire rows without a gradient and rows whose gradient is not finite."""
-        gradient = self.stimulus.grad
-        if gradient is None:
-            self._refuse_without_gradient()
         if not self._first_gradient:
             return
         self._first_gradient = False
+        gradient = self._evaluated.grad
+        assert gradient is not None
         size = gradient.new_empty(len(gradient))
 
         def measure(rows: slice) -> None:
             size[rows] = row_norms(gradient[rows])
 
         for_few_rows(measure, len(gradient), self.device)
-        self.flat_steps.add_(1).mul_(size == 0)
-        # A row out of computation has a zero gradient too, but is not active any more.
-        self.retire(self.flat_steps >= (_FLAT_STEPS if self.robustness else 1), Status.NO_GRADIENT)
-        self.retire(~size.isfinite(), Status.NOT_FINITE)
+        rows = self._rows_in_computation
+        self.flat_steps[rows] = (self.flat_steps[rows] + 1) * (size == 0)
+        self._retire_in_computation(
+            self.flat_steps[rows] >= (_FLAT_STEPS if self.robustness else 1), Status.NO_GRADIENT
+        )
+        self._retire_in_computation(~size.isfinite(), Status.NOT_FINITE)
 
     def _refuse_without_gradient(self) -> NoReturn:
         raise ValueError(
@@ -286,10 +304,17 @@ class StimulusModule(LightningModule):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step, then project; rows that are done stay where they are."""
-        before = self.stimulus.detach().clone()
+        in_computation = self._rows_in_computation
+        everywhere = None
+        # Lightning's wrapper is no place for attributes.
+        plain_optimizer = getattr(optimizer, "optimizer", optimizer)
+        if isinstance(plain_optimizer, AdaptivePowerMethod):
+            plain_optimizer.rows = in_computation
+        else:
+            # Others move rows out of computation too, if they have a memory.
+            everywhere = self.stimulus.detach().clone()
         self._first_closure_call = self._first_gradient = True
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        in_computation = self._rows_in_computation
         moving = self.active[in_computation]
         if self.max_steps is not None:
             moving &= self.steps[in_computation] < self.max_steps
@@ -297,15 +322,18 @@ class StimulusModule(LightningModule):
 
         def project(part: slice) -> None:
             rows = in_computation[part]
-            after = self._feasible(self.stimulus.detach()[rows])
+            after = self._feasible(self.stimulus.detach().index_select(0, rows))
             finite[part] = after.flatten(1).abs().amax(dim=1).isfinite()
-            moves = per_row(moving[part] & finite[part], after)
-            before[rows] = torch.where(moves, after, before[rows])
+            moves = moving[part] & finite[part]
+            if not _certain(moves):
+                after = torch.where(per_row(moves, after), after, self._before_step[part])
+            self.stimulus.detach().index_copy_(0, rows, after)
 
         with torch.no_grad():
             for_few_rows(project, len(in_computation), self.device)
-            # Optimizers with a memory move rows without a gradient too.
-            self.stimulus.copy_(before)
+            if everywhere is not None:
+                everywhere[in_computation] = self.stimulus[in_computation]
+                self.stimulus.copy_(everywhere)
             self._retire_in_computation(~finite, Status.NOT_FINITE)
             self.steps[in_computation] += moving & finite
             if self.robustness:
@@ -342,8 +370,11 @@ class StimulusModule(LightningModule):
         self.best_score[rows] = torch.where(kept, scores, self.best_score[rows])
 
         def keep(part: slice) -> None:
-            best = self.best_stimulus[rows[part]]
-            self.best_stimulus[rows[part]] = torch.where(per_row(kept[part], best), stimulus[part], best)
+            found = stimulus[part]
+            if not _certain(kept[part]):
+                best = self.best_stimulus.index_select(0, rows[part])
+                found = torch.where(per_row(kept[part], best), found, best)
+            self.best_stimulus.index_copy_(0, rows[part], found)
 
         for_few_rows(keep, len(rows), self.device)
         self._retire_in_computation(~finite, Status.NOT_FINITE)
@@ -405,14 +436,14 @@ class StimulusModule(LightningModule):
             self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
 
     def _stimulus_in_computation(self) -> Tensor:
-        # A plain tensor in either case: openretina's layers ask for exactly that type, which a Parameter is not.
-        return self.stimulus[:] if self._all_rows else self.stimulus.index_select(0, self._rows_in_computation)
+        return self.stimulus.detach().index_select(0, self._rows_in_computation)
 
     def _select_active_rows(self) -> None:
         self._select_rows(self.active.nonzero().flatten().tolist())
 
     def _select_rows(self, rows: Sequence[int]) -> None:
-        self._all_rows = len(rows) == len(self.stimulus)
+        if self.stimulus.grad is not None:
+            self.stimulus.grad.zero_()
         self._rows_in_computation = torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
         # In a tuple, so that the submodules, which share the model, are not registered a second time.
         self._row_objective_in_tuple = (self._objective_of(rows).to(self.stimulus.device),)
@@ -498,6 +529,11 @@ class StimulusModule(LightningModule):
 def _is_own(name: str) -> bool:
     """Whether a name of the state belongs to the module itself, and not to its objective, constraint or model."""
     return "." not in name
+
+
+def _certain(rows: Tensor) -> bool:
+    """Whether all rows are known to be True; where asking would make the host wait for a device, nothing is known."""
+    return rows.device.type == "cpu" and bool(rows.all())
 
 
 def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:

@@ -34,6 +34,9 @@ class AdaptivePowerMethod(Optimizer):
         start: the first step, relative to the norm of the row.
         smallest: the least step, relative to the norm of the row.
 
+    Attributes:
+        rows: the numbers of the rows that move, or None for all.
+
     Raises:
         ValueError: unless ``start >= smallest > 0``, and finite.
     """
@@ -44,6 +47,7 @@ class AdaptivePowerMethod(Optimizer):
                 f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
             )
         super().__init__(params, {"start": start, "smallest": smallest})
+        self.rows: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
@@ -64,8 +68,9 @@ class AdaptivePowerMethod(Optimizer):
                 if not state:
                     state["step"] = torch.full((len(stimulus),), group["start"], device=stimulus.device)
                     state["previous"] = stimulus.clone()
-                move = partial(_move, group, stimulus, stimulus.grad, state["step"], state["previous"])
-                for_few_rows(move, len(stimulus), stimulus.device)
+                rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
+                move = partial(_move, group, stimulus, stimulus.grad, state["step"], state["previous"], rows)
+                for_few_rows(move, len(rows), stimulus.device)
         return loss
 
     def begin_anew(self, rows: Tensor) -> None:
@@ -79,6 +84,14 @@ class AdaptivePowerMethod(Optimizer):
                 if state := self.state.get(stimulus):
                     state["step"].masked_fill_(rows, group["start"])
                     state["previous"][rows] = stimulus.detach()[rows]
+
+
+def forgives_rounding(optimizer: Optimizer) -> bool:
+    """Whether small errors of the gradient stay small.
+
+    Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
+    """
+    return isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
 
 
 def row_norms(stimulus: Tensor) -> Tensor:
@@ -97,19 +110,24 @@ def _inner_products(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _move(
-    group: dict[str, Any], stimulus: Tensor, gradient: Tensor, step: Tensor, previous: Tensor, rows: slice
+    group: dict[str, Any],
+    all_stimuli: Tensor,
+    all_gradients: Tensor,
+    all_steps: Tensor,
+    all_previous: Tensor,
+    rows: Tensor,
+    part: slice,
 ) -> None:
-    stimulus, gradient, step, previous = stimulus[rows], gradient[rows], step[rows], previous[rows]
-    steepness = row_norms(gradient)
-    if stimulus.device.type == "cpu" and not steepness.any():
-        # Rows out of computation; elsewhere, asking would make the host wait for the device.
-        return
-    size = row_norms(stimulus)
+    rows = rows[part]
+    stimulus, gradient = all_stimuli.index_select(0, rows), all_gradients.index_select(0, rows)
+    steepness, size = row_norms(gradient), row_norms(stimulus)
     size = torch.where(size > 0, size, 1)
-    step.copy_(_adapted(group, step, stimulus, gradient, stimulus - previous, size))
-    previous.copy_(stimulus)
+    move = stimulus - all_previous.index_select(0, rows)
+    step = _adapted(group, all_steps[rows], stimulus, gradient, move, size)
+    all_steps[rows] = step
+    all_previous.index_copy_(0, rows, stimulus)
     factor = torch.where(steepness > 0, step * size / steepness, 0)
-    stimulus.sub_(gradient * per_row(factor, stimulus))
+    all_stimuli.index_copy_(0, rows, stimulus.addcmul_(gradient, per_row(factor, stimulus), value=-1))
 
 
 def _adapted(

@@ -18,11 +18,11 @@ from mei_lightning.effort import TRIAL_STEPS
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.metrics import ConvergedShare, SeedSimilarity, seed_similarity
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.models.blocks import all_threads
-from mei_lightning.models.fast_path import FastModel, prepare
+from mei_lightning.models.blocks import all_threads, for_few_rows
+from mei_lightning.models.fast_path import FastModel, FastPath, Precision, prepare
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective, Objective
-from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Robustness
 from mei_lightning.store import MEIResult
@@ -30,8 +30,12 @@ from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 
 _EQUAL = 1e-5
 """Relative difference up to which the values of a neuron's rows count as equal."""
-_SAME_PLACE = 0.5
-"""Cosine similarity above which a row is on its way to where another row is."""
+_STARTS_MEET = 0.85
+"""Cosine similarity above which a start is on its way to where a better row is."""
+_SHIFTED_MEETS = 0.5
+"""The same for a shifted stimulus, which has come back from where it was moved to."""
+_LAG_OF_SHIFTED = 0.02
+"""How far a shifted stimulus may be behind, as a share of the best value, once it has had its trial."""
 
 
 class PopulationModule(StimulusModule):
@@ -39,11 +43,11 @@ class PopulationModule(StimulusModule):
 
     A device has places for neurons, each of as many rows as there are restarts. After ``TRIAL_STEPS`` steps those of a
     neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the computation.
-    If the best stimulus shall then be shifted in time and optimised again, the place has a row for each shift; what the
-    best of them finds belongs to the restart that they began from, and those that come to where a better row of the
-    same neuron is end there. Once all that is done, the neuron's result is complete, and the next neuron takes the
-    place. Neurons are dealt to the devices as places become free, so that no device waits for another one's stragglers
-    until the last neurons.
+    If the best stimulus shall then be shifted in time and optimised as well, the place has a row for each shift; what
+    the best of them finds belongs to the best restart. Rows that come to where a better row of the same neuron is end
+    there then, and so do shifted ones that are far behind after as many steps. Once all that is done, the neuron's
+    result is complete, and the next neuron takes the place. Neurons are dealt to the devices as places become free, so
+    that no device waits for another one's stragglers until the last neurons.
 
     Args:
         objective: the neurons, one for each row of the objective.
@@ -52,12 +56,13 @@ class PopulationModule(StimulusModule):
         seed_of: the seed of a neuron's restart, for the record, from both numbers.
         restarts: rows of each neuron; the best result is kept.
         finalists: how many of them are optimised to the end.
-        shifts: frames by which the best stimulus is moved to later times, and then optimised again; needs the adaptive
-            power method.
+        shifts: frames by which the best stimulus after ``TRIAL_STEPS`` steps is moved to later times, to be optimised
+            as well; needs the adaptive power method.
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
-            the adaptive power method and SGD. What is reported of a result is computed by the model itself in any case.
+            the adaptive power method and SGD; in which precision, if it is one. What is reported of a result is
+            computed by the model itself in any case.
         constraint, regularizer, optimizer, robustness, check_interval: as for ``StimulusModule``.
 
     Attributes:
@@ -86,13 +91,15 @@ class PopulationModule(StimulusModule):
         shifts: Sequence[int],
         max_steps: int,
         rows_per_device: int | None,
-        fast_path: bool,
+        fast_path: FastPath,
         constraint: Constraint | None,
         regularizer: Regularizer | None,
         optimizer: OptimizerFactory,
         robustness: Sequence[Robustness],
         check_interval: int,
     ) -> None:
+        if not isinstance(fast_path, bool) and fast_path != "bfloat16":
+            raise ValueError(f"fast_path={fast_path!r}: choose True, False or 'bfloat16'.")
         if rows_per_device is not None and rows_per_device < restarts:
             raise ValueError(
                 f"rows_per_device={rows_per_device} has no room for a neuron with restarts={restarts}: its rows are "
@@ -165,11 +172,10 @@ class PopulationModule(StimulusModule):
         device = self.trainer.strategy.root_device
         first = self._feasible(self._initial_rows(0))
         model = self.objective.model
-        # Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
         optimizer = self.optimizer_factory([self.stimulus])
-        forgives_rounding = isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
-        if self.fast_path and forgives_rounding and isinstance(model, RetinaModel):
-            self._stepping = (self.objective.on(prepare(model, first.shape, device)),)
+        if self.fast_path and forgives_rounding(optimizer) and isinstance(model, RetinaModel):
+            precision: Precision = "float32" if self.fast_path is True else self.fast_path
+            self._stepping = (self.objective.on(prepare(model, first.shape, device, precision=precision)),)
         rows = self.rows_per_device
         if rows is None:
             sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
@@ -257,6 +263,7 @@ class PopulationModule(StimulusModule):
         self.retire(outdone.flatten() & (self.steps == TRIAL_STEPS), Status.OUTDONE)
         if self.shifts and batch_idx + 1 == self.check_interval:
             self.retire(self._rows_that_join(), Status.JOINED)
+            self.retire(self._shifted_rows_behind(), Status.OUTDONE)
             self._adopt_shifted()
 
     def on_train_epoch_end(self) -> None:
@@ -342,16 +349,19 @@ class PopulationModule(StimulusModule):
 
     @torch.no_grad()
     def _occupy(self, places: Sequence[int], neurons: Sequence[int]) -> None:
-        rows = self._rows_of(places)
-        self._begin_rows(rows, torch.cat([self._initial_rows(number) for number in neurons]).to(self.stimulus))
+        rows = self._restart_rows_of(places).flatten()
+        self._begin_rows(rows, torch.cat([self.start(number) for number in neurons]).to(self.stimulus))
         self.neuron_in_place[torch.tensor(places, device=self.device)] = torch.tensor(neurons, device=self.device)
         self.shifted[list(places)] = False
         self._by_place(self.status)[list(places), self.restarts :] = int(Status.EMPTY)
 
     def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
-        stimulus = self._feasible(stimulus)
-        self.stimulus[rows] = stimulus
-        self.best_stimulus[rows] = stimulus
+        def begin(part: slice) -> None:
+            feasible = self._feasible(stimulus[part])
+            self.stimulus[rows[part]] = feasible
+            self.best_stimulus[rows[part]] = feasible
+
+        for_few_rows(begin, len(rows), self.device)
         for lowest in (self.best_score, self.best_value, self.stalled_value):
             lowest[rows] = -torch.inf
         for zero in (self.status, self.steps, self.flat_steps, self.stalled_steps):
@@ -367,8 +377,9 @@ class PopulationModule(StimulusModule):
 
     @torch.no_grad()
     def _begin_shifted(self) -> None:
-        """Optimise the best stimulus of each neuron whose restarts are done once more, shifted in time."""
-        begins = self._at_rest & ~self._complete
+        """Optimise the best stimulus of each neuron after the trial once more, shifted in time."""
+        tried = self._by_place(self.steps)[:, : self.restarts].amax(dim=1) >= TRIAL_STEPS
+        begins = (self.neuron_in_place >= 0) & ~self.shifted & (tried | self._at_rest)
         self.shifted |= begins
         best = self._best_rows_of_places()
         # Where no row has a value there is nothing to begin from.
@@ -378,24 +389,38 @@ class PopulationModule(StimulusModule):
             self._begin_rows(rows, self.best_stimulus[best[places]].roll(frames, dims=2))
 
     def _rows_that_join(self) -> Tensor:
-        """Shifted rows ``[rows]`` that have come to where a better row of the same neuron is, and would end there."""
-        values = _handicapped(self._by_place(self.best_value))
-        shifted = self._by_place(self.active).clone()
-        shifted[:, : self.restarts] = False
+        """Rows ``[rows]`` that have come to where a better row of the same neuron is, and would end there."""
+        values = _handicapped(self._values_by_place())
+        active = self._by_place(self.active)
+        meets = torch.full((self._rows_of_place,), _STARTS_MEET, device=self.device)
+        meets[self.restarts :] = _SHIFTED_MEETS
+        meets = meets.repeat(len(values))
         joins = torch.zeros_like(self.active)
         rows = torch.arange(len(joins), device=self.device)
         for other in range(1, self._rows_of_place):
-            own = (shifted & (values.roll(-other, dims=1) > values)).flatten()
+            own = (active & (values.roll(-other, dims=1) > values)).flatten()
             better = self._by_place(rows).roll(-other, dims=1).flatten()[own]
             here, there = self.stimulus.detach()[own].flatten(1), self.best_stimulus[better].flatten(1)
-            joins[rows[own]] |= torch.cosine_similarity(here, there) > _SAME_PLACE
+            joins[rows[own]] |= torch.cosine_similarity(here, there) > meets[own]
         return joins
+
+    def _values_by_place(self) -> Tensor:
+        """The best values of all rows, ``[places, rows of a place]``, minus infinity for those that are empty."""
+        return self._by_place(self.best_value.masked_fill(self.status == Status.EMPTY, -torch.inf))
+
+    def _shifted_rows_behind(self) -> Tensor:
+        """Shifted rows ``[rows]`` that are far behind the best row of the same neuron after their trial."""
+        values = self._values_by_place()
+        best = values.amax(dim=1, keepdim=True)
+        behind = (self._by_place(self.steps) >= TRIAL_STEPS) & (values < best - _LAG_OF_SHIFTED * best.abs())
+        behind[:, : self.restarts] = False
+        return behind.flatten()
 
     @torch.no_grad()
     def _adopt_shifted(self) -> None:
-        """Give what shifted stimuli have become, if that is better, to the restarts that they began from."""
+        """Give what shifted stimuli have become, if that is better, to the best restart."""
         shifted = self._by_place(torch.arange(len(self.stimulus), device=self.device))[:, self.restarts :]
-        done = ~self.active[shifted].any(dim=1) & (self.status[shifted] != Status.EMPTY).any(dim=1)
+        done = self._at_rest & (self.status[shifted] != Status.EMPTY).any(dim=1)
         shifted, best = shifted[done], self._best_rows_of_places()[done]
         winner = shifted.gather(1, _handicapped(self.best_value[shifted]).argmax(dim=1, keepdim=True)).flatten()
         gain = self.best_value[winner] > self.best_value[best] + _EQUAL * self.best_value[best].abs()
@@ -435,7 +460,8 @@ class PopulationModule(StimulusModule):
         with all_threads():
             response, scores = self.objective.for_rows(numbers).to(self.device).traces_and_scores(stimulus)
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
-        restart_scores[self.status[rows] == Status.OUTDONE] = torch.nan
+        given_up = (self.status[rows] == Status.OUTDONE) | (self.status[rows] == Status.JOINED)
+        restart_scores[given_up.scatter(1, best[:, None], False)] = torch.nan
         alike = self._seed_similarities(places).tolist()
         interrupted = ~self._complete[torch.tensor(places, device=self.device)]
         status = torch.where(interrupted, int(Status.ACTIVE), self.status[best_rows])

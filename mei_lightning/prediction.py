@@ -12,6 +12,7 @@ from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import NeuronObjective, Reducer
+from mei_lightning.quiet import silent_trainer
 
 Stimuli = Callable[[list[int]], Tensor]
 """Maps numbers of stimuli to the stimuli ``[len(numbers), channels, time, height, width]``."""
@@ -75,17 +76,18 @@ def predict_all_pairs(
 
 
 def _predict(module: LightningModule, accelerator: str, progress_bar: bool) -> list[Tensor]:
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=progress_bar,
-        enable_model_summary=False,
-        # Values may be made of gradients.
-        inference_mode=False,
-    )
-    batches = trainer.predict(module)
+    with silent_trainer():
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            # Values may be made of gradients.
+            inference_mode=False,
+        )
+        batches = trainer.predict(module)
     assert batches is not None
     return [batch.cpu() for batch in batches]  # type: ignore[union-attr]
 

@@ -77,14 +77,16 @@ class MEIStore:
 
     Args:
         path: a store that ``create`` has made.
+        lasting: whether a stimulus counts as written only once the disk has it, so that a power failure loses nothing.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
         ValueError: if it is something else, or a store of another version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, lasting: bool = True) -> None:
         self.path = Path(path)
+        self._lasting = lasting
         attributes = _attributes(self.path)
         self.configuration: dict[str, Any] = json.loads(attributes["configuration"])
         group = zarr.open_group(self.path, mode="r", zarr_format=2)
@@ -135,7 +137,7 @@ class MEIStore:
         if path.exists():
             raise FileExistsError(exists)
         hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        with _explained(path, "Nothing was made"):
+        with explained(path, "Nothing was made"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _make(hidden, description, json.dumps(dict(configuration)), np.dtype(dtype))
@@ -167,7 +169,7 @@ class MEIStore:
             PermissionError: if the store, or the file system that it is on, is read-only.
             OSError: if there is no space.
         """
-        with _explained(self.path, _SAFE):
+        with explained(self.path, _SAFE):
             for folder in ("records", "stimulus", *self._summary):
                 with tempfile.TemporaryFile(dir=self.path / folder):
                     pass
@@ -186,7 +188,7 @@ class MEIStore:
         """
         self._check(result)
         key = ".".join(str(position) for position in (result.number, 0, 0, 0, 0))
-        with _explained(self.path, _SAFE):
+        with explained(self.path, _SAFE):
             if (self.path / "stimulus" / key).exists():
                 # What is read now is older than what is written next, whatever the clocks of the nodes say.
                 self._read_records()
@@ -230,7 +232,7 @@ class MEIStore:
             OSError: if there is no space.
             PermissionError: if the store is read-only.
         """
-        with _explained(self.path, _SAFE):
+        with explained(self.path, _SAFE):
             # Read again after writing: another collector may have known more, and been overwritten. While results
             # arrive there is no end to it, and a later call sees to the rest.
             for _ in range(3):
@@ -333,8 +335,9 @@ class MEIStore:
         try:
             with hidden.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if self._lasting:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(hidden, self.path / variable / key)
         except BaseException:
             hidden.unlink(missing_ok=True)
@@ -415,7 +418,7 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _explained(path: Path, kept: str) -> Iterator[None]:
+def explained(path: Path, kept: str) -> Iterator[None]:
     """Say of a full or read-only disk which store is concerned, what is left of it, and what to do."""
     try:
         yield

@@ -46,7 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mei_lightning as ml
 from mei_lightning.block_objective import ObjectiveInBlocks
 from mei_lightning.models.base import weights_digest
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, using_threads
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, threads_reserved_for_blocks, using_threads
 from mei_lightning.models.digital_twin import DigitalTwinNetwork
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.module import StimulusModule
@@ -244,10 +244,10 @@ def measure_model(model: BenchmarkModel, arguments: argparse.Namespace, peak: fl
     drop_in.peak_memory_mb = memory.megabytes
     default_flops = flops_of_default(model)
     defaults = []
-    for population in arguments.populations:
-        log(f"{model.name}: find_meis, {population} neuron(s)")
+    for population, fast_path in itertools.product(arguments.populations, arguments.fast_paths):
+        log(f"{model.name}: find_meis, {population} neuron(s), {fast_path}")
         before = time_openretina(model, steps)
-        row = measure_default(model, population, reference)
+        row = measure_default(model, population, reference, fast_path)
         after = time_openretina(model, steps)
         if reference and row.seconds_per_neuron is not None:
             # Against openretina's time just before and after.
@@ -284,14 +284,22 @@ def measure_whole_drop_in(
     compare(row, model, neurons, torch.cat([stimulus for stimulus, _, _ in found]), reference)
 
 
-def measure_default(model: BenchmarkModel, population: int, reference: Mapping[str, Any]) -> Measurement:
+def measure_default(
+    model: BenchmarkModel, population: int, reference: Mapping[str, Any], fast_path: str
+) -> Measurement:
     """One run of ``find_meis``, cut short for models that are only timed."""
+    options: dict[str, Any] = {} if model.is_trained else {"max_steps": HIGH_RES_STEPS}
+    if fast_path == "bfloat16":
+        options["fast_path"] = fast_path
+    # Preparing the model is once for all.
+    find(model, 1, max_steps=1, restarts=1, **{key: value for key, value in options.items() if key == "fast_path"})
     counter = RowSteps()
     with PeakMemory() as memory:
         began = time.perf_counter()
-        meis = find(model, population, counter, **({} if model.is_trained else {"max_steps": HIGH_RES_STEPS}))
+        meis = find(model, population, counter, **options)
         seconds = time.perf_counter() - began
-    row = Measurement(model.name, "find_meis", population, counter.computed / population)
+    method = "find_meis" if fast_path == "float32" else f"find_meis, {fast_path}"
+    row = Measurement(model.name, method, population, counter.computed / population)
     row.ms_per_step_and_row = 1000 * seconds / counter.computed
     row.seconds_per_neuron = seconds / population if model.is_trained else None
     row.peak_memory_mb = memory.megabytes
@@ -299,8 +307,8 @@ def measure_default(model: BenchmarkModel, population: int, reference: Mapping[s
     return row
 
 
-def find(model: BenchmarkModel, population: int, *callbacks: Callback, **limits: int) -> Any:
-    """The MEIs of the first neurons by ``find_meis``, with its defaults but for the limits, if any."""
+def find(model: BenchmarkModel, population: int, *callbacks: Callback, **options: Any) -> Any:
+    """The MEIs of the first neurons by ``find_meis``, with its defaults but for the options, if any."""
     return ml.find_meis(
         model.retina,
         model.neurons[:population],
@@ -309,7 +317,7 @@ def find(model: BenchmarkModel, population: int, *callbacks: Callback, **limits:
         accelerator="cpu",
         progress_bar=False,
         callbacks=callbacks,
-        **limits,
+        **options,
     )
 
 
@@ -549,36 +557,50 @@ def prepared_rows(model: BenchmarkModel, rows: int) -> tuple[ml.Objective, Tenso
 
 
 def trainer_overhead(model: BenchmarkModel, steps: int, repeats: int = 3) -> dict[str, float]:
-    """Milliseconds a step of 64 rows under Lightning's trainer, and in a bare loop over the same computation."""
+    """Milliseconds a step of 64 rows under Lightning's trainer, and in a bare loop over the same step.
+
+    The step is the module's own: scores and gradient, best iterates, optimizer and projection. Between steps the
+    trainer calls hooks and callbacks and logs, which the loop does not.
+    """
     objective, start = prepared_rows(model, ROWS)
-    constraint = ml.NormAndRange(NORM, RANGES)
     times: dict[str, list[float]] = {"trainer": [], "bare loop": []}
     for _ in range(repeats):
-        module = StimulusModule(objective, start, constraint=constraint)
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_steps=steps,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        began = time.perf_counter()
-        trainer.fit(module)
-        times["trainer"].append(1000 * (time.perf_counter() - began) / steps)
-
-        began = time.perf_counter()
-        stimulus = constraint(start.clone()).requires_grad_()
-        optimizer = ml.AdaptivePowerMethod([stimulus])
-        for _ in range(steps):
-            (stimulus.grad,) = torch.autograd.grad(-objective(stimulus).sum(), stimulus)
-            optimizer.step()
-            stimulus.data = constraint(stimulus.data)
-        times["bare loop"].append(1000 * (time.perf_counter() - began) / steps)
+        for kind, run in (("trainer", run_trainer), ("bare loop", run_bare_loop)):
+            module = StimulusModule(objective, start, constraint=ml.NormAndRange(NORM, RANGES))
+            began = time.perf_counter()
+            with threads_reserved_for_blocks():
+                run(module, steps)
+            times[kind].append(1000 * (time.perf_counter() - began) / steps)
     trainer_time, bare = (statistics.median(of_kind) for of_kind in times.values())
     return {"rows": ROWS, "trainer_ms": trainer_time, "bare_loop_ms": bare, "overhead": trainer_time / bare - 1}
+
+
+def run_trainer(module: StimulusModule, steps: int) -> None:
+    """Fit a module for so many steps."""
+    Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module)
+
+
+def run_bare_loop(module: StimulusModule, steps: int) -> None:
+    """Take so many steps of a module without a trainer."""
+    optimizer = module.configure_optimizers()
+
+    def closure() -> Tensor:
+        loss = module.training_step(0, 0)
+        module.backward(loss)
+        module.on_before_optimizer_step(optimizer)
+        return loss
+
+    for step in range(steps):
+        module.optimizer_step(0, step, optimizer, closure)
 
 
 # Populations
@@ -709,8 +731,8 @@ def print_notes(models: Mapping[str, Any], arguments: argparse.Namespace) -> Non
             overhead = facts["trainer_overhead"]
             print(
                 f"Correlation with the simulated retina {facts['correlation']:.3f}. A step of {overhead['rows']} rows "
-                f"takes {overhead['trainer_ms']:.1f} ms under the trainer, {overhead['bare_loop_ms']:.1f} ms in a bare "
-                f"loop: {overhead['overhead']:+.1%}."
+                f"takes {overhead['trainer_ms']:.1f} ms under the trainer, and {overhead['bare_loop_ms']:.1f} ms in a "
+                f"bare loop: {overhead['overhead']:+.1%}."
             )
 
 
@@ -736,6 +758,13 @@ def main() -> None:
         "--models", nargs="+", choices=MODELS, default=MODELS[:2], help="which architectures (default: low_res*)"
     )
     command.add_argument("--populations", type=int, nargs="+", default=[1, 16, 64, 256], help="neurons of find_meis")
+    command.add_argument(
+        "--fast-paths",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        default=["float32"],
+        help="precision of find_meis' steps",
+    )
     command.add_argument("--recipe-neurons", type=int, default=3, help="neurons that the whole recipe is run for")
     command.add_argument("--recipe-steps", type=int, default=1000, help="the most steps of the recipe")
     command.add_argument("--timing-steps", type=int, default=30, help="steps of each timing of a step")

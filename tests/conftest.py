@@ -1,5 +1,6 @@
 """Tiny models and one way to fit, shared by the tests."""
 
+import os
 import tempfile
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 import mei_lightning as ml
 
+# Tests of what is refused look at the exceptions.
+os.environ["MEI_LIGHTNING_TRACEBACK"] = "1"
 # Models this small only lose by sharing work among threads, and much so on a busy machine.
 torch.set_num_threads(1)
 

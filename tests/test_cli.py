@@ -302,7 +302,7 @@ def test_results_of_another_run_are_never_overwritten(monkeypatch):
         ("--model.time_steps=20", ValueError, r"time_steps=20 leaves no response.*more than 20 frames"),
         ("--model.restarts=0", ValueError, r"restarts=0 must be at least 1"),
         ("--model.max_steps=0", ValueError, r"max_steps=0 leaves nothing to do"),
-        ("--model.rows_per_device=1", ValueError, r"rows_per_device=1 has no room for a neuron with restarts=2"),
+        ("--model.rows_per_device=1", ValueError, r"rows_per_device=1 has no room for a neuron with restarts=3"),
         ("--stimulus_logger.neurons=[nobody]", ValueError, r"cannot show 'nobody'"),
     ],
 )
@@ -331,4 +331,4 @@ def test_print_config_is_a_config(capsys):
     assert config["model"]["check_interval"] == 4
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["weights_only"] is True
-    assert config["convergence"] == {"relative_gain": 0.001, "patience": 5}
+    assert config["convergence"] == {"relative_gain": 0.001, "patience": 4}

@@ -1,5 +1,6 @@
 """Prepared models against the originals: responses and stimulus gradients."""
 
+import json
 import re
 import threading
 import warnings
@@ -482,6 +483,35 @@ def test_meis_with_and_without_the_fast_path_agree(name):
     fast, plain = (find(model, neurons, fast_path=fast_path, **options) for fast_path in (True, False))
     np.testing.assert_allclose(fast["score"], plain["score"], rtol=1e-4)
     np.testing.assert_array_equal(fast["best_restart"], plain["best_restart"])
+
+
+def test_meis_in_bfloat16_are_as_good_and_scored_by_the_model_itself(twin, caplog):
+    neurons = [("session_1", 5), ("session_1", 7), ("session_2", 3)]
+    options = {"time_steps": 44, "effort": "quick"}
+    with caplog.at_level("INFO"):
+        low = find(twin, neurons, fast_path="bfloat16", **options)
+    assert "computes in bfloat16: responses are off by" in caplog.text
+    plain = find(twin, neurons, **options)
+    assert not np.array_equal(low["stimulus"], plain["stimulus"])
+    np.testing.assert_allclose(low["score"], plain["score"], rtol=0.02)
+    for number, (session, index) in enumerate(neurons):
+        with torch.no_grad():
+            response = twin(torch.from_numpy(low["stimulus"].values[number : number + 1]), data_key=session)
+        assert low["score"].values[number] == pytest.approx(response[0, :, index].mean().item(), rel=1e-5)
+    assert json.loads(low.attrs["configuration"])["fast_path"] == "bfloat16"
+    assert "fast_path" not in json.loads(plain.attrs["configuration"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fast_path": "float16"}, "fast_path='float16': choose True, False or 'bfloat16'"),
+        ({"fast_path": "bfloat16", "optimizer": torch.optim.Adam}, "'bfloat16' with Adam"),
+    ],
+)
+def test_precisions_that_cannot_work_are_refused(twin, options, message):
+    with pytest.raises(ValueError, match=message):
+        ml.MEIModule(twin, [("session_1", 5)], **options)
 
 
 class ThreadsInEpochs(Callback):

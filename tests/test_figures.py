@@ -235,6 +235,25 @@ def test_measure_of_channels_has_their_colours():
     assert ax.get_xlabel() == ""
 
 
+@pytest.mark.parametrize("types", [1, 3])
+def test_many_clusters_look_different_and_have_a_legend(types):
+    random = np.random.default_rng(0)
+    measures = xr.Dataset(
+        {"cluster": ("neuron", np.arange(200) % 20), "size": ("neuron", random.random(200))},
+        {"type": ("neuron", np.array(["a", "b", "c"])[np.arange(200) % types])},
+    )
+    for figure in (ml.plot_measures(measures), ml.plot_measure(measures, "cluster").figure):
+        ax = figure.axes[0]
+        looks = [(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in ax.containers]
+        assert len(set(looks)) == len(looks) == 20
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [str(number) for number in range(20)]
+        figure.draw_without_rendering()
+        below = ax.get_legend().get_window_extent()
+        assert below.y0 >= 0
+        assert below.y1 < ax.get_window_extent().y0
+        assert ax.get_window_extent().height > 0.1 * types * figure.dpi
+
+
 def test_words_are_shares():
     measures = population(count=12)
     ax = ml.plot_measure(measures, "polarity")

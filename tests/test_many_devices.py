@@ -248,8 +248,33 @@ def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, command_a
     assert queue.read_text() == "requeue 4711\n"
 
 
+class PressesCtrlC(Callback):
+    """In the midst of a run, on one of two processes."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 6 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_keeps_what_all_processes_have(tmp_path, command_alone):
+    two = ("--model.rows_per_device=2", "--trainer.devices=2")
+    pressed = f"--trainer.callbacks={__name__}.PressesCtrlC"
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    run = start([*COMMAND, *two, pressed], tmp_path / "results", PYTHONPATH=path)
+    output = run.communicate(timeout=300)[0]
+    assert run.returncode == 1, output
+    assert "Traceback" not in output
+    meis = read(tmp_path / "results")
+    interrupted = meis.isel(neuron=meis.status == "interrupted")
+    # Each of the two has places for two neurons.
+    assert interrupted.sizes["neuron"] == 4
+    assert (interrupted.steps == 8).all()
+    finish(start(COMMAND, tmp_path / "results"))
+    assert_same(read(tmp_path / "results"), command_alone)
+
+
 def wait_for_a_record(directory, processes):
-    for _ in range(1200):
+    for _ in range(6000):
         if any(path.stat().st_size for path in directory.glob("meis.zarr/records/*")):
             return
         if any(process.poll() is not None for process in processes):

@@ -393,11 +393,16 @@ def test_nothing_to_analyse(tmp_path):
         ml.analyze_meis(tmp_path / "meis.zarr")
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, capsys, caplog):
     neurons = [("session_1", 0), ("session_1", 2), ("session_1", 4)]
     find("simulated", neurons, effort="quick", directory=tmp_path)
+    assert "GPU available" in caplog.text
+    caplog.clear()
     main(["analyze", str(tmp_path / "meis.zarr"), "--model", "simulated", "--accelerator", "cpu"])
-    assert "Measures of 3 neurons" in capsys.readouterr().out
+    assert not caplog.text
+    printed = capsys.readouterr().out
+    assert "Measures of 3 neurons" in printed
+    assert "No neuron has two starts that were optimised to the end" in printed
     table = pd.read_csv(tmp_path / "measures.csv", index_col="neuron")
     assert table["type"].tolist() == ["on_sustained", "off_sustained", "on_off"]
     assert table["polarity"].tolist() == ["ON", "OFF", "ON-OFF"]

@@ -283,7 +283,7 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     assert checkpoint["configuration"] == module.configuration
     state = checkpoint["state_dict"]
     assert state.pop("neuron_in_place").tolist() == [0, 1, 2]
-    assert state.pop("shifted").tolist() == [False] * 3
+    assert state.pop("shifted").tolist() == [True] * 3
     assert set(state) == {
         "stimulus",
         "best_stimulus",

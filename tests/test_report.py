@@ -431,6 +431,17 @@ def test_summary_and_tables(report):
     ):
         assert text in page
     assert "There are no measures" not in page
+    assert "two starts" not in page
+
+
+def test_why_nothing_is_known_of_other_starts(tmp_path):
+    meis = make_meis()
+    meis["restart_scores"][:, 1:] = np.nan
+    meis["restart_similarity"][:] = np.nan
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    page = ml.write_report(store).read_text()
+    assert "No neuron has two starts that were optimised to the end" in page
+    assert "What other starts of the same neuron arrive at" not in page
 
 
 def test_without_an_analysis_the_page_says_how_to_make_one(tmp_path):

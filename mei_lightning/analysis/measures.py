@@ -64,7 +64,11 @@ _FACTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "polarity": ((), "", "polarity: ON, OFF or ON-OFF"),
     "clipped_share": ((), "1", "share of values at a limit of their range"),
     "norm_outside_receptive_field": ((), "1", f"share of the squared norm beyond {CENTRE_SDS:g} sd of the centre"),
-    "seed_stability": ((), "1", "mean cosine of the MEIs from other initial stimuli with the best"),
+    "seed_stability": (
+        (),
+        "1",
+        "mean cosine with the best of the MEIs of other starts optimised to the end",
+    ),
     "held_out_score": ((), "response", "score on models that had no part in finding the MEI"),
     "score": ((), "response", "score"),
     "status": ((), "", "how the optimisation ended"),
@@ -101,8 +105,8 @@ def measure_meis(
     - ``clipped_share``: of values at a limit of the run's ranges; NaN if it had none.
     - ``norm_outside_receptive_field``: the share of the squared norm farther than 3 standard deviations of the fitted
       centre from its place.
-    - ``seed_stability``: the dataset's ``restart_similarity``. ``held_out_score``, ``score`` and ``status`` are the
-      dataset's own.
+    - ``seed_stability``: the dataset's ``restart_similarity``; NaN if only one start was optimised to the end.
+    - ``held_out_score``, ``score`` and ``status``: the dataset's own.
 
     Args:
         meis: as from ``find_meis``, or ``xarray.open_zarr("meis.zarr", chunks=None)``.

@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from mei_lightning.callbacks.interrupt import InterruptedTogether
+from mei_lightning.lock import RunLock
 from mei_lightning.module import Status, warn_of_failures
 from mei_lightning.plotting import plot_mei, plot_meis
 from mei_lightning.population import PopulationModule
@@ -35,20 +37,26 @@ class ResultsWriter(Callback):
         start_anew: keep the results that are in the directory under another name, and start from nothing, each time
             that it is said.
         report: whether to print a summary table and to draw the pictures and the video when the run ends.
+        lasting: whether what is written outlives a power failure; without, nothing waits for the disk.
 
     Raises:
         ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
             what the runs differ.
+        BlockingIOError: at the start of the fit, if another run is writing to the directory.
         PermissionError: at the start of the fit, if the directory cannot be written.
         OSError: if the disk is full; what had been written is safe.
     """
 
     store: MEIStore
+    _lock: RunLock | None = None
 
-    def __init__(self, directory: str | None = None, start_anew: bool = False, report: bool = True) -> None:
+    def __init__(
+        self, directory: str | None = None, start_anew: bool = False, report: bool = True, lasting: bool = True
+    ) -> None:
         self.directory = directory
         self.start_anew = start_anew
         self.report = report
+        self.lasting = lasting
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse modules without named neurons."""
@@ -61,10 +69,12 @@ class ResultsWriter(Callback):
         # All processes have to write to the directory of the first one's logs.
         place = Path(trainer.strategy.broadcast(str(self.directory or trainer.log_dir or trainer.default_root_dir)))
         if trainer.is_global_zero:
+            self._lock = RunLock(place / STORE)
+            self._lock.acquire()
             self._prepare(place / STORE, module)
         trainer.strategy.barrier()
         self.place = place
-        self.store = MEIStore(place / STORE)
+        self.store = MEIStore(place / STORE, self.lasting)
         self.store.check_configuration(module.configuration)
         self.store.check_writable()
         trainer.strategy.barrier()
@@ -99,6 +109,7 @@ class ResultsWriter(Callback):
             self._warn_of_failures(module)
             if self.report:
                 self._report()
+        self._unlock()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is when the user, or a cluster's time limit, interrupts the run."""
@@ -108,9 +119,20 @@ class ResultsWriter(Callback):
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) and hasattr(self, "store"):
             module = _module(pl_module)
             self._write(module, module.complete_places() + module.unfinished_places())
+            together = isinstance(exception, InterruptedTogether)
+            if together:
+                trainer.strategy.barrier()
             if trainer.is_global_zero:
                 self.store.collect()
                 rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it.")
+            if together:
+                # Lightning ends the other processes when the first one ends, and the other way round.
+                trainer.strategy.barrier()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _prepare(self, path: Path, module: PopulationModule) -> None:
         if path.exists() and self.start_anew:
@@ -121,7 +143,6 @@ class ResultsWriter(Callback):
             store.check_writable()
             store.collect()
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
             kind = str(module.stimulus.dtype).removeprefix("torch.")
             MEIStore.create(path, module.description, module.configuration, dtype=kind)
 

@@ -16,11 +16,11 @@ from mei_lightning.figures.style import (
     OTHER_COLORS,
     POINTS_AS_VECTORS,
     STYLE,
-    TYPE_COLORS,
     WIDTH,
     channel_colors,
     displayed_units,
     drawing,
+    kind_looks,
     neuron_types,
     readable,
     tidy,
@@ -31,6 +31,8 @@ _BELOW_LABEL = 28.0  # points from the axes to what is under their label
 _WORDS_PER_LINE = 4
 _POINT = 9.0  # area in square points
 _ROW = 0.17  # inches of a type
+_LINE = 0.19  # inches of a line of words in a legend
+_SAYS_LITTLE = ("no", "unknown")
 
 
 def plottable_measures(measures: xr.Dataset) -> list[str]:
@@ -61,9 +63,9 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
         raise ValueError(f"The dataset has no values of a measure {name!r}. It has {known or 'none'}.")
     types = neuron_types(measures)
     names = list(type_looks(types))
-    with drawing(ax, WIDTH / 2, 0.8 + _ROW * 1.6 * len(names)) as ax:
-        values = measures[name]
-        if values.dtype.kind in "USObiu":
+    values = measures[name]
+    with drawing(ax, WIDTH / 2, 0.8 + _ROW * 1.6 * len(names) + _height_of_legend(values)) as ax:
+        if _is_of_words(values):
             _draw_shares(ax, values.values, types, names)
         else:
             _draw_points(ax, values, types, names)
@@ -96,7 +98,10 @@ def plot_measures(measures: xr.Dataset, names: Sequence[str] | None = None, figu
     types = len(type_looks(neuron_types(measures)))
     with mpl.rc_context(STYLE):
         if figure is None:
-            figure = Figure(figsize=(WIDTH, lines * (0.75 + _ROW * max(types, 2))), layout="constrained")
+            of_panel = [_height_of_legend(measures[name]) if name in measures else 0.0 for name in chosen]
+            legends = sum(max(of_panel[first : first + columns]) for first in range(0, len(chosen), columns))
+            height = lines * (0.75 + _ROW * max(types, 2)) + legends
+            figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
         for ax in axes.flat[len(chosen) :]:
             ax.set_axis_off()
@@ -212,19 +217,46 @@ def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Seque
     ax.margins(x=0.05)
 
 
-def _draw_shares(ax: Axes, values: np.ndarray, types: np.ndarray, names: Sequence[str]) -> None:
+def _is_of_words(values: xr.DataArray) -> bool:
+    """Whether a measure is drawn as shares, a whole number as well."""
+    return values.dtype.kind in "USObiu"
+
+
+def _words(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """What a measure says of each neuron, in words, and the different ones in the order of drawing."""
     words = values.astype(str) if values.dtype.kind != "b" else np.where(values, "yes", "no")
     words = np.array([readable(word) or "unknown" for word in words])
     # Numbers in their order, and what says the least last.
-    kinds = sorted(set(words.tolist()), key=lambda word: (word in ("no", "unknown"), len(word) * word.isdigit(), word))
-    colors = {
-        kind: "#D9D9D9" if kind in ("no", "unknown") else color
-        for kind, color in zip(kinds, TYPE_COLORS * len(kinds), strict=False)
-    }
+    kinds = sorted(set(words.tolist()), key=lambda word: (word in _SAYS_LITTLE, len(word) * word.isdigit(), word))
+    return words, kinds
+
+
+def _height_of_legend(values: xr.DataArray) -> float:
+    """Inches of a legend under a panel, beyond those that every panel has."""
+    if not _is_of_words(values):
+        return 0.0
+    lines = math.ceil(len(_words(values.values)[1]) / _WORDS_PER_LINE)
+    return _LINE * max(lines - 2, 0)
+
+
+def _draw_shares(ax: Axes, values: np.ndarray, types: np.ndarray, names: Sequence[str]) -> None:
+    words, kinds = _words(values)
+    looks = kind_looks(kinds) | {kind: ("#D9D9D9", "") for kind in _SAYS_LITTLE if kind in kinds}
     left = np.zeros(len(names))
     for kind in kinds:
         share = np.array([np.mean(words[types == name] == kind) for name in names])
-        ax.barh(range(len(names)), share, left=left, height=0.7, color=colors[kind], label=kind)
+        color, hatch = looks[kind]
+        ax.barh(
+            range(len(names)),
+            share,
+            left=left,
+            height=0.7,
+            facecolor=color,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0,
+            label=kind,
+        )
         left += share
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of neurons")

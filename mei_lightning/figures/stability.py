@@ -14,6 +14,14 @@ from mei_lightning.figures.style import (
     type_looks,
 )
 
+UNKNOWN_STABILITY = "No neuron has two starts that were optimised to the end, so nothing is known of their stability."
+
+
+def stability_is_known(meis: xr.Dataset) -> np.ndarray:
+    """Of which neurons ``[neuron]`` several starts were optimised to the end, so that they can be compared."""
+    optimised = np.isfinite(meis["restart_scores"].transpose("neuron", "restart").values).sum(axis=1)
+    return (optimised > 1) & np.isfinite(meis["restart_similarity"].values)
+
 
 def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Draw for each neuron how alike the MEIs from its random starts are, and how alike their scores.
@@ -34,12 +42,9 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
     scores = meis["restart_scores"].transpose("neuron", "restart").values.astype(np.float64)
     similarity = meis["restart_similarity"].values.astype(np.float64)
     best = meis["score"].values.astype(np.float64)
-    shown = (np.isfinite(scores).sum(axis=1) > 1) & np.isfinite(similarity) & (best > 0)
+    shown = stability_is_known(meis) & (best > 0)
     if not shown.any():
-        raise ValueError(
-            "No neuron has two starts that were optimised to the end, so nothing is known of their stability. "
-            'Find MEIs with effort="normal" or "thorough".'
-        )
+        raise ValueError(f'{UNKNOWN_STABILITY} Find MEIs with effort="normal" or "thorough".')
     worst = np.nanmin(scores, axis=1, where=np.isfinite(scores), initial=np.inf) / np.where(best > 0, best, np.nan)
     types = neuron_types(meis)
     with drawing(ax, WIDTH * 0.62, WIDTH * 0.42) as ax:

@@ -1,6 +1,6 @@
 """One style for all figures: fonts, colours that readers with any colour vision tell apart, and vector output."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import cycle
@@ -25,6 +25,7 @@ CHANNEL_COLORS = {
 OTHER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#333333")
 TYPE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#B8A800")
 TYPE_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+TYPE_HATCHES = ("", "/////", ".....", "xxxxx")
 RESPONSE_COLOR = "#B8700A"
 WINDOW_COLOR = "#000000"
 DIVERGING_MAP = "RdBu_r"
@@ -115,6 +116,12 @@ def type_looks(types: np.ndarray) -> dict[str, tuple[str, str]]:
     names = sorted(set(types.tolist()))
     colors, markers = len(TYPE_COLORS), len(TYPE_MARKERS)
     return {name: (TYPE_COLORS[i % colors], TYPE_MARKERS[(i + i // colors) % markers]) for i, name in enumerate(names)}
+
+
+def kind_looks(kinds: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a hatch for the area of each kind, no two alike for up to 32 kinds."""
+    colors, hatches = len(TYPE_COLORS), len(TYPE_HATCHES)
+    return {name: (TYPE_COLORS[i % colors], TYPE_HATCHES[i // colors % hatches]) for i, name in enumerate(kinds)}
 
 
 def displayed_units(values: xr.DataArray) -> str:

@@ -50,7 +50,7 @@ def find_surrounds(
 
     The MEI stays as it is inside its centre and is 0 elsewhere; there a surround is optimised (see
     ``SurroundObjective``; after Fu et al. 2023, bioRxiv, "Pattern completion and disruption characterize contextual
-    modulation in the visual cortex").
+    modulation in mouse visual cortex").
 
     Args:
         model: as for ``find_meis``.

@@ -24,6 +24,8 @@ from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_c
 from mei_lightning.neurons import Neuron
 
 Precision = Literal["float32", "bfloat16"]
+FastPath = bool | Literal["bfloat16"]
+"""Whether to compute steps on a prepared copy of the model; in bfloat16 if so named, and else in its own precision."""
 
 TOLERANCE = 1e-5
 """How far responses and gradients may be from the original's, as a share of the largest."""

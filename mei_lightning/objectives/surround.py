@@ -11,7 +11,7 @@ class SurroundObjective(Objective):
     """The score of a fixed centre together with a surround, which is what is optimised.
 
     ``s(centre + free * x)``, or minus that for a suppressing surround (Fu et al. 2023, bioRxiv, "Pattern completion
-    and disruption characterize contextual modulation in the visual cortex"). Outside of ``free`` a stimulus has no
+    and disruption characterize contextual modulation in mouse visual cortex"). Outside of ``free`` a stimulus has no
     gradient: what starts as 0 there stays 0.
 
     Args:

@@ -24,7 +24,7 @@ from mei_lightning.analysis.measures import measures_table
 from mei_lightning.figures.across import plot_cross_responses
 from mei_lightning.figures.gallery import plot_gallery
 from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measures, plottable_measures
-from mei_lightning.figures.stability import plot_seed_stability
+from mei_lightning.figures.stability import UNKNOWN_STABILITY, plot_seed_stability, stability_is_known
 from mei_lightning.figures.style import (
     RESPONSE_COLOR,
     channel_colors,
@@ -215,6 +215,8 @@ def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> list[s
         notes.append("There are no measures and types: mei-lightning analyze makes them.")
     elif not np.array_equal(analysis["score"].values, meis["score"].values, equal_nan=True):
         notes.append("Some neurons have been finished after the analysis: mei-lightning analyze --overwrite renews it.")
+    if unfinished < meis.sizes["neuron"] and not stability_is_known(meis).any():
+        notes.append(f'{UNKNOWN_STABILITY} Effort "quick" follows one start, "normal" and "thorough" several.')
     if pixels > 1:
         notes.append(
             f"The movies show means of {pixels} x {pixels} pixels, so that the page does not become too large."
@@ -297,8 +299,7 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
                     "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
                 )
             )
-    several = np.isfinite(meis["restart_scores"].values).sum(axis=1) > 1
-    if (several & np.isfinite(meis["restart_similarity"].values) & (meis["score"].values > 0)).any():
+    if (stability_is_known(meis) & (meis["score"].values > 0)).any():
         drawn.append(
             (
                 lambda: figure_of(plot_seed_stability(meis)),

@@ -1,0 +1,166 @@
+"""What a user sees of errors on the command line: the message of a refusal, the traceback of a defect."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mei_lightning.cli import main
+from mei_lightning.errors import is_explained
+from mei_lightning.objectives import SliceMeanReducer
+from mei_lightning.store import MEIStore
+from mei_lightning.strategies import deal
+
+ONE_NEURON = ["--model.neurons=[[session_1,0]]", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+COMMANDS = [
+    "fit",
+    "analyze",
+    "report",
+    "validate",
+    "export",
+    "experiment",
+    "diverse",
+    "surround",
+    "invariance",
+    "receptive-field",
+    "cluster",
+]
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["mei-lightning"])
+    monkeypatch.delenv("MEI_LIGHTNING_TRACEBACK")
+
+
+def refusal(capsys, *command):
+    """What is printed when a command is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(command))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["analyze", "nothing.zarr"], "There is no store of MEIs at nothing.zarr."),
+        (["report", "nothing.zarr"], "There is no store of MEIs at nothing.zarr."),
+        (["validate", "nothing.zarr", "simulated"], "There is no store of MEIs at nothing.zarr."),
+        (["export", "nothing.zarr", "meis.npz"], "There is no store of MEIs at nothing.zarr."),
+        (["experiment", "nothing.zarr", "shown", "[session_1/5]"], "There is no store of MEIs at nothing.zarr."),
+        (
+            ["surround", "--model=simulated", "--neurons=all", "--target=here"],
+            "here exists already; results are not overwritten. Give another target, or move it.",
+        ),
+        (
+            ["fit", "--model.retina=simulated", "--model.neurons=[[session_1,99]]"],
+            "Session 'session_1' has no neuron 99: its 36 neurons are 0 to 35.",
+        ),
+    ],
+)
+def test_of_a_refusal_there_is_the_message_only(capsys, command, message):
+    Path("here").mkdir()
+    assert refusal(capsys, *command) == f"error: {message}\n"
+
+
+def test_a_message_of_several_lines_is_whole(capsys):
+    command = ["fit", "--model.retina=simulated", *ONE_NEURON, "--model.max_steps=1", "--results.directory=here"]
+    main([*command, "--results.report=false"])
+    lines = refusal(capsys, *command, "--model.seed=1").splitlines()
+    lines = lines[lines.index("error: here/meis.zarr holds the results of a run with other settings:") :]
+    assert lines[1] == "  seed: it was 0, now it is 1"
+    assert lines[2].startswith("Give these results' settings to continue")
+    assert len(lines) == 3
+
+
+def test_of_a_full_disk_there_is_no_number(capsys, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    message = refusal(capsys, "fit", "--model.retina=simulated", *ONE_NEURON, "--model.max_steps=1")
+    assert "error: No space for" in message
+    assert "Errno" not in message
+
+
+def test_the_traceback_is_there_on_request(monkeypatch):
+    monkeypatch.setenv("MEI_LIGHTNING_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="There is no store"):
+        main(["analyze", "nothing.zarr"])
+
+
+class Defective(nn.Module):
+    """A user's model that goes wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(4))
+
+    def forward(self, stimulus):
+        raise ValueError("of the user's own")
+
+
+def test_the_traceback_of_a_defect_stays():
+    Path("own.yaml").write_text(
+        "model: {neurons: [0], retina: {class_path: mei_lightning.RetinaModel, init_args: {neurons_per_session: 4, "
+        f"network: {{class_path: {__name__}.Defective}}, "
+        "stimulus_format: {channel_names: [grey], height: 5, width: 7}}}}"
+    )
+    with pytest.raises(ValueError, match="of the user's own"):
+        main(["fit", "--config=own.yaml"])
+
+
+def raised(function, *arguments):
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_refusals_are_told_from_defects():
+    assert is_explained(raised(SliceMeanReducer, 0, -1, 10))
+    assert is_explained(raised(MEIStore, "nothing"))
+    # The first is Python's own message in a line of the package; the second is raised by another package.
+    defects = [raised(deal, [1], []), raised(SliceMeanReducer(0, 0, 1).forward, torch.zeros(()))]
+    assert [type(defect) for defect in defects] == [ValueError, IndexError]
+    assert not any(map(is_explained, defects))
+    assert not is_explained(ValueError("never raised"))
+
+
+def test_what_lightning_refuses_is_a_refusal(capsys):
+    message = refusal(capsys, "fit", "--model.retina=simulated", *ONE_NEURON, "--trainer.devices=0")
+    assert "error: `Trainer(devices='0')` value is not a valid input" in message
+
+
+def test_of_two_processes_one_says_why():
+    command = [str(Path(sys.executable).with_name("mei-lightning")), "fit", "--model.retina=simulated", *ONE_NEURON]
+    command += ["--trainer.devices=2", "--trainer.accelerator=cpu", "--results.directory=here"]
+    Path("here/meis.zarr").mkdir(parents=True)
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.count("error:") == 1
+    assert "error: here/meis.zarr is not a store of MEIs" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_all_commands_are_listed_with_a_line_each(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "MEI_LIGHTNING_TRACEBACK=1" in text
+    for command in COMMANDS:
+        described = text.split(f"\n    {command}")[1].split("\n    ")
+        assert len(" ".join(described[:2]).split()) > 4, command
+
+
+@pytest.mark.parametrize("typed", [["validat"], []])
+def test_a_typo_is_answered_with_all_commands(capsys, typed):
+    message = refusal(capsys, *typed)
+    assert typed == [] or all(f"'{command}'" in message for command in COMMANDS)

@@ -1,0 +1,148 @@
+"""Two runs do not write to one store, and a run that was killed is in nobody's way."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import fit, read, video_model
+from lightning.pytorch import Callback
+
+import mei_lightning as ml
+from mei_lightning.lock import RunLock
+
+
+def test_one_holds_it_at_a_time(tmp_path):
+    one, other = RunLock(tmp_path / "meis.zarr"), RunLock(tmp_path / "meis.zarr")
+    one.acquire()
+    holder = f"process {os.getpid()} on {socket.gethostname()}, since 20"
+    with pytest.raises(BlockingIOError, match=rf"meis.zarr is being written .*{holder}.*remove .*meis.zarr.lock"):
+        other.acquire()
+    other.release()
+    with pytest.raises(BlockingIOError):
+        other.acquire()
+    one.release()
+    assert not list(tmp_path.iterdir())
+    other.acquire()
+    other.release()
+
+
+def test_the_message_says_how_to_remove_it_by_hand(tmp_path):
+    one, other = RunLock(tmp_path / "meis.zarr"), RunLock(tmp_path / "meis.zarr")
+    one.acquire()
+    one.path.unlink()
+    other.acquire()
+    # The end of the first does not take away the lock of the other.
+    one.release()
+    with pytest.raises(BlockingIOError):
+        one.acquire()
+    other.release()
+
+
+def test_a_file_that_was_left_behind_is_no_lock(tmp_path):
+    (tmp_path / "meis.zarr.lock").write_text("process 1 on nowhere, since ever")
+    lock = RunLock(tmp_path / "meis.zarr")
+    lock.acquire()
+    assert lock.path.read_text().startswith(f"process {os.getpid()} on")
+    lock.release()
+
+
+def contend(store, holders, wins):
+    """Take the lock many times, and note if anyone else has it meanwhile."""
+    lock = RunLock(store)
+    for _ in range(300):
+        try:
+            lock.acquire()
+        except BlockingIOError:
+            continue
+        with holders.get_lock(), wins.get_lock():
+            assert holders.value == 0
+            holders.value, wins.value = 1, wins.value + 1
+        time.sleep(1e-4)
+        holders.value = 0
+        lock.release()
+
+
+def test_processes_that_contend_never_both_have_it(tmp_path):
+    fork = get_context("fork")
+    holders, wins = fork.Value("i", 0), fork.Value("i", 0)
+    processes = [fork.Process(target=contend, args=(tmp_path / "meis.zarr", holders, wins)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert wins.value >= 4
+
+
+def test_without_locks_a_run_goes_on(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.warns(UserWarning, match="has no locks"):
+        fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 2, directory=tmp_path)
+    assert read(tmp_path).sizes["neuron"] == 1
+    assert not (tmp_path / "meis.zarr.lock").exists()
+
+
+class Second(Callback):
+    """Begins a second run in the midst of the first."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            with pytest.raises(BlockingIOError, match="is being written by another run"):
+                fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 2, directory=self.directory)
+            raise torch.OutOfMemoryError
+
+
+def test_a_run_keeps_others_out_until_it_ends_or_fails(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 50, Second(tmp_path), directory=tmp_path)
+    fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 1000, directory=tmp_path)
+    assert read(tmp_path).status.item() == "step limit"
+    assert {path.name for path in tmp_path.iterdir()} == {"meis.zarr"}
+
+
+def test_two_commands_and_a_kill(tmp_path):
+    """As a user meets it: the same command twice, the first is killed, the third goes on."""
+    command = [
+        str(Path(sys.executable).with_name("mei-lightning")),
+        "fit",
+        "--model.retina=simulated",
+        "--model.neurons=all",
+        "--model.rows_per_device=2",
+        "--model.check_interval=1",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        f"--results.directory={tmp_path}",
+        "--results.report=false",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "MEI_LIGHTNING_TRACEBACK"}
+    first = subprocess.Popen(command, env=environment)
+    try:
+        while not any((tmp_path / "meis.zarr" / "records").glob("*")):
+            assert first.poll() is None
+            time.sleep(0.1)
+        second = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert second.returncode == 2
+        assert f"error: {tmp_path}/meis.zarr is being written by another run (process {first.pid} on" in second.stderr
+        assert first.poll() is None
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    done = len(ml.MEIStore(tmp_path / "meis.zarr").finished())
+    third = subprocess.run([*command, "--trainer.max_steps=1"], env=environment, capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr
+    assert f"{done} of 108 neurons are done already" in third.stderr + third.stdout
