@@ -422,8 +422,13 @@ class PopulationModule(StimulusModule):
         shifted = self._by_place(torch.arange(len(self.stimulus), device=self.device))[:, self.restarts :]
         done = self._at_rest & (self.status[shifted] != Status.EMPTY).any(dim=1)
         shifted, best = shifted[done], self._best_rows_of_places()[done]
-        winner = shifted.gather(1, _handicapped(self.best_value[shifted]).argmax(dim=1, keepdim=True)).flatten()
-        gain = self.best_value[winner] > self.best_value[best] + _EQUAL * self.best_value[best].abs()
+        # One that has joined another row ended for being no better than it, but for rounding.
+        values = self.best_value[shifted].masked_fill(self.status[shifted] == Status.JOINED, -torch.inf)
+        values, winner = _handicapped(values).max(dim=1)
+        winner = shifted.gather(1, winner[:, None]).flatten()
+        gain = values.isfinite() & (
+            self.best_value[winner] > self.best_value[best] + _EQUAL * self.best_value[best].abs()
+        )
         for values in (self.best_stimulus, self.best_score, self.best_value, self.status):
             values[best[gain]] = values[winner[gain]]
         steps = int(self.steps.sum())

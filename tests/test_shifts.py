@@ -133,3 +133,19 @@ def test_who_says_how_many_starts_there_are_gets_no_shifts():
     assert shifts(video_model(), time_steps=16, restarts=2) == []
     assert shifts(video_model(), time_steps=16, optimizer=torch.optim.Adam) == []
     assert shifts(still_model()) == []
+
+
+def test_a_shifted_row_that_has_joined_a_start_which_is_as_good_does_not_take_its_place():
+    """It may be better by more than rounding, but by less than the handicap with which the two were compared."""
+    module = ml.MEIModule(video_model(), [("monday", 0)])
+    first_shifted, rows = module.restarts, module.restarts + len(module.shifts)
+    module.neuron_in_place[0] = 0
+    module.status[:] = int(ml.Status.JOINED)
+    module.status[0] = int(ml.Status.CONVERGED)
+    module.best_value[:] = 1.0
+    module.best_value[0] = 2.0
+    module.best_value[first_shifted] = 2.0 * (1 + 1.5e-5)
+    module._adopt_shifted()
+    assert module.status.tolist()[0] == ml.Status.CONVERGED
+    assert module.best_value[0] == 2.0
+    assert (module.status[first_shifted:rows] == int(ml.Status.EMPTY)).all()
