@@ -89,6 +89,7 @@ from mei_lightning.openretina_api import (
     optimize_stimulus,
 )
 from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.parameterizations import Fourier, ImplicitNetwork, LowRank, Parameterization, Pyramid
 from mei_lightning.plotting import plot_mei, plot_meis, plot_stimulus_composition
 from mei_lightning.regularizers import (
     RangePenalty,
@@ -127,12 +128,15 @@ __all__ = [
     "EarlyStopper",
     "Ensemble",
     "FixedNorm",
+    "Fourier",
     "GivenStimuli",
+    "ImplicitNetwork",
     "IncreaseObjective",
     "InitialStimuli",
     "InnerUnits",
     "Jitter",
     "LinearReceptiveField",
+    "LowRank",
     "MEIModule",
     "MEIResult",
     "MEIStore",
@@ -148,9 +152,11 @@ __all__ = [
     "OneHotObjective",
     "OpenRetinaModel",
     "OptimizationStopper",
+    "Parameterization",
     "Perturbation",
     "PinkNoise",
     "ProjectorStimuli",
+    "Pyramid",
     "RandomMember",
     "RangePenalty",
     "RangeRegularizationLoss",

@@ -28,6 +28,7 @@ from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.parameterizations import Parameterization
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Robustness
 from mei_lightning.selection import NeuronSelection
@@ -46,6 +47,7 @@ def find_meis(
     constraint: Constraint | None = None,
     regularizer: Regularizer | None = None,
     optimizer: OptimizerFactory = AdaptivePowerMethod,
+    parameterization: Parameterization | None = None,
     initial: InitialStimuli | None = None,
     robustness: Sequence[Robustness] = (),
     effort: EffortName = "normal",
@@ -78,14 +80,16 @@ def find_meis(
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.
+        parameterization: what stimuli are made from in place of pixels: ``LowRank``, ``Fourier``, ``Pyramid``,
+            ``ImplicitNetwork``, or one of your own.
         initial: what each neuron's stimuli start from: ``WhiteNoise()`` (the default), ``PinkNoise()``,
             ``GivenStimuli(...)``, e.g. MEIs of an earlier run, ``LinearReceptiveField()``, ``BestNaturalClip()``.
         robustness: what stimuli have to withstand while they are optimised, e.g. ``[Jitter(space=1), Noise(0.1)]``; for
             an ensemble also ``RandomMember()``. Scores are those of the stimulus itself.
-        effort: "quick", "normal" or "thorough": of 2, 2 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
-            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps; then the best one is shifted in
-            time by 0, 2 or 4 different amounts, and optimised again each time; the best of all is kept. Still images,
-            and other optimizers, have 2, 4 or 16 initial stimuli and no shifts.
+        effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
+            shifted in time by 0, 2 or 4 different amounts; the best of all is kept. Still images, other optimizers,
+            and implicit networks have 2, 4 or 16 initial stimuli and no shifts.
         max_steps: the most steps, in place of the effort's; a stimulus that has converged takes fewer.
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
@@ -129,6 +133,7 @@ def find_meis(
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            parameterization=parameterization,
             initial=initial,
             robustness=robustness,
             effort=effort,

@@ -25,6 +25,7 @@ from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
 from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
+from mei_lightning.parameterizations import Parameterization
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import describe_results
@@ -59,6 +60,7 @@ class MEIModule(PopulationModule):
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
+        parameterization: what stimuli are made from in place of pixels, e.g. ``LowRank(rank=1)``.
         initial: what each neuron's stimuli start from: ``WhiteNoise`` (the default), ``PinkNoise``, ``GivenStimuli``,
             ``LinearReceptiveField``, ``BestNaturalClip``.
         robustness: what stimuli have to withstand: ``Jitter``, ``Noise``, ``RandomMember``, in this order. The gradient
@@ -66,8 +68,8 @@ class MEIModule(PopulationModule):
             stimulus itself. With the seed, the neuron, the restart and the step, all that is random is determined.
         effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
-            shifted in time by 0, 2 or 4 different amounts; the best of all is kept. Still images, and other
-            optimizers, have 2, 4 or 16 initial stimuli and no shifts.
+            shifted in time by 0, 2 or 4 different amounts; the best of all is kept. Still images, other optimizers,
+            and implicit networks have 2, 4 or 16 initial stimuli and no shifts.
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps that a row takes, in place of the effort's.
@@ -105,6 +107,7 @@ class MEIModule(PopulationModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
+        parameterization: Parameterization | None = None,
         initial: InitialStimuli | None = None,
         robustness: Sequence[Robustness] = (),
         effort: EffortName = "normal",
@@ -135,6 +138,7 @@ class MEIModule(PopulationModule):
             )
         # Who says how many starts there shall be gets these and no others.
         shifts_in_time = restarts is None and adaptive and not model.stimulus_format.is_still
+        shifts_in_time &= parameterization is None or parameterization.finds_parameters
         chosen_effort = (EFFORTS_OF_MOVIES if shifts_in_time else EFFORTS)[effort]
         restarts = chosen_effort.starts if restarts is None else restarts
         max_steps = chosen_effort.max_steps if max_steps is None else max_steps
@@ -157,6 +161,8 @@ class MEIModule(PopulationModule):
             raise ValueError("Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both.")
         if constraint is None:
             constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
+        if parameterization is not None:
+            parameterization = parameterization.for_stimuli(shape, model.stimulus_format)
         reducer = reducer or MeanReducer()
         score = objective(model, groups, reducer)
         weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
@@ -167,6 +173,10 @@ class MEIModule(PopulationModule):
         initial = initial or WhiteNoise()
         labels = [group_label(group) for group in groups]
         initial.check(labels, shape[1:])
+        if parameterization is not None and not parameterization.finds_parameters and type(initial) is not WhiteNoise:
+            raise ValueError(
+                f"initial={initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
+            )
 
         def start(number: int) -> Tensor:
             device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
@@ -193,6 +203,7 @@ class MEIModule(PopulationModule):
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            parameterization=parameterization,
             robustness=robustness,
             check_interval=check_interval,
         )
@@ -200,7 +211,7 @@ class MEIModule(PopulationModule):
         self.groups = groups
         self.reducer = reducer
         for session in dict.fromkeys(neuron.session for group in groups for neuron in group):
-            _check_responses(model, self.stimulus[:1].detach(), session)
+            _check_responses(model, self.best_stimulus[:1], session)
         reduced = reducer.forward(torch.zeros(time_steps - model.stimulus_format.frames_lost, 2))
         if reduced.shape != (2,):
             raise ValueError(
@@ -218,6 +229,7 @@ class MEIModule(PopulationModule):
             **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
             **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
             "regularizer": None if regularizer is None else repr(regularizer),
+            **({} if parameterization is None else {"parameterization": repr(parameterization)}),
             "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
             **({} if repr(initial) == repr(WhiteNoise()) else {"initial": initial.describe(labels)}),
             **({"robustness": [repr(part) for part in robustness]} if robustness else {}),

@@ -18,6 +18,7 @@ from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
 from mei_lightning.optimizers import AdaptivePowerMethod, per_row, row_norms
+from mei_lightning.parameterizations import Parameterization, feasible_stimulus
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Perturbation, RandomMember, Robustness
 from mei_lightning.robustness.draws import keys_of
@@ -65,6 +66,7 @@ class StimulusModule(LightningModule):
             is feasible.
         regularizer: a cost ``[rows]`` that is subtracted from the score.
         optimizer: makes a torch optimizer for ``[stimulus]``; the adaptive power method by default.
+        parameterization: what stimuli are made from; by default they are pixels.
         robustness: what stimuli have to withstand, in this order: the gradient of a step is that of the perturbed
             stimulus; scores, the best iterate and convergence are those of the stimulus itself.
         seeds: of each row's perturbations, ``[rows]``; by default the number of the row.
@@ -72,7 +74,8 @@ class StimulusModule(LightningModule):
         check_interval: steps between two checks for rows that are done (an epoch).
 
     Attributes:
-        stimulus: the sole parameter, ``[rows, channels, time, height, width]``.
+        stimulus: the sole parameter: the stimuli ``[rows, channels, time, height, width]``, or what the
+            parameterisation makes them from, ``[rows, ...]``.
         best_stimulus, best_score: the best iterate of each row and its own score; the last of those that are equal
             up to rounding.
         best_value: the highest value of each row, its score minus its cost.
@@ -101,6 +104,7 @@ class StimulusModule(LightningModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
+        parameterization: Parameterization | None = None,
         robustness: Sequence[Robustness] = (),
         seeds: Sequence[int] | None = None,
         max_steps: int | None = None,
@@ -122,6 +126,7 @@ class StimulusModule(LightningModule):
         self.constraint = constraint
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
+        self.parameterization = _made_for(parameterization, initial_stimulus.shape)
         self.robustness = tuple(robustness)
         self.seeds = seeds
         self._whole_and_members: tuple[NeuronObjective, ...] = ()
@@ -135,18 +140,48 @@ class StimulusModule(LightningModule):
         if constraint is not None:
             constraint.check(initial_stimulus.shape)
             constraint.check_stimulus(initial_stimulus)
-        self._make_rows(self._feasible(initial_stimulus.detach().clone()))
+            if self.parameterization is not None:
+                with torch.no_grad():
+                    parameters = self.parameterization.parameters_of(initial_stimulus)
+                    constraint.check_stimulus(self.parameterization(parameters))
+        self._make_rows(*self._begun_from(initial_stimulus.detach().clone()))
         # Optimizers that search along a line call the closure several times a step, at points that nobody will see.
         self._first_closure_call = self._first_gradient = True
+        self._share_left: Tensor | None = None
         self._select_active_rows()
 
     def _feasible(self, stimulus: Tensor) -> Tensor:
         return stimulus if self.constraint is None else self.constraint.to(stimulus.device)(stimulus)
 
-    def _make_rows(self, stimulus: Tensor) -> None:
+    @torch.no_grad()
+    def _begun_from(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
+        """What is optimised from some stimuli on, and the feasible stimuli that it stands for."""
+        if self.parameterization is None:
+            feasible = self._feasible(stimulus)
+            return feasible, feasible
+        parameterization = self.parameterization.to(stimulus.device)
+        parameters = parameterization.parameters_of(stimulus)
+        return parameters, self._feasible(parameterization(parameters))
+
+    def _shown(self, parameters: Tensor) -> Tensor:
+        """The feasible stimuli that parameters of some rows stand for."""
+        if self.parameterization is None:
+            return parameters
+        if not len(parameters):
+            # Fourier transforms of nothing are refused.
+            return self.best_stimulus[:0]
+        stimulus = self.parameterization(parameters)
+        if self.constraint is None:
+            return stimulus
+        return feasible_stimulus(stimulus, self._feasible, self._note_share_left)
+
+    def _note_share_left(self, share: Tensor) -> None:
+        self._share_left = share
+
+    def _make_rows(self, parameters: Tensor, stimulus: Tensor) -> None:
         rows = len(stimulus)
         lowest = stimulus.new_full((rows,), -torch.inf)
-        self.stimulus = nn.Parameter(stimulus)
+        self.stimulus = nn.Parameter(parameters)
         self.register_buffer("best_stimulus", stimulus.clone())
         self.register_buffer("best_score", lowest.clone())
         self.register_buffer("best_value", lowest.clone())
@@ -223,15 +258,16 @@ class StimulusModule(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Minus the sum of the rows' values; remembers each row's best iterate."""
-        stimulus = self._evaluated = self._stimulus_in_computation().requires_grad_()
-        if not len(stimulus):
+        parameters = self._evaluated = self._parameters_in_computation().requires_grad_()
+        if not len(parameters):
             # A device without rows has to keep step with the others.
-            return stimulus.sum()
+            return parameters.sum()
+        stimulus = self._shown(parameters)
         scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if self._first_closure_call:
             self._first_closure_call = False
-            self._before_step = stimulus.detach()
-            self._keep_best(self._before_step, scores.detach(), values.detach())
+            self._before_step = parameters.detach()
+            self._keep_best(stimulus.detach(), scores.detach(), values.detach())
         if self.robustness:
             values = self._perturbed_values(stimulus)
         return -values.sum()
@@ -289,9 +325,10 @@ class StimulusModule(LightningModule):
         for_few_rows(measure, len(gradient), self.device)
         rows = self._rows_in_computation
         self.flat_steps[rows] = (self.flat_steps[rows] + 1) * (size == 0)
-        self._retire_in_computation(
-            self.flat_steps[rows] >= (_FLAT_STEPS if self.robustness else 1), Status.NO_GRADIENT
-        )
+        flat = self.flat_steps[rows] >= (_FLAT_STEPS if self.robustness else 1)
+        if self._share_left is not None:
+            self._retire_in_computation(flat & (self._share_left == 0), Status.CONVERGED)
+        self._retire_in_computation(flat, Status.NO_GRADIENT)
         self._retire_in_computation(~size.isfinite(), Status.NOT_FINITE)
 
     def _refuse_without_gradient(self) -> NoReturn:
@@ -322,7 +359,12 @@ class StimulusModule(LightningModule):
 
         def project(part: slice) -> None:
             rows = in_computation[part]
-            after = self._feasible(self.stimulus.detach().index_select(0, rows))
+            after = self.stimulus.detach().index_select(0, rows)
+            if self.parameterization is None:
+                after = self._feasible(after)
+            elif self._share_left is not None and isinstance(plain_optimizer, AdaptivePowerMethod):
+                # A projection would take back the rest of a step whose length does not depend on the gradient's.
+                after = torch.lerp(self._before_step[part], after, per_row(self._share_left[part], after))
             finite[part] = after.flatten(1).abs().amax(dim=1).isfinite()
             moves = moving[part] & finite[part]
             if not _certain(moves):
@@ -431,11 +473,11 @@ class StimulusModule(LightningModule):
 
     @torch.no_grad()
     def _score_last_iterate(self) -> None:
-        stimulus = self._stimulus_in_computation()
+        stimulus = self._shown(self._parameters_in_computation())
         if len(stimulus):
             self._keep_best(stimulus.detach(), *self.evaluate(stimulus))
 
-    def _stimulus_in_computation(self) -> Tensor:
+    def _parameters_in_computation(self) -> Tensor:
         return self.stimulus.detach().index_select(0, self._rows_in_computation)
 
     def _select_active_rows(self) -> None:
@@ -529,6 +571,17 @@ class StimulusModule(LightningModule):
 def _is_own(name: str) -> bool:
     """Whether a name of the state belongs to the module itself, and not to its objective, constraint or model."""
     return "." not in name
+
+
+def _made_for(parameterization: Parameterization | None, shape: torch.Size) -> Parameterization | None:
+    if parameterization is None or parameterization.shape == shape[1:]:
+        return parameterization
+    if parameterization.shape is not None:
+        raise ValueError(
+            f"{parameterization!r} was made for stimuli of {tuple(parameterization.shape)}, not {tuple(shape[1:])} "
+            "(channels, time, height, width)."
+        )
+    return parameterization.for_stimuli(shape)
 
 
 def _certain(rows: Tensor) -> bool:

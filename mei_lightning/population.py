@@ -23,6 +23,7 @@ from mei_lightning.models.fast_path import FastModel, FastPath, Precision, prepa
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
+from mei_lightning.parameterizations import Parameterization
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Robustness
 from mei_lightning.store import MEIResult
@@ -63,7 +64,7 @@ class PopulationModule(StimulusModule):
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
             the adaptive power method and SGD; in which precision, if it is one. What is reported of a result is
             computed by the model itself in any case.
-        constraint, regularizer, optimizer, robustness, check_interval: as for ``StimulusModule``.
+        constraint, regularizer, optimizer, parameterization, robustness, check_interval: as for ``StimulusModule``.
 
     Attributes:
         description: coordinates and attributes of the results.
@@ -95,6 +96,7 @@ class PopulationModule(StimulusModule):
         constraint: Constraint | None,
         regularizer: Regularizer | None,
         optimizer: OptimizerFactory,
+        parameterization: Parameterization | None,
         robustness: Sequence[Robustness],
         check_interval: int,
     ) -> None:
@@ -122,6 +124,7 @@ class PopulationModule(StimulusModule):
             constraint=constraint,
             regularizer=regularizer,
             optimizer=optimizer,
+            parameterization=parameterization,
             robustness=robustness,
             max_steps=max_steps,
             check_interval=check_interval,
@@ -155,8 +158,8 @@ class PopulationModule(StimulusModule):
 
     # Places
 
-    def _make_rows(self, stimulus: Tensor) -> None:
-        super()._make_rows(stimulus)
+    def _make_rows(self, parameters: Tensor, stimulus: Tensor) -> None:
+        super()._make_rows(parameters, stimulus)
         self.status.fill_(int(Status.EMPTY))
         places = len(stimulus) // self._rows_of_place
         self.register_buffer("neuron_in_place", torch.full((places,), -1, device=stimulus.device))
@@ -170,7 +173,7 @@ class PopulationModule(StimulusModule):
     def configure_model(self) -> None:
         """Prepare the model, and make as many places as the device has room for, unless places are taken already."""
         device = self.trainer.strategy.root_device
-        first = self._feasible(self._initial_rows(0))
+        parameters, first = self._begun_from(self._initial_rows(0))
         model = self.objective.model
         optimizer = self.optimizer_factory([self.stimulus])
         if self.fast_path and forgives_rounding(optimizer) and isinstance(model, RetinaModel):
@@ -186,7 +189,8 @@ class PopulationModule(StimulusModule):
             return
         # More places than are filled at first: those whose rows are finalists leave room for others.
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
-        self._make_rows(first.repeat(min(self._most_rows // self.finalists, enough), 1, 1, 1, 1))
+        places = min(self._most_rows // self.finalists, enough)
+        self._make_rows(torch.cat([parameters] * places), torch.cat([first] * places))
 
     def configure_callbacks(self) -> list[Callback]:
         """As in ``StimulusModule``; and the threads of a processor are for the model, if that is prepared."""
@@ -201,7 +205,8 @@ class PopulationModule(StimulusModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Restore the places and the rows in them, however many they were."""
-        self._make_rows(torch.empty_like(state_dict.get("stimulus", self.stimulus.detach())))
+        held = {"stimulus": self.stimulus.detach(), "best_stimulus": self.best_stimulus, **state_dict}
+        self._make_rows(torch.empty_like(held["stimulus"]), torch.empty_like(held["best_stimulus"]))
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _objective_of(self, rows: Sequence[int], objective: Objective | None = None) -> Objective:
@@ -356,10 +361,11 @@ class PopulationModule(StimulusModule):
         self._by_place(self.status)[list(places), self.restarts :] = int(Status.EMPTY)
 
     def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
+        if not len(rows):
+            return
+
         def begin(part: slice) -> None:
-            feasible = self._feasible(stimulus[part])
-            self.stimulus[rows[part]] = feasible
-            self.best_stimulus[rows[part]] = feasible
+            self.stimulus[rows[part]], self.best_stimulus[rows[part]] = self._begun_from(stimulus[part])
 
         for_few_rows(begin, len(rows), self.device)
         for lowest in (self.best_score, self.best_value, self.stalled_value):
@@ -400,7 +406,7 @@ class PopulationModule(StimulusModule):
         for other in range(1, self._rows_of_place):
             own = (active & (values.roll(-other, dims=1) > values)).flatten()
             better = self._by_place(rows).roll(-other, dims=1).flatten()[own]
-            here, there = self.stimulus.detach()[own].flatten(1), self.best_stimulus[better].flatten(1)
+            here, there = self._shown(self.stimulus.detach()[own]).flatten(1), self.best_stimulus[better].flatten(1)
             joins[rows[own]] |= torch.cosine_similarity(here, there) > meets[own]
         return joins
 
@@ -513,7 +519,7 @@ class PopulationModule(StimulusModule):
         With several devices, all of them have to call this.
         """
         places = self.neuron_in_place.tolist()
-        shown = self.stimulus.new_zeros(len(neurons), 1 + self.stimulus[0].numel())
+        shown = self.best_stimulus.new_zeros(len(neurons), 1 + self.best_stimulus[0].numel())
         best = self._best_rows_of_places().tolist()
         for i, number in enumerate(neurons):
             if number in places:
@@ -522,7 +528,7 @@ class PopulationModule(StimulusModule):
                 shown[i, 1:] = self.best_stimulus[best[place]].flatten()
         shown = self._sum_over_devices(shown)
         return {
-            number: row[1:].view(self.stimulus.shape[1:]).detach()
+            number: row[1:].view(self.best_stimulus.shape[1:])
             for number, row in zip(neurons, shown, strict=True)
             if row[0] > 0
         }
