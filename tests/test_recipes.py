@@ -15,7 +15,9 @@ from mei_lightning.methods.commands import METHODS
 CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
 # Run by tests of their own.
 ELSEWHERE = {"quickstart", "simulated", "hoefling_2024"}
+PARAMETERIZATIONS = {"park_2013", "mordvintsev_2018", "sitzmann_2020", "burt_1983"}
 FEW_FRAMES = {
+    *PARAMETERIZATIONS,
     "burg_2024",
     "bashivan_2019",
     "olah_2017",
