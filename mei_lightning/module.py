@@ -1,6 +1,6 @@
 """The LightningModule: a stimulus as the sole trainable parameter, optimised on a frozen model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Any, NoReturn
@@ -210,9 +210,14 @@ class StimulusModule(LightningModule):
 
     # Data and optimizer
 
-    def train_dataloader(self) -> range:
-        """No data: an epoch of ``check_interval`` steps."""
-        return range(self.check_interval)
+    def train_dataloader(self) -> Iterable[int]:
+        """No data: an epoch of ``check_interval`` steps, or what a run that was interrupted has left of one."""
+        return _StepsToNextCheck(self)
+
+    @property
+    def at_check(self) -> bool:
+        """Whether the last step was one after which rows are checked; a run can also end between two checks."""
+        return self.trainer.global_step % self.check_interval == 0
 
     def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
         """Nothing to transfer."""
@@ -451,7 +456,7 @@ class StimulusModule(LightningModule):
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """At the end of an epoch, score the last iterate of rows at the step limit, and retire them."""
-        ends = batch_idx + 1 == self.check_interval or self.trainer.global_step == self.trainer.max_steps
+        ends = self.at_check or self.trainer.global_step == self.trainer.max_steps
         if self.max_steps is not None and ends and (at_limit := self.active & (self.steps >= self.max_steps)).any():
             self._select_rows(at_limit.nonzero().flatten().tolist())
             self._score_last_iterate()
@@ -566,6 +571,15 @@ class StimulusModule(LightningModule):
         """Restore the stimulus and the state of its rows; the model keeps its weights."""
         frozen = {name: value for name, value in super().state_dict().items() if not _is_own(name)}
         return super().load_state_dict({**frozen, **state_dict}, strict=strict, assign=assign)
+
+
+class _StepsToNextCheck:
+    def __init__(self, module: StimulusModule) -> None:
+        self._module = module
+
+    def __iter__(self) -> Iterator[int]:
+        steps = self._module.check_interval
+        return iter(range(steps - self._module.trainer.global_step % steps))
 
 
 def _is_own(name: str) -> bool:

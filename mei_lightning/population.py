@@ -266,7 +266,7 @@ class PopulationModule(StimulusModule):
         outdone = torch.zeros_like(self._by_place(self.active))
         outdone[:, : self.restarts] = self._ranks() >= self.finalists
         self.retire(outdone.flatten() & (self.steps == TRIAL_STEPS), Status.OUTDONE)
-        if self.shifts and batch_idx + 1 == self.check_interval:
+        if self.shifts and self.at_check:
             self.retire(self._rows_that_join(), Status.JOINED)
             self.retire(self._shifted_rows_behind(), Status.OUTDONE)
             self._adopt_shifted()
@@ -275,9 +275,10 @@ class PopulationModule(StimulusModule):
         """Let neurons that are done leave, begin the next ones, log, and stop when none is left on any device."""
         self._note_scores()
         self._log_stimuli(self.best_stimulus[self.best_rows()])
-        self._take_into_metrics(self.complete_places())
-        self._release(self.complete_places())
-        self._begin_shifted()
+        if self.at_check:
+            self._take_into_metrics(self.complete_places())
+            self._release(self.complete_places())
+            self._begin_shifted()
         self._begin_next_neurons()
         self._log_population()
 
@@ -339,10 +340,13 @@ class PopulationModule(StimulusModule):
         self._rows_in_epoch = int(self.active.sum())
         in_places = int(taken.sum()) + sum(map(len, dealt))
         self.neurons_done = len(self.labels) - len(self._waiting) - in_places
-        if not in_places:
+        if not in_places and not self._waiting:
             self.trainer.should_stop = True
 
     def _places_to_fill(self, free: int) -> int:
+        if not self.at_check:
+            # A neuron that begins between two checks would be checked after other steps of its own than elsewhere.
+            return 0
         # Optimizers that count steps for all rows together, as Adam does, have to begin with all rows at once.
         one_by_one = isinstance(self._optimizer, AdaptivePowerMethod) or not any(self._optimizer.state.values())
         room = (self._most_rows - int(self.active.sum())) // self.restarts

@@ -276,7 +276,7 @@ ALL_KINDS = {
 @pytest.mark.parametrize("kind", [*ALL_KINDS, "given"])
 def test_runs_start_where_they_should_in_any_batch_and_after_an_interruption(kind, meis, tmp_path):
     initial = ml.GivenStimuli(meis[0]) if kind == "given" else ALL_KINDS[kind]
-    options = {"time_steps": 8, "norm": 3.0, "max_steps": 10, "restarts": 2, "initial": initial}
+    options = {"time_steps": 8, "norm": 3.0, "max_steps": 10, "restarts": 2, "initial": initial, "fast_path": False}
     whole = find(video_model(), NEURONS, **options)
     assert_same_meis(find(video_model(), NEURONS[1:2], **options), whole.isel(neuron=[1]))
     module = ml.MEIModule(video_model(), NEURONS, **options, rows_per_device=4)

@@ -58,7 +58,7 @@ def fit(
         strategy=strategy if devices > 1 else "auto",
         max_epochs=-1,
         logger=False,
-        callbacks=[ml.RowConvergence(1e-3, 5), ml.ResultsWriter(str(directory), report=False), *callbacks],
+        callbacks=[ml.RowConvergence(), ml.ResultsWriter(str(directory), report=False), *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -146,7 +146,7 @@ def test_find_meis_on_two_devices_of_a_notebook(tmp_path, alone, monkeypatch):
     options = {**OPTIONS, "devices": 2, "accelerator": "cpu", "progress_bar": False}
     with pytest.raises(ValueError, match="devices=2 needs a directory"):
         ml.find_meis(video_model(), NEURONS, **options)
-    meis = ml.find_meis(video_model(), NEURONS, **options, directory=tmp_path, callbacks=[ml.RowConvergence(1e-3, 5)])
+    meis = ml.find_meis(video_model(), NEURONS, **options, directory=tmp_path, callbacks=[ml.RowConvergence()])
     assert_same(meis.load(), alone)
 
 
