@@ -122,7 +122,7 @@ def test_two_commands_and_a_kill(tmp_path):
         "fit",
         "--model.retina=simulated",
         "--model.neurons=all",
-        "--model.rows_per_device=2",
+        "--model.rows_per_device=3",
         "--model.check_interval=1",
         "--trainer.logger=false",
         "--trainer.enable_progress_bar=false",
