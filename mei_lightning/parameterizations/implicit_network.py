@@ -21,7 +21,7 @@ class ImplicitNetwork(Parameterization):
     2020, NeurIPS, "Implicit neural representations with periodic activation functions").
 
     It needs Adam: with ``torch.optim.Adam`` and a learning rate of 0.03, cells of the simulated retina (40 frames, norm
-    10, one of each type) respond to what is found in 100 steps with 97 to 99 % of their response to an MEI of free
+    10, one of each type) respond to what is found in 100 steps with 96 to 99 % of their response to an MEI of free
     pixels; with the adaptive power method, whose steps are as long as a row's weights, with 22 to 98 %.
 
     Parameters are ``[rows, weights of a network]``, in units of the range in which the paper draws them: they begin
