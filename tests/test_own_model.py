@@ -26,7 +26,7 @@ def test_a_module_of_a_dozen_lines():
         "y": 12,
         "x": 10,
         "response_time": 20,
-        "restart": 2,
+        "restart": 3,
     }
     noise = torch.randn(500, *meis["stimulus"].shape[1:])
     noise *= 10.0 / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
