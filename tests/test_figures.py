@@ -320,7 +320,10 @@ def test_seed_stability():
     np.testing.assert_allclose(shown["alpha"][:, 0], data["restart_similarity"].values[::2])
     np.testing.assert_allclose(shown["alpha"][:, 1], (scores.min(axis=1) / scores.max(axis=1))[::2])
     assert len(shown["beta"]) == 2
+    # A start that has met a better one has no score, but is known to be alike.
     data["restart_scores"][:, 1:] = np.nan
+    assert (points(ml.plot_seed_stability(data))["alpha"][:, 1] == 1).all()
+    data["restart_similarity"][:] = np.nan
     with pytest.raises(ValueError, match="No neuron has two starts"):
         ml.plot_seed_stability(data)
 

@@ -268,9 +268,9 @@ def whole():
 
 def test_perturbations_are_at_work(whole):
     plain = find(video_ensemble(), NEURONS, **{**OPTIONS, "robustness": []})
-    assert not np.isclose(plain["restart_scores"], whole["restart_scores"], rtol=1e-4, equal_nan=True).any()
+    assert not np.isclose(plain["restart_scores"], whole["restart_scores"], rtol=1e-4).any()
     other = find(video_ensemble(), NEURONS, **OPTIONS, seed=1)
-    assert not np.isclose(other["restart_scores"], whole["restart_scores"], rtol=1e-4, equal_nan=True).any()
+    assert not np.isclose(other["restart_scores"], whole["restart_scores"], rtol=1e-4).any()
 
 
 class Mine(ml.Perturbation):

@@ -105,7 +105,7 @@ def measure_meis(
     - ``clipped_share``: of values at a limit of the run's ranges; NaN if it had none.
     - ``norm_outside_receptive_field``: the share of the squared norm farther than 3 standard deviations of the fitted
       centre from its place.
-    - ``seed_stability``: the dataset's ``restart_similarity``; NaN if only one start was optimised to the end.
+    - ``seed_stability``: the dataset's ``restart_similarity``; NaN if no two starts can be compared.
     - ``held_out_score``, ``score`` and ``status``: the dataset's own.
 
     Args:

@@ -14,20 +14,22 @@ from mei_lightning.figures.style import (
     type_looks,
 )
 
-UNKNOWN_STABILITY = "No neuron has two starts that were optimised to the end, so nothing is known of their stability."
+UNKNOWN_STABILITY = (
+    "No neuron has two starts that were optimised to the end, or until they met: nothing is known of their stability."
+)
 
 
 def stability_is_known(meis: xr.Dataset) -> np.ndarray:
-    """Of which neurons ``[neuron]`` several starts were optimised to the end, so that they can be compared."""
-    optimised = np.isfinite(meis["restart_scores"].transpose("neuron", "restart").values).sum(axis=1)
-    return (optimised > 1) & np.isfinite(meis["restart_similarity"].values)
+    """Of which neurons ``[neuron]`` several starts were optimised to the end, or met, so that they can be compared."""
+    return np.isfinite(meis["restart_similarity"].values)
 
 
 def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Draw for each neuron how alike the MEIs from its random starts are, and how alike their scores.
 
     A neuron at the upper right has one MEI, whatever the start; at the upper left several that are equally good; lower
-    down, some starts end in a worse optimum. Neurons with fewer than two starts optimised to the end are left out.
+    down, some starts end in a worse optimum. Starts that met a better one have no score of their own and count as alike
+    as they were then. Neurons with fewer than two starts optimised to the end, or until they met, are left out.
 
     Args:
         meis: MEIs as ``find_meis`` returns them, with ``type (neuron)`` if the types are known.
@@ -37,7 +39,7 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ValueError: if no neuron has two starts that were optimised to the end.
+        ValueError: if no neuron has two starts that can be compared.
     """
     scores = meis["restart_scores"].transpose("neuron", "restart").values.astype(np.float64)
     similarity = meis["restart_similarity"].values.astype(np.float64)
