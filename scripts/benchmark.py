@@ -58,7 +58,7 @@ LEARNING_RATE = 10.0
 HIGH_RES_STEPS = 10
 HIGH_RES_TIMING_STEPS = 3
 ROWS = 64
-ROWS_OF_HIGH_RES = 8
+ROWS_OF_HIGH_RES = 32
 MODELS = ("low_res", "low_res_ensemble", "high_res", "high_res_ensemble")
 MEMBERS = 5
 
