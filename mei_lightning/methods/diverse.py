@@ -23,7 +23,7 @@ def find_diverse_stimuli(
     neurons: Neurons,
     number: int = 4,
     least: float = 0.85,
-    max_steps: int = 100,
+    max_steps: int = 150,
     **options: Any,
 ) -> xr.Dataset:
     """Find several stimuli for each neuron that are as different as possible, and all excite it well.
