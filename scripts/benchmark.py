@@ -288,15 +288,14 @@ def measure_default(
     model: BenchmarkModel, population: int, reference: Mapping[str, Any], fast_path: str
 ) -> Measurement:
     """One run of ``find_meis``, cut short for models that are only timed."""
-    options: dict[str, Any] = {} if model.is_trained else {"max_steps": HIGH_RES_STEPS}
-    if fast_path == "bfloat16":
-        options["fast_path"] = fast_path
+    precision = {} if fast_path == "float32" else {"fast_path": fast_path}
+    limits = {} if model.is_trained else {"max_steps": HIGH_RES_STEPS}
     # Preparing the model is once for all.
-    find(model, 1, max_steps=1, restarts=1, **{key: value for key, value in options.items() if key == "fast_path"})
+    find(model, 1, max_steps=1, restarts=1, **precision)
     counter = RowSteps()
     with PeakMemory() as memory:
         began = time.perf_counter()
-        meis = find(model, population, counter, **options)
+        meis = find(model, population, counter, **precision, **limits)
         seconds = time.perf_counter() - began
     method = "find_meis" if fast_path == "float32" else f"find_meis, {fast_path}"
     row = Measurement(model.name, method, population, counter.computed / population)

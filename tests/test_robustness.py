@@ -380,9 +380,9 @@ def test_a_row_without_any_gradient_says_so():
 # Refusals
 
 
-@pytest.mark.parametrize("wrong", [{}, {"space": -1}, {"space": 1, "time": -1}])
+@pytest.mark.parametrize("wrong", [{}, {"space": -1}, {"space": 1, "time": -1}, {"space": 1.5}, {"time": float("nan")}])
 def test_jitter_needs_a_distance(wrong):
-    with pytest.raises(ValueError, match=r"Jitter\(space=.*\) needs pixels or frames"):
+    with pytest.raises(ValueError, match=r"Jitter\(space=.*\) needs whole numbers of pixels and frames"):
         ml.Jitter(**wrong)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -23,12 +24,15 @@ class Jitter(Perturbation):
         time: the most frames, to earlier or later times.
 
     Raises:
-        ValueError: if one is negative, or both are 0.
+        ValueError: if one is negative or not a whole number, or both are 0.
     """
 
     def __init__(self, space: int = 0, time: int = 0) -> None:
-        if space < 0 or time < 0 or not (space or time):
-            raise ValueError(f"Jitter(space={space}, time={time}) needs pixels or frames, at least 1 of one of them.")
+        whole = isinstance(space, Integral) and isinstance(time, Integral)
+        if not whole or space < 0 or time < 0 or not (space or time):
+            raise ValueError(
+                f"Jitter(space={space}, time={time}) needs whole numbers of pixels and frames, not both 0."
+            )
         self.space = space
         self.time = time
 
