@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, on_one_thread_each
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, on_one_thread_each, sizes_of_blocks
+from mei_lightning.models.fast_path import FastModel
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import per_row
 
-_Block = tuple[list[int], Objective]
-"""Places of rows in the batch, and the objective of a full block that begins with them."""
+_Block = tuple[list[int], list[int], Objective]
+"""Places of rows in the batch, the same filled up to a full block, and its objective."""
 
 
 class ObjectiveInBlocks(Objective):
-    """An objective whose rows a processor computes in blocks of one size, each from stimulus to gradient on one thread.
+    """An objective whose rows a processor computes in blocks, each from stimulus to gradient on one thread.
 
     The gradient is computed along with the scores, so that what a block keeps for it never leaves the caches, and
     memory does not grow with the number of rows. A row's result is the same to the last bit whatever rows there are.
@@ -33,20 +34,21 @@ class ObjectiveInBlocks(Objective):
         places_of_sizes: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             places_of_sizes.setdefault(len(objective.groups[row]), []).append(place)
+        model = objective.model
+        smallest = model.smallest_block if isinstance(model, FastModel) else ROWS_PER_BLOCK
         self._blocks: list[_Block] = []
         for places in places_of_sizes.values():
-            for start in range(0, len(places), ROWS_PER_BLOCK):
-                own = places[start : start + ROWS_PER_BLOCK]
-                self._blocks.append((own, objective.for_rows([rows[place] for place in _filled_up(own)])))
+            start = 0
+            for size in sizes_of_blocks(len(places), smallest):
+                own = places[start : start + size]
+                filled = [*own, *[own[-1]] * (size - len(own))]
+                self._blocks.append((own, filled, objective.for_rows([rows[place] for place in filled])))
+                start += size
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
         scores: Tensor = _Scores.apply(stimulus, self._blocks)
         return scores
-
-
-def _filled_up(places: Sequence[int]) -> list[int]:
-    return [*places, *[places[-1]] * (ROWS_PER_BLOCK - len(places))]
 
 
 class _Scores(torch.autograd.Function):
@@ -57,8 +59,8 @@ class _Scores(torch.autograd.Function):
         scores = stimulus.new_empty(len(stimulus))
 
         def compute(block: _Block) -> None:
-            places, objective = block
-            own = stimulus[_filled_up(places)].requires_grad_(needs_gradient)
+            places, filled, objective = block
+            own = stimulus[filled].requires_grad_(needs_gradient)
             with torch.set_grad_enabled(needs_gradient):
                 own_scores = objective(own)
                 if gradient is not None:

@@ -4,6 +4,7 @@ Products are summed in an order that varies with the size of the matrices and wi
 one. In blocks, a row's result is the same to the last bit however many rows and threads there are.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,16 @@ from functools import cache
 from typing import Any, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 ROWS_PER_BLOCK = 16
-"""Rows of a block. Fewer would make products that are too small, more would leave the caches."""
+"""Rows of a block. More would leave the caches, fewer take longer for each row."""
+
+ROWS_OF_SMALLEST_BLOCK = 4
+"""Rows of the smallest block with which the last rows are shared out among threads, and of which all are multiples."""
 
 _FEW_ROWS = 8
 """So many stimuli and what belongs to them stay close to a core while one operation after the other is done."""
@@ -40,7 +45,8 @@ def in_blocks(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         function: computes any block of ``ROWS_PER_BLOCK`` rows. It is called from several threads.
         values: rows last, on a processor.
     """
-    if _in_block() and values.shape[-1] == ROWS_PER_BLOCK:
+    rows = values.shape[-1]
+    if _in_block() and rows <= ROWS_PER_BLOCK and rows % ROWS_OF_SMALLEST_BLOCK == 0:
         return function(values)
     if torch.is_grad_enabled() and values.requires_grad:
         return _InBlocks.apply(values, function)  # type: ignore[no-any-return]
@@ -81,9 +87,27 @@ def _joined(blocks: Sequence[Tensor], rows: int) -> Tensor:
     return torch.cat(list(blocks), dim=-1)[..., :rows]
 
 
+def sizes_of_blocks(rows: int, smallest: int) -> list[int]:
+    """How many rows the blocks have room for that compute so many rows, such that no thread waits long for another.
+
+    Args:
+        rows: how many there are.
+        smallest: rows of the smallest block that there may be.
+    """
+    threads = _threads()
+    full = rows // (threads * ROWS_PER_BLOCK) * threads
+    left = rows - full * ROWS_PER_BLOCK
+    size = smallest * math.ceil(left / (threads * smallest))
+    return [ROWS_PER_BLOCK] * full + ([size] * math.ceil(left / size) if left else [])
+
+
+def _threads() -> int:
+    return _reserved or torch.get_num_threads()
+
+
 def on_one_thread_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """What a function returns for each item, computed on as many threads as PyTorch uses, each item on one of them."""
-    threads = _reserved or torch.get_num_threads()
+    threads = _threads()
     if _in_block():
         return [function(item) for item in items]
     grad_enabled = torch.is_grad_enabled()
@@ -124,20 +148,25 @@ def for_few_rows(function: Callable[[slice], None], rows: int, device: torch.dev
 def threads_reserved_for_blocks() -> Iterator[None]:
     """Compute all that is not in blocks on one thread.
 
-    PyTorch's own threads keep a core busy while they wait for more, which slows blocks down by a half.
+    PyTorch's own threads keep a core busy while they wait for more, which slows blocks down by a half; NumPy's are
+    stopped from sharing a product that is a part of a block.
     """
     global _reserved
     threads = torch.get_num_threads()
-    if threads == 1 or _reserved is not None:
+    if _reserved is not None:
         yield
         return
-    _reserved = threads
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        _reserved = None
+    with threadpool_limits(1, user_api="blas"):
+        if threads == 1:
+            yield
+            return
+        _reserved = threads
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            _reserved = None
 
 
 @contextmanager
@@ -153,7 +182,7 @@ def using_threads(count: int) -> Iterator[None]:
 
 def all_threads() -> AbstractContextManager[None]:
     """Use the threads that are reserved for blocks for other things."""
-    return using_threads(_reserved or torch.get_num_threads())
+    return using_threads(_threads())
 
 
 @cache

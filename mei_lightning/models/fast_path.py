@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from mei_lightning.models.base import RetinaModel, weights_digest
+from mei_lightning.models.blocks import ROWS_OF_SMALLEST_BLOCK, ROWS_PER_BLOCK, on_one_thread_each
 from mei_lightning.models.fast_convolutions import FastConvolutions
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
 from mei_lightning.neurons import Neuron
@@ -53,7 +54,12 @@ class FastModel(RetinaModel):
     Args:
         model: the copy, with parts of it rewritten.
         convolutions: intercepts its convolutions, or None if nothing is to be gained from that.
+
+    Attributes:
+        smallest_block: the fewest rows of a block that is computed to the same last bit as a larger one.
     """
+
+    smallest_block = ROWS_PER_BLOCK
 
     compiles = False
     """Whether read-outs go through ``torch.compile``."""
@@ -71,8 +77,12 @@ class FastModel(RetinaModel):
     @property
     def members(self) -> list[RetinaModel]:
         """The prepared members of an ensemble; itself alone, unless it is one."""
-        members = self._model.members
-        return [self] if len(members) == 1 else [FastModel(member, self.convolutions) for member in members]
+        if len(self._model.members) == 1:
+            return [self]
+        members = [FastModel(member, self.convolutions) for member in self._model.members]
+        for member in members:
+            member.smallest_block = self.smallest_block
+        return [*members]
 
     @property
     def computes_in_blocks(self) -> bool:
@@ -153,6 +163,8 @@ def prepare(
             _lower_precision(fast, shape)
         if compile:
             _compile(fast, shape)
+        if device.type == "cpu" and fast.computes_in_blocks and _agrees_in_smaller_blocks(fast, shape):
+            fast.smallest_block = ROWS_OF_SMALLEST_BLOCK
         prepared[key] = fast
     return prepared[key]
 
@@ -230,6 +242,29 @@ def _lower_precision(fast: FastModel, shape: tuple[int, ...]) -> None:
     rank_zero_info(
         f"The model '{fast.name}' computes in bfloat16: responses are off by {errors[0]:.1g}, gradients by "
         f"{errors[1]:.1g} (root mean square, relative)."
+    )
+
+
+def _agrees_in_smaller_blocks(fast: FastModel, shape: tuple[int, ...]) -> bool:
+    """Whether responses and gradients of a row are the same to the last bit in blocks of fewer rows.
+
+    That depends on the libraries that multiply matrices, and on the processor that they choose their way for.
+    """
+    stimulus = _random_stimulus((ROWS_PER_BLOCK, *shape[1:]), _weight_of(fast))
+    neurons = _some_neurons(fast)[:1] * ROWS_PER_BLOCK
+
+    def step(rows: int) -> tuple[Tensor, Tensor]:
+        own = stimulus[:rows].clone().requires_grad_()
+        with torch.enable_grad():
+            responses = fast.read_out(range(rows), neurons[:rows])(own)
+            responses.sum().backward()
+        assert own.grad is not None
+        return responses.detach(), own.grad
+
+    smaller = range(ROWS_OF_SMALLEST_BLOCK, ROWS_PER_BLOCK, ROWS_OF_SMALLEST_BLOCK)
+    whole, *parts = on_one_thread_each(step, [ROWS_PER_BLOCK, *smaller])
+    return all(
+        torch.equal(values, right[: len(values)]) for part in parts for values, right in zip(part, whole, strict=True)
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -19,6 +20,13 @@ from torch.nn import functional as F
 _AXES = 3
 _MOST_WEIGHTS = 2**25
 """Entries of the matrices of a convolution: with more than that, reading them takes longer than it saves."""
+
+_SMALL_PRODUCT = 10**6
+"""Multiplications up to which OpenBLAS treats a product as a small one."""
+_FEW_COLUMNS = 16
+"""Columns that a processor multiplies at once."""
+_MANY_COLUMNS = 192
+"""Columns that stay in the nearest cache, with their products, for matrices of usual size."""
 
 # On a core of an AMD EPYC with AVX-512 (Zen 4), where a multiplication of a large product takes 1/48 ns.
 _COST_OF_VALUE = 15
@@ -160,10 +168,43 @@ class _ProductsWithFixedMatrices(torch.autograd.Function):
 
 def _product(matrices: Tensor, values: Tensor) -> Tensor:
     """The products of many matrices ``[count, n, m]`` with ``[count, m, columns]``."""
+    _, n, m = matrices.shape
+    if values.device.type == "cpu" and values.dtype == torch.float32 and n * m * _FEW_COLUMNS <= _SMALL_PRODUCT:
+        return torch.from_numpy(_small_products(matrices.detach().numpy(), values.detach().numpy()))
     if values.shape[2] == 1:
         # As vectors from the left they take a quarter of the time.
         return torch.bmm(values.mT, matrices.mT).mT
     return torch.bmm(matrices, values)
+
+
+def _small_products(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``_product`` by NumPy, whose library (OpenBLAS) multiplies small matrices without rearranging them first.
+
+    PyTorch's library (MKL) rearranges them, which takes up to as long as the product. Values with more columns are
+    treated some columns at a time. However many there are, if they are a multiple of four, each is the same to the
+    last bit.
+    """
+    count, n, m = matrices.shape
+    columns = values.shape[2]
+    if columns <= _FEW_COLUMNS:
+        if matrices.strides[1] < matrices.strides[2]:
+            # Matrices of the gradient, which lie transposed, are faster from the right.
+            return np.matmul(values.swapaxes(1, 2), matrices.swapaxes(1, 2)).swapaxes(1, 2)
+        # OpenBLAS adds up in another order if there are fewer columns.
+        filled = np.zeros((count, m, _FEW_COLUMNS), dtype=values.dtype)
+        filled[:, :, :columns] = values
+        return np.matmul(matrices, filled)[:, :, :columns]
+    width = min(columns, _MANY_COLUMNS, _SMALL_PRODUCT // (n * m) // _FEW_COLUMNS * _FEW_COLUMNS)
+    whole = columns // width * width
+    products = np.empty((count, n, columns), dtype=values.dtype)
+
+    def parts(array: np.ndarray) -> np.ndarray:
+        return array[:, :, :whole].reshape(count, -1, whole // width, width).swapaxes(1, 2)
+
+    np.matmul(matrices[:, None], parts(values), out=parts(products))
+    if whole < columns:
+        np.matmul(matrices, values[:, :, whole:], out=products[:, :, whole:])
+    return products
 
 
 def plans(convolution: Convolution, size: Sequence[int]) -> list[Plan]:
