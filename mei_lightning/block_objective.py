@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, on_one_thread_each, sizes_of_blocks
+from mei_lightning.models.blocks import ROWS_PER_BLOCK, for_few_rows, on_one_thread_each, sizes_of_blocks
 from mei_lightning.models.fast_path import FastModel
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import per_row
@@ -76,4 +76,10 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_of_scores: Tensor) -> tuple[Tensor, None]:
-        return ctx.gradient * per_row(gradient_of_scores, ctx.gradient), None
+        gradient, weighed = ctx.gradient, torch.empty_like(ctx.gradient)
+
+        def weigh(rows: slice) -> None:
+            torch.mul(gradient[rows], per_row(gradient_of_scores[rows], gradient), out=weighed[rows])
+
+        for_few_rows(weigh, len(gradient), gradient.device)
+        return weighed, None

@@ -306,9 +306,11 @@ class StimulusModule(LightningModule):
         if self.stimulus.grad is None:
             self.stimulus.grad = torch.zeros_like(self.stimulus)
         whole = self.stimulus.grad
+        size = self._gradient_size = gradient.new_empty(len(gradient))
 
         def put(part: slice) -> None:
             whole.index_copy_(0, self._rows_in_computation[part], gradient[part])
+            size[part] = row_norms(gradient[part])
 
         for_few_rows(put, len(gradient), self.device)
 
@@ -320,15 +322,7 @@ class StimulusModule(LightningModule):
         if not self._first_gradient:
             return
         self._first_gradient = False
-        gradient = self._evaluated.grad
-        assert gradient is not None
-        size = gradient.new_empty(len(gradient))
-
-        def measure(rows: slice) -> None:
-            size[rows] = row_norms(gradient[rows])
-
-        for_few_rows(measure, len(gradient), self.device)
-        rows = self._rows_in_computation
+        size, rows = self._gradient_size, self._rows_in_computation
         self.flat_steps[rows] = (self.flat_steps[rows] + 1) * (size == 0)
         flat = self.flat_steps[rows] >= (_FLAT_STEPS if self.robustness else 1)
         if self._share_left is not None:
@@ -347,49 +341,59 @@ class StimulusModule(LightningModule):
     ) -> None:
         """Step, then project; rows that are done stay where they are."""
         in_computation = self._rows_in_computation
-        everywhere = None
+        finite = torch.ones_like(in_computation, dtype=torch.bool)
         # Lightning's wrapper is no place for attributes.
         plain_optimizer = getattr(optimizer, "optimizer", optimizer)
-        if isinstance(plain_optimizer, AdaptivePowerMethod):
-            plain_optimizer.rows = in_computation
-        else:
-            # Others move rows out of computation too, if they have a memory.
-            everywhere = self.stimulus.detach().clone()
-        self._first_closure_call = self._first_gradient = True
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        moving = self.active[in_computation]
-        if self.max_steps is not None:
-            moving &= self.steps[in_computation] < self.max_steps
-        finite = torch.ones_like(moving)
+        adaptive = isinstance(plain_optimizer, AdaptivePowerMethod)
 
-        def project(part: slice) -> None:
-            rows = in_computation[part]
-            after = self.stimulus.detach().index_select(0, rows)
+        def settle(part: slice, after: Tensor) -> Tensor:
             if self.parameterization is None:
                 after = self._feasible(after)
-            elif self._share_left is not None and isinstance(plain_optimizer, AdaptivePowerMethod):
+            elif self._share_left is not None and adaptive:
                 # A projection would take back the rest of a step whose length does not depend on the gradient's.
                 after = torch.lerp(self._before_step[part], after, per_row(self._share_left[part], after))
             finite[part] = after.flatten(1).abs().amax(dim=1).isfinite()
-            moves = moving[part] & finite[part]
-            if not _certain(moves):
-                after = torch.where(per_row(moves, after), after, self._before_step[part])
-            self.stimulus.detach().index_copy_(0, rows, after)
+            moves = self._rows_that_move(part) & finite[part]
+            return after if _certain(moves) else torch.where(per_row(moves, after), after, self._before_step[part])
 
-        with torch.no_grad():
-            for_few_rows(project, len(in_computation), self.device)
-            if everywhere is not None:
-                everywhere[in_computation] = self.stimulus[in_computation]
-                self.stimulus.copy_(everywhere)
-            self._retire_in_computation(~finite, Status.NOT_FINITE)
-            self.steps[in_computation] += moving & finite
-            if self.robustness:
-                self._steps_in_computation += 1
+        self._first_closure_call = self._first_gradient = True
+        if isinstance(plain_optimizer, AdaptivePowerMethod):
+            plain_optimizer.rows, plain_optimizer.settle = in_computation, settle
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        else:
+            # Others move rows out of computation too, if they have a memory.
+            everywhere = self.stimulus.detach().clone()
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            stimulus = self.stimulus.detach()
+
+            def take(part: slice) -> None:
+                rows = in_computation[part]
+                everywhere.index_copy_(0, rows, settle(part, stimulus.index_select(0, rows)))
+
+            with torch.no_grad():
+                for_few_rows(take, len(in_computation), self.device)
+                stimulus.copy_(everywhere)
+        moving = self._rows_that_move(slice(None)) & finite
+        self._retire_in_computation(~finite, Status.NOT_FINITE)
+        self.steps[in_computation] += moving
+        if self.robustness:
+            self._steps_in_computation += 1
+
+    def _rows_that_move(self, part: slice) -> Tensor:
+        """Which of some rows in computation are not done, nor at the step limit."""
+        rows = self._rows_in_computation[part]
+        moving = self.status[rows] == Status.ACTIVE
+        return moving if self.max_steps is None else moving & (self.steps[rows] < self.max_steps)
 
     @property
     def active(self) -> Tensor:
         """Which rows ``[rows]`` are still being optimised."""
         return self.status == Status.ACTIVE
+
+    @property
+    def rows_in_computation(self) -> int:
+        """How many rows a step computes."""
+        return len(self._rows_in_computation)
 
     def retire(self, rows: Tensor, status: Status) -> None:
         """End the optimisation of rows.
@@ -555,11 +559,25 @@ class StimulusModule(LightningModule):
     def _log_stimuli(self, stimuli: Tensor) -> None:
         if not len(stimuli):
             return
-        self.log("stimulus/norm", row_norms(stimuli).mean())
-        for part in () if self.constraint is None else self.constraint.modules():
-            if isinstance(part, NormAndRange) and part.low is not None and part.high is not None:
-                low, high = (bound.view(1, -1, 1, 1, 1) for bound in (part.low, part.high))
-                self.log("stimulus/clipped_share", ((stimuli <= low) | (stimuli >= high)).float().mean())
+        norms = stimuli.new_empty(len(stimuli))
+        clipped = torch.zeros(len(stimuli), dtype=torch.long, device=stimuli.device)
+        parts = [] if self.constraint is None else list(self.constraint.modules())
+        bounds = [
+            [bound.view(1, -1, 1, 1, 1) for bound in (part.low, part.high)]
+            for part in parts
+            if isinstance(part, NormAndRange) and part.low is not None and part.high is not None
+        ]
+
+        def measure(rows: slice) -> None:
+            norms[rows] = row_norms(stimuli[rows])
+            for low, high in bounds[-1:]:
+                at_bound = (stimuli[rows] <= low) | (stimuli[rows] >= high)
+                clipped[rows] = at_bound.flatten(1).count_nonzero(dim=1)
+
+        for_few_rows(measure, len(stimuli), stimuli.device)
+        self.log("stimulus/norm", norms.mean())
+        if bounds:
+            self.log("stimulus/clipped_share", clipped.sum() / stimuli.numel())
 
     # Checkpoints: the stimulus and what belongs to its rows, never the model
 

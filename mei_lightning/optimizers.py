@@ -36,6 +36,8 @@ class AdaptivePowerMethod(Optimizer):
 
     Attributes:
         rows: the numbers of the rows that move, or None for all.
+        settle: decides what becomes of rows that have moved: a function of some of ``rows``, as a slice, and of where
+            they have moved to, that returns where they are then; None to leave them there.
 
     Raises:
         ValueError: unless ``start >= smallest > 0``, and finite.
@@ -48,6 +50,7 @@ class AdaptivePowerMethod(Optimizer):
             )
         super().__init__(params, {"start": start, "smallest": smallest})
         self.rows: Tensor | None = None
+        self.settle: Callable[[slice, Tensor], Tensor] | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
@@ -69,7 +72,8 @@ class AdaptivePowerMethod(Optimizer):
                     state["step"] = torch.full((len(stimulus),), group["start"], device=stimulus.device)
                     state["previous"] = stimulus.clone()
                 rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
-                move = partial(_move, group, stimulus, stimulus.grad, state["step"], state["previous"], rows)
+                kept = stimulus.grad, state["step"], state["previous"]
+                move = partial(_move, group, stimulus, *kept, rows, self.settle)
                 for_few_rows(move, len(rows), stimulus.device)
         return loss
 
@@ -115,10 +119,11 @@ def _move(
     all_gradients: Tensor,
     all_steps: Tensor,
     all_previous: Tensor,
-    rows: Tensor,
+    all_rows: Tensor,
+    settle: Callable[[slice, Tensor], Tensor] | None,
     part: slice,
 ) -> None:
-    rows = rows[part]
+    rows = all_rows[part]
     stimulus, gradient = all_stimuli.index_select(0, rows), all_gradients.index_select(0, rows)
     steepness, size = row_norms(gradient), row_norms(stimulus)
     size = torch.where(size > 0, size, 1)
@@ -127,7 +132,8 @@ def _move(
     all_steps[rows] = step
     all_previous.index_copy_(0, rows, stimulus)
     factor = torch.where(steepness > 0, step * size / steepness, 0)
-    all_stimuli.index_copy_(0, rows, stimulus.addcmul_(gradient, per_row(factor, stimulus), value=-1))
+    stimulus.addcmul_(gradient, per_row(factor, stimulus), value=-1)
+    all_stimuli.index_copy_(0, rows, stimulus if settle is None else settle(part, stimulus))
 
 
 def _adapted(

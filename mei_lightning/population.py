@@ -29,6 +29,10 @@ from mei_lightning.robustness import Robustness
 from mei_lightning.store import MEIResult
 from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 
+_STEPS_TO_LEAVE = 2
+"""Steps from one time that rows leave the computation which are done, or have come to where a better row is, to the
+next."""
+_STEPS_BETWEEN_LOGS = 8
 _EQUAL = 1e-5
 """Relative difference up to which the values of a neuron's rows count as equal."""
 _STARTS_MEET = 0.85
@@ -254,33 +258,40 @@ class PopulationModule(StimulusModule):
         self._waiting = [number for number in range(len(self.labels)) if number not in begun]
         self._score_of = dict(self._done_before) if self.trainer.global_rank == 0 else {}
         self._row_steps_released = -int(self.steps.sum())
-        self._row_steps_computed = self._rows_in_epoch = 0
+        self._row_steps_computed = self._row_steps_in_epoch = 0
         self._started, self._done_at_start = time.monotonic(), len(self._done_before)
         self.converged_share.reset()
         self.seed_similarity.reset()
         self._begin_next_neurons()
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        """As in ``StimulusModule``; and at the end of a neuron's trial its finalists are chosen."""
+        """As in ``StimulusModule``; at the end of a neuron's trial its finalists are chosen; rows that are done go."""
         super().on_train_batch_end(outputs, batch, batch_idx)
+        self._row_steps_in_epoch += self.rows_in_computation
         outdone = torch.zeros_like(self._by_place(self.active))
         outdone[:, : self.restarts] = self._ranks() >= self.finalists
         self.retire(outdone.flatten() & (self.steps == TRIAL_STEPS), Status.OUTDONE)
-        if self.shifts and self.at_check:
-            self.retire(self._rows_that_join(), Status.JOINED)
-            self.retire(self._shifted_rows_behind(), Status.OUTDONE)
-            self._adopt_shifted()
+        if self.trainer.global_step % _STEPS_TO_LEAVE == 0:
+            if self.shifts:
+                self.retire(self._rows_that_join(), Status.JOINED)
+                self.retire(self._shifted_rows_behind(), Status.OUTDONE)
+                self._adopt_shifted()
+            self._select_active_rows()
 
     def on_train_epoch_end(self) -> None:
         """Let neurons that are done leave, begin the next ones, log, and stop when none is left on any device."""
         self._note_scores()
-        self._log_stimuli(self.best_stimulus[self.best_rows()])
+        step = self.trainer.global_step
+        logs = step // _STEPS_BETWEEN_LOGS > (step - self.check_interval) // _STEPS_BETWEEN_LOGS
+        if logs:
+            self._log_stimuli(self.best_stimulus[self.best_rows()])
         if self.at_check:
             self._take_into_metrics(self.complete_places())
             self._release(self.complete_places())
             self._begin_shifted()
         self._begin_next_neurons()
-        self._log_population()
+        if logs or self.trainer.should_stop:
+            self._log_population()
 
     def on_train_end(self) -> None:
         """Score the last iterate of rows that are still active, since it may be the best."""
@@ -326,18 +337,18 @@ class PopulationModule(StimulusModule):
     def _begin_next_neurons(self) -> None:
         free = (self.neuron_in_place < 0).nonzero().flatten().tolist()
         row_steps = self._row_steps_released + int(self.steps.sum())
-        facts = self._gather(
-            [self._places_to_fill(len(free)), len(self.neuron_in_place) - len(free), self._rows_in_epoch, row_steps]
-        )
-        to_fill, taken, rows_in_epoch, self._row_steps_active = facts.T
+        taken_here = len(self.neuron_in_place) - len(free)
+        facts = self._gather([self._places_to_fill(len(free)), taken_here, self._row_steps_in_epoch, row_steps])
+        to_fill, taken, row_steps_in_epoch, self._row_steps_active = facts.T
         dealt = deal(self._waiting, to_fill.tolist())
         if mine := dealt[self.trainer.global_rank]:
             self._occupy(free[: len(mine)], mine)
         self._select_active_rows()
         # Devices keep step, so each computes as long as the one with the most rows.
-        self._row_steps_computed += int(rows_in_epoch.max()) * self.trainer.world_size * self.check_interval
-        self._rows_active = int(rows_in_epoch.sum())
-        self._rows_in_epoch = int(self.active.sum())
+        self._row_steps_computed += int(row_steps_in_epoch.max()) * self.trainer.world_size
+        steps_in_epoch = (self.trainer.global_step - 1) % self.check_interval + 1
+        self._rows_active = int(row_steps_in_epoch.sum()) / steps_in_epoch
+        self._row_steps_in_epoch = 0
         in_places = int(taken.sum()) + sum(map(len, dealt))
         self.neurons_done = len(self.labels) - len(self._waiting) - in_places
         if not in_places and not self._waiting:
@@ -407,11 +418,20 @@ class PopulationModule(StimulusModule):
         meets = meets.repeat(len(values))
         joins = torch.zeros_like(self.active)
         rows = torch.arange(len(joins), device=self.device)
+        pairs = []
         for other in range(1, self._rows_of_place):
             own = (active & (values.roll(-other, dims=1) > values)).flatten()
-            better = self._by_place(rows).roll(-other, dims=1).flatten()[own]
-            here, there = self._shown(self.stimulus.detach()[own]).flatten(1), self.best_stimulus[better].flatten(1)
-            joins[rows[own]] |= torch.cosine_similarity(here, there) > meets[own]
+            pairs.append(torch.stack([rows, self._by_place(rows).roll(-other, dims=1).flatten()])[:, own])
+        own, better = torch.cat(pairs, dim=1)
+        alike = self.best_stimulus.new_empty(len(own))
+
+        def compare(part: slice) -> None:
+            here = self._shown(self.stimulus.detach()[own[part]])
+            there = self.best_stimulus[better[part]]
+            alike[part] = torch.cosine_similarity(here.flatten(1), there.flatten(1))
+
+        for_few_rows(compare, len(own), self.device)
+        joins[own[alike > meets[own]]] = True
         return joins
 
     def _values_by_place(self) -> Tensor:
@@ -564,14 +584,16 @@ class PopulationModule(StimulusModule):
         self._score_of.update(zip(numbers, scores, strict=True))
 
     def _log_population(self) -> None:
+        finite = {number: score for number, score in self._score_of.items() if math.isfinite(score)}
         table = torch.zeros(2, len(self.labels), device=self.device)
-        for number, score in self._score_of.items():
-            if math.isfinite(score):
-                table[:, number] = torch.tensor([score, 1.0])
+        if finite:
+            numbers = torch.tensor(list(finite), device=self.device)
+            table[0, numbers] = torch.tensor(list(finite.values()), device=self.device)
+            table[1, numbers] = 1
         table = self._sum_over_devices(table)
         self._scores = table[0, table[1] > 0]
         self._log_scores(self._scores)
-        self.log("rows/active", float(self._rows_active), prog_bar=True)
+        self.log("rows/active", self._rows_active, prog_bar=True)
         self.log("neurons/done", float(self.neurons_done), prog_bar=True)
         minutes = (time.monotonic() - self._started) / 60
         self.log("neurons/per_minute", (self.neurons_done - self._done_at_start) / minutes, prog_bar=True)

@@ -114,13 +114,10 @@ class RowSteps(Callback):
         self.flops = 0
         self.active_share = math.nan
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how many rows are computed until the next epoch."""
-        assert isinstance(pl_module, StimulusModule)
-        self._rows = int(pl_module.active.sum())
-
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Start to count operations; not before, since the counter cannot follow modules without gradients."""
+        """Note the rows, and start to count operations; not before, for the counter needs modules with gradients."""
+        assert isinstance(pl_module, StimulusModule)
+        self._rows = pl_module.rows_in_computation
         if self.counter is not None:
             self.counter.__enter__()
 
