@@ -22,6 +22,7 @@ from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.blocks import ROWS_OF_SMALLEST_BLOCK, ROWS_PER_BLOCK, on_one_thread_each
 from mei_lightning.models.fast_convolutions import FastConvolutions
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
+from mei_lightning.models.read_out import part_of_read_out
 from mei_lightning.neurons import Neuron
 
 Precision = Literal["float32", "bfloat16"]
@@ -68,6 +69,9 @@ class FastModel(RetinaModel):
         counts = model.neurons_per_session
         super().__init__(model, model.stimulus_format, counts if model.has_sessions else counts[""], model.name)
         self.convolutions = convolutions
+        self._place_of: dict[Neuron, int] = {}
+        # In a tuple, so that its parts, which are the model's, are not registered a second time.
+        self._whole: tuple[nn.Module, ...] = ()
 
     @property
     def neurons(self) -> pd.DataFrame:
@@ -104,10 +108,19 @@ class FastModel(RetinaModel):
             return self._model(stimulus, data_key=data_key)
 
     def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
-        read_out = self._model.read_out(rows, neurons)
+        read_out = self._from_whole(rows, neurons) or self._model.read_out(rows, neurons)
         if self.convolutions is not None:
             read_out = _Intercepted(read_out, self.convolutions)
         return torch.compile(read_out) if self.compiles else read_out  # type: ignore[return-value]
+
+
+    def _from_whole(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module | None:
+        """A read-out that is made from that of all neurons that were asked for so far, since its weights are fixed."""
+        if not self._place_of.keys() >= set(neurons):
+            asked_for = list(dict.fromkeys([*self._place_of, *neurons]))
+            self._place_of = {neuron: place for place, neuron in enumerate(asked_for)}
+            self._whole = (self._model.read_out(None, asked_for),)
+        return part_of_read_out(self._whole[0], rows, [self._place_of[neuron] for neuron in neurons])
 
 
 class _Intercepted(nn.Module):

@@ -116,6 +116,11 @@ class MaskReadOut(nn.Module):
         drive = (seen.unflatten(1, size) * self.weights[self.slots].mT[:, :, None]).sum(dim=1)
         return self.nonlinearity(drive.mT.flatten(0, 1)[self.places] + self.bias[:, None])
 
+    def of(self, rows: Sequence[int] | None, places: Sequence[int]) -> "MaskReadOut":
+        """The read-out of some of its responses, by their places among them, each to a row of its own choice."""
+        chosen = torch.tensor(places, device=self.masks.device)
+        return MaskReadOut(rows, self.masks[chosen], self.weights[chosen], self.bias[chosen], self.nonlinearity)
+
     def _responses_to_all(self, features: Tensor) -> Tensor:
         rows, _, frames = features.shape[:3]
         pixels_last = features.transpose(1, 2).flatten(3).flatten(0, 2)
@@ -148,6 +153,30 @@ class MeanReadOut(nn.Module):
     def forward(self, stimulus: Tensor) -> Tensor:
         """Responses ``[neurons, time']`` to stimuli ``[batch, channels, time, height, width]``."""
         return torch.stack([member(stimulus) for member in self.members]).mean(dim=0)
+
+
+def part_of_read_out(read_out: nn.Module, rows: Sequence[int] | None, places: Sequence[int]) -> nn.Module | None:
+    """The read-out of some responses of another read-out, with what that knows of the neurons.
+
+    Args:
+        read_out: of any rows.
+        rows: for each response the index of its stimulus in the batch; None for responses to all of the batch.
+        places: which of the responses.
+
+    Returns:
+        None if the read-out does not keep what it knows of each neuron.
+    """
+    if isinstance(read_out, MaskReadOut):
+        return read_out.of(rows, places)
+    if type(read_out) is nn.Sequential:
+        *before, last = read_out
+        part = part_of_read_out(last, rows, places)
+        return None if part is None else nn.Sequential(*before, part)
+    if isinstance(read_out, MeanReadOut):
+        parts = [part_of_read_out(member, rows, places) for member in read_out.members]
+        members = [part for part in parts if part is not None]
+        return MeanReadOut(members) if len(members) == len(parts) else None
+    return None
 
 
 def gather_neurons(
