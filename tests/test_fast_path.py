@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import warnings
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -19,11 +20,13 @@ from torch.nn import functional as F
 
 import mei_lightning as ml
 from mei_lightning.block_objective import ObjectiveInBlocks
+from mei_lightning.models import fast_path
 from mei_lightning.models.base import StimulusFormat, weights_digest
 from mei_lightning.models.blocks import (
     ROWS_PER_BLOCK,
     for_few_rows,
     in_blocks,
+    sizes_of_blocks,
     threads_reserved_for_blocks,
     using_threads,
 )
@@ -230,8 +233,27 @@ def test_spectral_convolutions_are_convolutions(data):
     assert tuple(expected[0].shape[2:]) == convolution.output_size(size)
     for plan in plans(convolution, size):
         spectral = SpectralConvolution(convolution, size, plan)
-        found = responses_and_gradient(lambda x: spectral(x.permute(2, 3, 4, 1, 0)).permute(4, 3, 0, 1, 2), values)  # noqa: B023
+        found = responses_and_gradient(partial(rows_last, spectral), values)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        in_single = responses_and_gradient(partial(rows_last, spectral.float()), values.float())
+        for part, right in zip(in_single, expected, strict=True):
+            torch.testing.assert_close(part.double(), right, rtol=0, atol=1e-5 * max(1.0, right.abs().max().item()))
+
+
+def rows_last(convolution, stimulus):
+    return convolution(stimulus.permute(2, 3, 4, 1, 0)).permute(4, 3, 0, 1, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, 16, 37])
+def test_a_convolution_of_many_values_in_single_precision(rows):
+    """Its products have from one to thousands of columns, and treat some at a time."""
+    weight, bias, values = random(16, 2, 5, 5, 5), random(16), random(rows, 2, 20, 12, 10, seed=2)
+    expected = responses_and_gradient(lambda x: F.conv3d(x, weight, bias), values)
+    convolution = Convolution(weight, bias)
+    for plan in plans(convolution, values.shape[2:]):
+        single = SpectralConvolution(convolution, values.shape[2:], plan).float()
+        found = responses_and_gradient(partial(rows_last, single), values.float())
+        check_equal([part.double() for part in found], expected, 1e-5)
 
 
 @given(data=st.data())
@@ -421,6 +443,59 @@ def test_threads_compute_what_one_computes_and_leave_their_number_alone():
         expected = values.square().sum(dim=0) * torch.arange(2)[:, None]
         torch.testing.assert_close(result, expected)
         torch.testing.assert_close(gradient, torch.autograd.grad(expected.sin().sum(), values)[0])
+
+
+@given(rows=st.integers(0, 300), threads=st.integers(1, 9), smallest=st.sampled_from([4, ROWS_PER_BLOCK]))
+@settings(max_examples=100, deadline=None)
+def test_blocks_hold_all_rows_and_keep_all_threads_busy(rows, threads, smallest):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        sizes = sizes_of_blocks(rows, smallest)
+    finally:
+        torch.set_num_threads(before)
+    assert sum(sizes[:-1]) < rows <= sum(sizes) or rows == 0 == len(sizes)
+    assert all(size % smallest == 0 and size <= ROWS_PER_BLOCK for size in sizes)
+    # Dealt to the threads in turn, as threads that take the next one when they are done would.
+    assert max(sum(sizes[thread::threads]) for thread in range(threads)) < rows / threads + smallest
+
+
+def test_smaller_blocks_are_used_only_where_they_give_the_same_bits(twin, monkeypatch):
+    shape = twin.stimulus_shape(25)
+    monkeypatch.setattr(fast_path, "_agrees_in_smaller_blocks", lambda *_: False)
+    objective = ml.NeuronObjective(prepare(twin, shape), [("session_1", 0)], ml.MeanReducer())
+    sizes = []
+    monkeypatch.setattr(FrozenCore, "forward", noting_rows(FrozenCore.forward, sizes))
+    ObjectiveInBlocks(objective, [0] * 3)(random(3, *shape[1:], dtype=torch.float32))
+    assert sizes == [ROWS_PER_BLOCK]
+    monkeypatch.undo()
+    assert fast_path._agrees_in_smaller_blocks(prepare(twin, shape), shape) in (True, False)
+
+    def by_number_of_rows(core, stimulus):
+        return plain(core, stimulus) * (1 + 1e-7 * (len(stimulus) < ROWS_PER_BLOCK))
+
+    plain = FrozenCore.forward
+    monkeypatch.setattr(FrozenCore, "forward", by_number_of_rows)
+    assert not fast_path._agrees_in_smaller_blocks(prepare(twin, shape), shape)
+
+
+def noting_rows(forward, sizes):
+    def noting(core, stimulus):
+        sizes.append(len(stimulus))
+        return forward(core, stimulus)
+
+    return noting
+
+
+@pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks", "ensemble of openretina"))
+def test_read_outs_taken_from_one_of_all_neurons_are_the_originals(name):
+    model = MAKE[name]()
+    stimulus = random(*shape_of(model, 3), dtype=torch.float32)
+    fast = prepare(model, stimulus.shape)
+    neurons = neurons_of(model)
+    for rows, chosen in (([0, 1, 2], neurons[:3]), ([2, 0], neurons[1:3]), (None, neurons), ([1, 1, 0], neurons[-3:])):
+        found = fast.read_out(rows, chosen)(stimulus)
+        torch.testing.assert_close(found, model.read_out(rows, chosen)(stimulus), rtol=1e-4, atol=1e-5)
 
 
 def test_scores_in_blocks_are_the_objectives_own_whatever_shares_their_block(twin):

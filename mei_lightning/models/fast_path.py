@@ -113,7 +113,6 @@ class FastModel(RetinaModel):
             read_out = _Intercepted(read_out, self.convolutions)
         return torch.compile(read_out) if self.compiles else read_out  # type: ignore[return-value]
 
-
     def _from_whole(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module | None:
         """A read-out that is made from that of all neurons that were asked for so far, since its weights are fixed."""
         if not self._place_of.keys() >= set(neurons):
