@@ -69,9 +69,8 @@ class FastModel(RetinaModel):
         counts = model.neurons_per_session
         super().__init__(model, model.stimulus_format, counts if model.has_sessions else counts[""], model.name)
         self.convolutions = convolutions
-        self._place_of: dict[Neuron, int] = {}
-        # In a tuple, so that its parts, which are the model's, are not registered a second time.
-        self._whole: tuple[nn.Module, ...] = ()
+        # In a tuple, so that the module's parts, which are the model's, are not registered a second time.
+        self._whole: tuple[dict[Neuron, int], nn.Module] = {}, nn.Identity()
 
     @property
     def neurons(self) -> pd.DataFrame:
@@ -115,11 +114,13 @@ class FastModel(RetinaModel):
 
     def _from_whole(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module | None:
         """A read-out that is made from that of all neurons that were asked for so far, since its weights are fixed."""
-        if not self._place_of.keys() >= set(neurons):
-            asked_for = list(dict.fromkeys([*self._place_of, *neurons]))
-            self._place_of = {neuron: place for place, neuron in enumerate(asked_for)}
-            self._whole = (self._model.read_out(None, asked_for),)
-        return part_of_read_out(self._whole[0], rows, [self._place_of[neuron] for neuron in neurons])
+        # Threads may do this at the same time: what belongs together is read and written at once.
+        place_of, read_out = self._whole
+        if not place_of.keys() >= set(neurons):
+            place_of = {neuron: place for place, neuron in enumerate(dict.fromkeys([*place_of, *neurons]))}
+            read_out = self._model.read_out(None, list(place_of))
+            self._whole = place_of, read_out
+        return part_of_read_out(read_out, rows, [place_of[neuron] for neuron in neurons])
 
 
 class _Intercepted(nn.Module):
