@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jsonargparse
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -16,6 +17,7 @@ TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 """The environment variable that asks for tracebacks."""
 
 _PACKAGE = Path(__file__).parent
+_JSONARGPARSE = Path(jsonargparse.__file__).parent
 _OF_INPUT = (ValueError, TypeError, IndexError, OSError, ImportError)
 _EXIT_CODE = 2
 """As of arguments that cannot be parsed."""
@@ -36,6 +38,20 @@ def is_explained(error: BaseException) -> bool:
     return Path(frames[-1].filename).is_relative_to(_PACKAGE) and (frames[-1].line or "").startswith("raise ")
 
 
+def refusal_in(error: BaseException) -> BaseException | None:
+    """The refusal that an error is or stands for, or None if it is a defect.
+
+    Where an argument may be an instance of one class or another, or None, jsonargparse replaces the error of a class
+    by its own, and keeps it as the cause.
+    """
+    if is_explained(error):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    if error.__cause__ is None or not frames or not Path(frames[-1].filename).is_relative_to(_JSONARGPARSE):
+        return None
+    return refusal_in(error.__cause__)
+
+
 @contextmanager
 def messages_in_place_of_tracebacks() -> Iterator[None]:
     """Of refusals print the message only, and exit with 2, unless the user asks for tracebacks.
@@ -46,10 +62,11 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if os.environ.get(TRACEBACK, "0") not in ("", "0") or not is_explained(error):
+        refusal = refusal_in(error)
+        if os.environ.get(TRACEBACK, "0") not in ("", "0") or refusal is None:
             raise
         # The text of an OSError begins with its number.
-        message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        message = (refusal.strerror if isinstance(refusal, OSError) else None) or str(refusal)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(_EXIT_CODE)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import mei_lightning
 from mei_lightning.cli import main
 from mei_lightning.errors import is_explained
 from mei_lightning.objectives import SliceMeanReducer
@@ -69,6 +70,27 @@ def test_of_a_refusal_there_is_the_message_only(capsys, command, message):
     assert refusal(capsys, *command) == f"error: {message}\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["parameterization mei_lightning.LowRank", "parameterization.rank 0"], "LowRank(rank=0) must be at least 1."),
+        (["parameterization mei_lightning.Pyramid", "parameterization.levels 0"], "Pyramid(levels=0) must be at least"),
+        (["initial mei_lightning.PinkNoise", "initial.amplitude -1"], "PinkNoise(amplitude=-1.0) has to be positive"),
+        (["initial mei_lightning.GivenStimuli", "initial.stimuli no.zarr"], "There is no store of MEIs at no.zarr."),
+        (["constraint mei_lightning.Compose", "constraint.constraints []"], "Compose([])"),
+        (["regularizer mei_lightning.TemporalSmoothness", "regularizer.factor .nan"], "TemporalSmoothness(factor=nan)"),
+        (["retina mei_lightning.Ensemble", "retina.members []"], "Ensemble([]) has no members; give at least one"),
+        (["robustness+ mei_lightning.Noise", "robustness.standard_deviation 0"], "Noise(standard_deviation=0.0) has"),
+    ],
+    ids=lambda value: value[0].replace(" mei_lightning", "") if isinstance(value, list) else "",
+)
+def test_of_a_refused_part_of_the_model_there_is_the_message_only(capsys, options, message):
+    command = ["fit", "--model.retina=simulated", *ONE_NEURON]
+    printed = refusal(capsys, *command, *(word for option in options for word in f"--model.{option}".split()))
+    assert printed.startswith(f"error: {message}")
+    assert printed.count("\n") == 1
+
+
 def test_a_message_of_several_lines_is_whole(capsys):
     command = ["fit", "--model.retina=simulated", *ONE_NEURON, "--model.max_steps=1", "--results.directory=here"]
     main([*command, "--results.report=false"])
@@ -95,6 +117,14 @@ def test_the_traceback_is_there_on_request(monkeypatch):
         main(["analyze", "nothing.zarr"])
 
 
+class DefectivePart(mei_lightning.Parameterization):
+    """A user's part of the model that cannot be made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        raise ValueError("of the user's own")
+
+
 class Defective(nn.Module):
     """A user's model that goes wrong."""
 
@@ -114,6 +144,12 @@ def test_the_traceback_of_a_defect_stays():
     )
     with pytest.raises(ValueError, match="of the user's own"):
         main(["fit", "--config=own.yaml"])
+
+
+def test_the_traceback_of_a_defective_part_stays():
+    options = ["--model.retina=simulated", *ONE_NEURON, f"--model.parameterization={__name__}.DefectivePart"]
+    with pytest.raises(ValueError, match="of the user's own"):
+        main(["fit", *options])
 
 
 def raised(function, *arguments):
