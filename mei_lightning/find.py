@@ -120,6 +120,7 @@ def find_meis(
         ValueError: if an argument does not fit the model, or the directory holds the results of another run; nothing
             has been computed by then.
         IndexError: if a session has no such neuron.
+        TypeError: if an argument is of a wrong type.
     """
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         module = MEIModule(

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from mei_lightning.arguments import check_instance
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
@@ -24,12 +25,12 @@ from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
 from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
-from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
+from mei_lightning.optimizers import AdaptivePowerMethod, check_optimizer, forgives_rounding
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.population import PopulationModule
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.results import describe_results
-from mei_lightning.robustness import Robustness
+from mei_lightning.robustness import Robustness, check_robustness
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.stimulus import default_norm, default_time_steps
 from mei_lightning.store import configuration_differences
@@ -89,6 +90,7 @@ class MEIModule(PopulationModule):
     Raises:
         ValueError: if a neuron, session, window, norm or range does not fit the model.
         IndexError: if a session has no such neuron.
+        TypeError: if an argument is of a wrong type.
     """
 
     neuron_in_place: Tensor
@@ -119,6 +121,12 @@ class MEIModule(PopulationModule):
         allow_unpickling: bool = False,
         check_interval: int = 4,
     ) -> None:
+        check_robustness(robustness)
+        check_optimizer(optimizer)
+        if parameterization is not None:
+            check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
+        if initial is not None:
+            check_instance("initial", initial, InitialStimuli, "GivenStimuli(...)")
         model = load_model(retina, allow_unpickling=allow_unpickling)
         if members is not None:
             model = select_members(model, members)

@@ -11,16 +11,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mei_lightning.arguments import check_instance
 from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.metrics import ScoreStatistics
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
-from mei_lightning.optimizers import AdaptivePowerMethod, per_row, row_norms
+from mei_lightning.optimizers import AdaptivePowerMethod, check_optimizer, per_row, row_norms
 from mei_lightning.parameterizations import Parameterization, feasible_stimulus
 from mei_lightning.regularizers import Regularizer
-from mei_lightning.robustness import Perturbation, RandomMember, Robustness
+from mei_lightning.robustness import Perturbation, RandomMember, Robustness, check_robustness
 from mei_lightning.robustness.draws import keys_of
 from mei_lightning.robustness.members import member_of_rows, scores_by_members
 
@@ -84,7 +85,8 @@ class StimulusModule(LightningModule):
     Raises:
         ValueError: if the stimulus cannot meet the constraint, ``max_steps`` or ``check_interval`` is not positive, or
             there is not one seed for each row.
-        TypeError: if the objective is not one, or not one that has members for ``RandomMember``.
+        TypeError: if the objective is not one, or not one that has members for ``RandomMember``; if another argument
+            is of a wrong type.
     """
 
     best_stimulus: Tensor
@@ -120,6 +122,10 @@ class StimulusModule(LightningModule):
             raise ValueError(f"check_interval={check_interval} must be at least 1 step.")
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps={max_steps} leaves nothing to do; give the number of steps, at least 1.")
+        check_robustness(robustness)
+        check_optimizer(optimizer)
+        if parameterization is not None:
+            check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
         if seeds is not None and len(seeds) != len(initial_stimulus):
             raise ValueError(f"{len(seeds)} seeds for {len(initial_stimulus)} row(s); give one for each.")
         self.objective = as_objective(objective)

@@ -90,6 +90,20 @@ class AdaptivePowerMethod(Optimizer):
                     state["previous"][rows] = stimulus.detach()[rows]
 
 
+def check_optimizer(optimizer: object) -> None:
+    """Refuse an optimizer that has been made, for other parameters.
+
+    Raises:
+        TypeError: that says what to give.
+    """
+    if not callable(optimizer):
+        given = repr(optimizer) if isinstance(optimizer, str) else type(optimizer).__name__
+        raise TypeError(
+            f"optimizer: {given} does not make an optimizer for the stimulus. Give what makes one, e.g. "
+            "optimizer=functools.partial(torch.optim.SGD, lr=10.0)."
+        )
+
+
 def forgives_rounding(optimizer: Optimizer) -> bool:
     """Whether small errors of the gradient stay small.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
+from mei_lightning.arguments import is_whole
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import ROWS_PER_BLOCK
@@ -47,12 +48,12 @@ class BestNaturalClip(InitialStimuli):
         clips: how many there are to choose from.
 
     Raises:
-        ValueError: unless there is at least one; when it is called, if there are more restarts than clips.
+        ValueError: unless it is a whole number, at least 1; when it is called, if there are more restarts than clips.
     """
 
     def __init__(self, clips: int = 100) -> None:
-        if clips < 1:
-            raise ValueError(f"BestNaturalClip(clips={clips}) has nothing to choose from.")
+        if not is_whole(clips, 1):
+            raise ValueError(f"BestNaturalClip(clips={clips!r}) has to be a whole number, at least 1.")
         self.clips = clips
         self._made: dict[tuple[int, ...], Tensor] = {}
 

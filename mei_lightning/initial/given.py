@@ -1,7 +1,6 @@
 """Stimuli of the user's, or of an earlier run, to go on from."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mei_lightning.arguments import is_positive
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.results import check_store
 from mei_lightning.stimulus import initial_stimulus
@@ -34,8 +34,8 @@ class GivenStimuli(InitialStimuli):
     """
 
     def __init__(self, stimuli: str | Path | np.ndarray | Tensor | xr.Dataset, noise: float = 0.5) -> None:
-        if not 0 < noise < math.inf:
-            raise ValueError(f"GivenStimuli(noise={noise}) has to be a positive share of the stimulus' norm.")
+        if not is_positive(noise):
+            raise ValueError(f"GivenStimuli(noise={noise!r}) has to be a positive share of the stimulus' norm.")
         self.noise = noise
         if isinstance(stimuli, str | Path):
             stimuli = _read(Path(stimuli))

@@ -1,11 +1,11 @@
 """Noise to start from, each row from a generator of its own."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_positive
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.stimulus import initial_stimulus
 
@@ -73,6 +73,6 @@ def pink_noise(white: Tensor) -> Tensor:
 
 
 def _checked(amplitude: float, noise: InitialStimuli) -> float:
-    if not 0 < amplitude < math.inf:
-        raise ValueError(f"{type(noise).__name__}(amplitude={amplitude}) has to be positive and finite.")
+    if not is_positive(amplitude):
+        raise ValueError(f"{type(noise).__name__}(amplitude={amplitude!r}) has to be positive and finite.")
     return amplitude

@@ -1,10 +1,12 @@
 """Stimuli made from waves in space and time, slow and wide ones first, within bands."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_positive
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -36,8 +38,8 @@ class Fourier(Parameterization):
             ``spatial`` is in cycles per degree then.
 
     Raises:
-        ValueError: if a band is empty or a number is not positive; in ``for_stimuli``, if the frame rate or pixel size
-            that a band needs is not known, or a stimulus has no frequency within the bands.
+        ValueError: if a band is no pair of numbers or empty, or a number is not positive; in ``for_stimuli``, if the
+            frame rate or pixel size that a band needs is not known, or a stimulus has no frequency within the bands.
     """
 
     scale: Tensor
@@ -53,10 +55,10 @@ class Fourier(Parameterization):
         super().__init__()
         self.temporal = _checked("temporal", temporal)
         self.spatial = _checked("spatial", spatial)
-        if not 0 <= decay < math.inf:
-            raise ValueError(f"Fourier(decay={decay}) must be at least 0 and finite.")
-        if micrometres_per_degree is not None and not 0 < micrometres_per_degree < math.inf:
-            raise ValueError(f"Fourier(micrometres_per_degree={micrometres_per_degree}) must be positive and finite.")
+        if decay != 0 and not is_positive(decay):
+            raise ValueError(f"Fourier(decay={decay!r}) must be at least 0 and finite.")
+        if micrometres_per_degree is not None and not is_positive(micrometres_per_degree):
+            raise ValueError(f"Fourier(micrometres_per_degree={micrometres_per_degree!r}) must be positive and finite.")
         self.decay = decay
         self.micrometres_per_degree = micrometres_per_degree
 
@@ -124,8 +126,9 @@ def _hartley(values: Tensor) -> Tensor:
 def _checked(name: str, band: Band | None) -> Band | None:
     if band is None:
         return None
-    if len(band) != 2:
-        raise ValueError(f"Fourier({name}={band!r}) must be (low, high), or None.")
+    pair = hasattr(band, "__len__") and len(band) == 2
+    if not pair or not all(value is None or isinstance(value, Real) for value in band):
+        raise ValueError(f"Fourier({name}={band!r}) must be (low, high), one of which can be None, or None for all.")
     low, high = (None if value is None else float(value) for value in band)
     if not 0 <= (low or 0.0) <= (math.inf if high is None else high):
         raise ValueError(f"Fourier({name}={band!r}) is empty: 0 <= low <= high has to hold.")

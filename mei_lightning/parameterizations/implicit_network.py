@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mei_lightning.arguments import is_positive, is_whole
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -36,7 +37,7 @@ class ImplicitNetwork(Parameterization):
         frequency: the highest frequency of the first layer along each coordinate, in radians per half of a side.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive, or the number of units not whole.
     """
 
     finds_parameters = False
@@ -44,10 +45,10 @@ class ImplicitNetwork(Parameterization):
 
     def __init__(self, hidden: int = 32, frequency: float = 10.0) -> None:
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"ImplicitNetwork(hidden={hidden}) must be at least 1.")
-        if not 0 < frequency < math.inf:
-            raise ValueError(f"ImplicitNetwork(frequency={frequency}) must be positive and finite.")
+        if not is_whole(hidden, 1):
+            raise ValueError(f"ImplicitNetwork(hidden={hidden!r}) must be a whole number, at least 1.")
+        if not is_positive(frequency):
+            raise ValueError(f"ImplicitNetwork(frequency={frequency!r}) must be positive and finite.")
         self.hidden = hidden
         self.frequency = frequency
 

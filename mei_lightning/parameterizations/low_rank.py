@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_whole
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -21,13 +22,14 @@ class LowRank(Parameterization):
         rank: the number of products of each channel.
 
     Raises:
-        ValueError: if the rank is not positive; in ``for_stimuli``, if the stimulus has fewer frames or pixels.
+        ValueError: if the rank is not a positive whole number; in ``for_stimuli``, if the stimulus has fewer
+            frames or pixels.
     """
 
     def __init__(self, rank: int = 1) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"LowRank(rank={rank}) must be at least 1.")
+        if not is_whole(rank, 1):
+            raise ValueError(f"LowRank(rank={rank!r}) must be a whole number, at least 1.")
         self.rank = rank
 
     def prepare(self, shape: torch.Size, stimulus_format: StimulusFormat | None) -> None:

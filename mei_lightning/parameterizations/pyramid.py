@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_whole
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -26,13 +27,14 @@ class Pyramid(Parameterization):
         levels: the number of resolutions, the finest included.
 
     Raises:
-        ValueError: if there is no level, or in ``for_stimuli`` so many that the coarsest have one sample each.
+        ValueError: unless the number of levels is whole and positive, or in ``for_stimuli`` so many that the
+            coarsest have one sample each.
     """
 
     def __init__(self, levels: int = 3) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"Pyramid(levels={levels}) must be at least 1.")
+        if not is_whole(levels, 1):
+            raise ValueError(f"Pyramid(levels={levels!r}) must be a whole number, at least 1.")
         self.levels = levels
 
     def prepare(self, shape: torch.Size, stimulus_format: StimulusFormat | None) -> None:

@@ -1,12 +1,11 @@
 """Perturbations of the stimulus: translations and noise."""
 
-import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_positive, is_whole
 from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.objectives import Objective
 from mei_lightning.robustness.base import Perturbation
@@ -28,10 +27,9 @@ class Jitter(Perturbation):
     """
 
     def __init__(self, space: int = 0, time: int = 0) -> None:
-        whole = isinstance(space, Integral) and isinstance(time, Integral)
-        if not whole or space < 0 or time < 0 or not (space or time):
+        if not is_whole(space, 0) or not is_whole(time, 0) or not (space or time):
             raise ValueError(
-                f"Jitter(space={space}, time={time}) needs whole numbers of pixels and frames, not both 0."
+                f"Jitter(space={space!r}, time={time!r}) needs whole numbers of pixels and frames, not both 0."
             )
         self.space = space
         self.time = time
@@ -83,8 +81,8 @@ class Noise(Perturbation):
     """
 
     def __init__(self, standard_deviation: float) -> None:
-        if not 0 < standard_deviation < math.inf:
-            raise ValueError(f"Noise(standard_deviation={standard_deviation}) has to be positive and finite.")
+        if not is_positive(standard_deviation):
+            raise ValueError(f"Noise(standard_deviation={standard_deviation!r}) has to be positive and finite.")
         self.standard_deviation = standard_deviation
 
     def __call__(self, stimulus: Tensor, keys: Tensor) -> Tensor:
