@@ -589,6 +589,12 @@ def test_precisions_that_cannot_work_are_refused(twin, options, message):
         ml.MEIModule(twin, [("session_1", 5)], **options)
 
 
+def test_a_model_that_is_not_understood_does_not_compute_in_bfloat16(simulated):
+    message = r"fast_path='bfloat16' .*no core of the model 'simulated' could be rewritten.*Use fast_path=True"
+    with pytest.raises(ValueError, match=message):
+        find(simulated, [("session_1", 0)], fast_path="bfloat16")
+
+
 class ThreadsInEpochs(Callback):
     """Checks that PyTorch's own threads stay out of the way of those that compute blocks."""
 

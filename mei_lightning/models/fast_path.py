@@ -243,7 +243,10 @@ def _lower_precision(fast: FastModel, shape: tuple[int, ...]) -> None:
     """Let the rewritten cores compute in bfloat16, and log what that changes."""
     cores = [part for part in fast.modules() if isinstance(part, _CoreOfOneSize)]
     if not cores:
-        raise ValueError(f"prepare(precision='bfloat16'): no core of the model '{fast.name}' could be rewritten.")
+        raise ValueError(
+            f"fast_path='bfloat16' (of prepare: precision='bfloat16'): no core of the model '{fast.name}' could be "
+            "rewritten to compute in this precision. Use fast_path=True (precision='float32')."
+        )
     stimulus = _random_stimulus((1, *shape[1:]), _weight_of(fast))
     before = _step(fast, stimulus)
     for part in cores:
