@@ -245,6 +245,8 @@ class StimulusModule(LightningModule):
                 "others in its batch. Optimise one row at a time (one neuron, restarts=1), or choose another "
                 "optimizer, e.g. torch.optim.SGD."
             )
+        if self.parameterization is not None:
+            self.parameterization.check_optimizer(optimizer)
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:

@@ -255,6 +255,16 @@ def test_an_implicit_network_finds_useful_stimuli_with_adam(simulated, cells):
     assert (meis["score"].values >= 0.93 * free[:4]).all()
 
 
+def test_an_implicit_network_warns_of_the_default_optimizer(simulated, recwarn):
+    options = {"time_steps": 22, "max_steps": 1, "restarts": 1, "parameterization": ml.ImplicitNetwork(hidden=4)}
+    find(simulated, [("session_1", 0)], optimizer=partial(torch.optim.Adam, lr=0.03), **options)
+    assert not [warning for warning in recwarn if "ImplicitNetwork" in str(warning.message)]
+    find(simulated, [("session_1", 0)], **options)
+    (warning,) = (str(warning.message) for warning in recwarn if "ImplicitNetwork" in str(warning.message))
+    assert "ImplicitNetwork(hidden=4, frequency=10) with the default optimizer finds poor stimuli" in warning
+    assert "optimizer=functools.partial(torch.optim.Adam, lr=0.03)" in warning
+
+
 # Behind the seam
 
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim import Optimizer
 
 from mei_lightning.constraints import check_dimensions
 from mei_lightning.models.base import StimulusFormat
@@ -49,6 +50,9 @@ class Parameterization(nn.Module):
 
     def prepare(self, shape: torch.Size, stimulus_format: StimulusFormat | None) -> None:
         """Make what depends on the shape ``[channels, time, height, width]`` of the stimuli; raise if it cannot be."""
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Warn of an optimizer that does badly with such parameters."""
 
     def forward(self, parameters: Tensor) -> Tensor:
         """Stimuli ``[rows, channels, time, height, width]`` of parameters ``[rows, ...]``, differentiable."""

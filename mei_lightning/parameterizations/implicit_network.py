@@ -4,11 +4,14 @@ import hashlib
 import math
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from mei_lightning.arguments import is_positive, is_whole
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.parameterizations.base import Parameterization
 
 _ROWS_AT_A_TIME = 16
@@ -60,6 +63,14 @@ class ImplicitNetwork(Parameterization):
         self._layers = [(3, self.hidden), (self.hidden, self.hidden), (self.hidden, channels)]
         later = math.sqrt(6 / self.hidden)
         self._units = [self.frequency / 3, later, later]
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Warn of the adaptive power method."""
+        if isinstance(optimizer, AdaptivePowerMethod):
+            rank_zero_warn(
+                f"{self!r} with the default optimizer finds poor stimuli: its steps are too long for the weights of a "
+                "network. Give optimizer=functools.partial(torch.optim.Adam, lr=0.03)."
+            )
 
     def forward(self, parameters: Tensor) -> Tensor:
         """Stimuli ``[rows, channels, time, height, width]``."""
