@@ -8,7 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from mei_lightning.arguments import check_instance
@@ -16,7 +18,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
-from mei_lightning.initial import InitialStimuli, NeuronStart, WhiteNoise
+from mei_lightning.initial import InitialStimuli, NeuronStart, PinkNoise, WhiteNoise
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.fast_path import FastPath
@@ -24,6 +26,7 @@ from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
+from mei_lightning.never_left import never_left
 from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod, check_optimizer, forgives_rounding
 from mei_lightning.parameterizations import Parameterization
@@ -218,6 +221,7 @@ class MEIModule(PopulationModule):
         self.retina = model
         self.groups = groups
         self.reducer = reducer
+        self.initial = initial
         for session in dict.fromkeys(neuron.session for group in groups for neuron in group):
             _check_responses(model, self.best_stimulus[:1], session)
         reduced = reducer.forward(torch.zeros(time_steps - model.stimulus_format.frames_lost, 2))
@@ -262,6 +266,21 @@ class MEIModule(PopulationModule):
         self.configuration["convergence"] = rules[0] if rules else None
         self.description.attrs["configuration"] = json.dumps(self.configuration)
         self.hparams.update(convergence=self.configuration["convergence"])
+
+    def on_train_end(self) -> None:
+        """Warn of stimuli that are still the noise that they began with."""
+        super().on_train_end()
+        writers = [callback for callback in self.trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
+        if not self.trainer.is_global_zero or not isinstance(self.initial, WhiteNoise | PinkNoise) or not writers:
+            return
+        if labels := never_left(self, xr.open_zarr(writers[0].store.path, chunks=None)):
+            optimizer = self.configuration["optimizer"]["name"]
+            steps = "longer steps" if optimizer == AdaptivePowerMethod.__name__ else "a larger learning rate"
+            less = f"less of {', '.join(map(repr, self.robustness))}, or " if self.robustness else ""
+            rank_zero_warn(
+                f"Called converged, but still the noise that they began with, of which a single step makes a better "
+                f"stimulus: {_shortened(labels)}, and perhaps others. Try {less}{steps} of {optimizer}."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the configuration with the rows."""
