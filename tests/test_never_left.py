@@ -63,6 +63,8 @@ GOOD = {
         [("session_1", 5), ("session_1", 7)],
         {"robustness": [ml.Jitter(2, 2), ml.Noise(0.3)], "effort": "quick"},
     ),
+    # What withstands much can be worth less than one step of what withstands nothing.
+    "very robust": (video_model, NEURONS[1:], {"time_steps": 8, "robustness": [ml.Jitter(1, 1), ml.Noise(0.1)]}),
     "SGD": (linear_model, [0, 1, 2], {"time_steps": 4, "optimizer": partial(torch.optim.SGD, lr=1.0)}),
     "clip": (video_model, NEURONS, {"time_steps": 8, "initial": ml.BestNaturalClip(5), "optimizer": SGD}),
     "one pixel": (
