@@ -184,6 +184,8 @@ class MEIModule(PopulationModule):
         initial = initial or WhiteNoise()
         labels = [group_label(group) for group in groups]
         initial.check(labels, shape[1:])
+        digest = weights_digest(model)
+        initial.check_model(model.name, digest)
         if parameterization is not None and not parameterization.finds_parameters and type(initial) is not WhiteNoise:
             raise ValueError(
                 f"initial={initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
@@ -232,7 +234,7 @@ class MEIModule(PopulationModule):
             )
         self.configuration: dict[str, Any] = {
             "model": model.name,
-            "weights_digest": weights_digest(model),
+            "weights_digest": digest,
             "members": None if members is None else list(members),
             "neurons": self.labels,
             "time_steps": time_steps,

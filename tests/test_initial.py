@@ -147,13 +147,42 @@ def test_what_is_not_given_is_refused_before_any_work(meis, tmp_path):
     refused(r"shape \(6, 5\) should be \[channels, time, height, width\]", np.ones((6, 5)))
     broken = meis["stimulus"].values.copy()
     broken[1, 0, 0, 0, 0] = np.nan
-    refused("of tuesday/1 are not finite, or not there yet", broken)
-    refused(r"of monday/0, tuesday/1, monday/3 are 0 everywhere", np.zeros((2, 8, 6, 5)))
+    refused("of tuesday/1 are not finite in single precision, or not there yet", broken)
+    refused("of monday/0, tuesday/1, monday/3 are not finite in single precision", np.full((2, 8, 6, 5), 1e39))
+    refused(r"of monday/0, tuesday/1, monday/3 are 0 everywhere.*WhiteNoise\(0.01\)", np.zeros((2, 8, 6, 5)))
+    refused("There is no array at none.npy", "none.npy", FileNotFoundError)
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    refused("objects.npy holds no array of numbers", tmp_path / "objects.npy")
+    given = ml.GivenStimuli(meis, noise=0.25)
+    with pytest.raises(ValueError, match=r"^initial=GivenStimuli\(shape=\(3, 2, 8, 6, 5\), noise=0.25\): Implicit"):
+        ml.MEIModule(video_model(), NEURONS, time_steps=8, initial=given, parameterization=ml.ImplicitNetwork())
     refused("There is no store of MEIs at", tmp_path / "none.zarr", FileNotFoundError)
     refused(r"Do you mean .*meis.zarr", directory)
     refused("dimensions neuron, y, x are no MEIs", xr.Dataset({"stimulus": (("neuron", "y", "x"), np.ones((1, 2, 2)))}))
     with pytest.raises(ValueError, match=r"GivenStimuli\(noise=-1\) has to be a positive share"):
         ml.GivenStimuli(meis, noise=-1)
+
+
+def test_meis_of_another_model_are_warned_of(meis, recwarn):
+    def warnings():
+        return [str(warning.message) for warning in recwarn if "given stimuli" in str(warning.message)]
+
+    starts(video_model(), NEURONS, ml.GivenStimuli(meis[0]), time_steps=8)
+    starts(video_model(1), NEURONS, ml.GivenStimuli(meis[0]["stimulus"].values), time_steps=8)
+    assert not warnings()
+    starts(video_model(1), NEURONS, ml.GivenStimuli(meis[1] / "meis.zarr"), time_steps=8)
+    (warning,) = warnings()
+    for model in (video_model(), video_model(1)):
+        digest = ml.MEIModule(model, NEURONS, time_steps=8).configuration["weights_digest"]
+        assert f"'VideoNetwork' with weights {digest[:12]}" in warning
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e30])
+def test_given_stimuli_of_any_size_are_scaled_to_the_norm(size, meis):
+    given = meis[0]["stimulus"].values[0]
+    expected = starts(video_model(), NEURONS[:1], ml.GivenStimuli(given), time_steps=8)
+    found = starts(video_model(), NEURONS[:1], ml.GivenStimuli(size * given), time_steps=8, constraint=None, norm=3.0)
+    torch.testing.assert_close(found / size, expected)
 
 
 # What the model suggests

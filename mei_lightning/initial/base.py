@@ -48,6 +48,9 @@ class InitialStimuli:
     def check(self, labels: Sequence[str], shape: Sequence[int]) -> None:
         """Raise an error unless there are stimuli for these neurons, ``shape`` (channels, time, height, width) each."""
 
+    def check_model(self, name: str, digest: str) -> None:
+        """Warn if there is something wrong with a run of the model of this name, with weights of this digest."""
+
     def describe(self, labels: Sequence[str]) -> str:
         """What tells it from other settings, for the configuration of a run of these neurons."""
         return repr(self)

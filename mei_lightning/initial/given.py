@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,11 +41,13 @@ class GivenStimuli(InitialStimuli):
         if isinstance(stimuli, str | Path):
             stimuli = _read(Path(stimuli))
         self._by_label = isinstance(stimuli, xr.Dataset)
+        self._model: tuple[str | None, str | None] = (None, None)
         if isinstance(stimuli, xr.Dataset):
             found = stimuli["stimulus"].dims if "stimulus" in stimuli else ()
             if set(found) != set(_DIMENSIONS):
                 raise ValueError(f"Stimuli with dimensions {', '.join(map(str, found))} are no MEIs: give an array.")
             self._stimuli = stimuli["stimulus"].transpose(*_DIMENSIONS)
+            self._model = stimuli.attrs.get("model"), stimuli.attrs.get("weights_digest")
         else:
             values = stimuli.detach().cpu().numpy() if isinstance(stimuli, Tensor) else np.asarray(stimuli)
             if values.ndim not in (4, 5):
@@ -73,9 +76,23 @@ class GivenStimuli(InitialStimuli):
             raise ValueError(f"{self._stimuli.sizes['neuron']} stimuli are given for {len(labels)} neurons.")
         values = [self._of(label, number) for number, label in enumerate(labels)]
         if failed := [label for label, own in zip(labels, values, strict=True) if not np.isfinite(own).all()]:
-            raise ValueError(f"The given stimuli of {_shortened(failed)} are not finite, or not there yet.")
+            raise ValueError(
+                f"The given stimuli of {_shortened(failed)} are not finite in single precision, or not there yet."
+            )
         if empty := [label for label, own in zip(labels, values, strict=True) if not own.any()]:
-            raise ValueError(f"The given stimuli of {_shortened(empty)} are 0 everywhere; give WhiteNoise(0.01).")
+            raise ValueError(
+                f"The given stimuli of {_shortened(empty)} are 0 everywhere, where no direction leads to a norm. Give "
+                "others, or start near 0: initial=WhiteNoise(0.01), constraint=MaximalNorm(norm)."
+            )
+
+    def check_model(self, name: str, digest: str) -> None:
+        """Warn if the stimuli are MEIs of a model with other weights."""
+        other, others = self._model
+        if others is not None and others != digest:
+            rank_zero_warn(
+                f"The given stimuli are MEIs of the model '{other}' with weights {others[:12]}, and those of this run "
+                f"are '{name}' with weights {digest[:12]}: neurons of the same label can be different ones."
+            )
 
     def describe(self, labels: Sequence[str]) -> str:
         """The noise, and a digest of these neurons' stimuli."""
@@ -88,9 +105,14 @@ class GivenStimuli(InitialStimuli):
         """The neuron's stimulus, and it with noise, ``[restarts, channels, time, height, width]``."""
         given = torch.from_numpy(self._of(neuron.label, neuron.number))
         noise = initial_stimulus(seeds, neuron.shape)
+        norms = noise.flatten(1).norm(dim=1)
         noise[0] = 0
-        norms = noise.flatten(1).norm(dim=1).clamp(min=1e-30)
-        return given + noise * (self.noise * given.norm() / norms).view(-1, 1, 1, 1, 1)
+        # In double precision the squares of large values are finite too.
+        factors = self.noise * given.norm(dtype=torch.float64) / norms
+        return given + noise * factors.to(noise.dtype).view(-1, 1, 1, 1, 1)
+
+    def __repr__(self) -> str:
+        return f"GivenStimuli(shape={tuple(self._stimuli.shape)}, noise={self.noise:g})"
 
     def _of(self, label: str, number: int) -> NDArray[np.float32]:
         stimuli = self._stimuli
@@ -103,9 +125,18 @@ class GivenStimuli(InitialStimuli):
 
 def _read(path: Path) -> np.ndarray | xr.Dataset:
     if path.suffix == ".npy":
-        return np.load(path)  # type: ignore[no-any-return]
+        return _load(path)
     check_store(path)
     return xr.open_zarr(path, chunks=None)
+
+
+def _load(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no array at {path}.")
+    try:
+        return np.load(path)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ValueError(f"{path} holds no array of numbers: {error}") from error
 
 
 def _shortened(labels: Sequence[str]) -> str:
