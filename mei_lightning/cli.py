@@ -1,6 +1,7 @@
 """The command ``mei-lightning``: Lightning's command line for MEIs."""
 
 import argparse
+import difflib
 import hashlib
 import inspect
 import json
@@ -227,7 +228,11 @@ def fit(args: ArgsType) -> None:
             "enable_checkpointing": False,
         },
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"description": _DESCRIPTION, "fit": {"description": _first_line(fit)}},
+        parser_kwargs={
+            "description": _DESCRIPTION,
+            "exit_on_error": False,
+            "fit": {"description": _first_line(fit), "exit_on_error": False},
+        },
     )
 
 
@@ -260,11 +265,20 @@ def _run(args: ArgsType) -> None:
     if not isinstance(arguments, list) or _begins_with_options(arguments):
         fit(args)
         return
-    name = _parser().parse_args(arguments[:1]).command
+    parser = _parser()
+    if arguments and (near := difflib.get_close_matches(arguments[0], _COMMANDS, 1)) and near != arguments[:1]:
+        parser.error(f"there is no command '{arguments[0]}'. Do you mean {near[0]}?")
+    name = parser.parse_args(arguments[:1]).command
     if name == "fit":
         fit(args)
     else:
-        auto_cli(_COMMANDS[name], args=arguments[1:], prog=f"mei-lightning {name}", as_positional=name in _OF_STORES)
+        auto_cli(
+            _COMMANDS[name],
+            args=arguments[1:],
+            prog=f"mei-lightning {name}",
+            as_positional=name in _OF_STORES,
+            exit_on_error=False,
+        )
 
 
 def _begins_with_options(arguments: list[str]) -> bool:

@@ -1,17 +1,23 @@
 """What the command line shows of an error: the message alone, where that says all."""
 
+import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import jsonargparse
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import mei_lightning
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 """The environment variable that asks for tracebacks."""
@@ -56,11 +62,16 @@ def refusal_in(error: BaseException) -> BaseException | None:
 def messages_in_place_of_tracebacks() -> Iterator[None]:
     """Of refusals print the message only, and exit with 2, unless the user asks for tracebacks.
 
+    Of an argument that cannot be parsed there is the message in any case.
+
     Raises:
         SystemExit: in place of a refusal.
     """
     try:
         yield
+    except argparse.ArgumentError as error:
+        print(f"error: {_of_argument(error)}\nOption --help tells what there is.", file=sys.stderr)
+        sys.exit(_EXIT_CODE)
     except Exception as error:
         refusal = refusal_in(error)
         if os.environ.get(TRACEBACK, "0") not in ("", "0") or refusal is None:
@@ -69,6 +80,23 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
         message = (refusal.strerror if isinstance(refusal, OSError) else None) or str(refusal)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(_EXIT_CODE)
+
+
+def _of_argument(error: argparse.ArgumentError) -> str:
+    """What is wrong with an argument: of a name that does not exist what is near, else all that jsonargparse says."""
+    cause: BaseException = error
+    while (next_one := cause.__cause__ or cause.__context__) is not None:
+        cause = next_one
+    if isinstance(cause, AttributeError) and isinstance(cause.obj, ModuleType):
+        missing, module = cause.name or "", cause.obj
+    elif bare := re.fullmatch(r"Expected a dot import path string: (\w+)", str(cause)):
+        missing, module = bare[1], mei_lightning
+    else:
+        return str(error)
+    near = difflib.get_close_matches(missing, [name for name in dir(module) if not name.startswith("_")])
+    hint = f" Do you mean {' or '.join(f'{module.__name__}.{name}' for name in near)}?" if near else ""
+    option = re.match(r'Parser key "(.*?)"', str(error))
+    return f"{f'{option[1]}: ' if option else ''}{module.__name__} has no {missing}.{hint}"
 
 
 class OneMessage(Callback):

@@ -73,8 +73,8 @@ def test_of_a_refusal_there_is_the_message_only(capsys, command, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["parameterization mei_lightning.LowRank", "parameterization.rank 0"], "LowRank(rank=0) must be at least 1."),
-        (["parameterization mei_lightning.Pyramid", "parameterization.levels 0"], "Pyramid(levels=0) must be at least"),
+        (["parameterization mei_lightning.LowRank", "parameterization.rank 0"], "LowRank(rank=0) must be a whole number, at least 1."),
+        (["parameterization mei_lightning.Pyramid", "parameterization.levels 0"], "Pyramid(levels=0) must be a"),
         (["initial mei_lightning.PinkNoise", "initial.amplitude -1"], "PinkNoise(amplitude=-1.0) has to be positive"),
         (["initial mei_lightning.GivenStimuli", "initial.stimuli no.zarr"], "There is no store of MEIs at no.zarr."),
         (["constraint mei_lightning.Compose", "constraint.constraints []"], "Compose([])"),
@@ -196,7 +196,43 @@ def test_all_commands_are_listed_with_a_line_each(capsys):
         assert len(" ".join(described[:2]).split()) > 4, command
 
 
-@pytest.mark.parametrize("typed", [["validat"], []])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["parameterization mei_lightning.LowRnk"], "no LowRnk. Do you mean mei_lightning.LowRank?"),
+        (
+            ["parameterization LowRnk"],
+            "model.parameterization: mei_lightning has no LowRnk. Do you mean mei_lightning.Lo",
+        ),
+        (["initial mei_lightning.PinkNose", "initial.amplitude 2"], "Do you mean mei_lightning.PinkNoise"),
+        (["robustness+ mei_lightning.Nois", "robustness.standard_deviation 1"], "Do you mean mei_lightning.Noise"),
+        (["optimizer torch.optim.Adm"], "model.optimizer: torch.optim has no Adm. Do you mean torch.optim.Adam"),
+        (["initial mei_lightning.Qqqqqqq"], "model.initial: mei_lightning has no Qqqqqqq.\n"),
+        (["nrom 3"], "error: unrecognized arguments: --model.nrom 3"),
+        (["norm much"], "Given value: much"),
+    ],
+)
+def test_a_misspelt_option_is_answered_briefly(capsys, options, message):
+    words = [word for option in options for word in f"--model.{option}".split()]
+    printed = refusal(capsys, "fit", "--model.retina=simulated", *ONE_NEURON, *words)
+    assert message in printed
+    assert printed.startswith("error: ")
+    assert printed.endswith("\nOption --help tells what there is.\n")
+    assert len(printed.splitlines()) == 2 or "Given value: much" in printed
+
+
+def test_a_misspelt_option_of_another_command_is_answered_briefly(capsys):
+    printed = refusal(capsys, "analyze", "meis.zarr", "--overwritten=true")
+    assert "--overwritten" in printed
+    assert "usage" not in printed
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("validat", "validate"), ("fti", "fit"), ("analyse", "analyze")])
+def test_a_misspelt_command_is_answered_with_the_right_one(capsys, typed, meant):
+    assert f"there is no command '{typed}'. Do you mean {meant}?" in refusal(capsys, typed)
+
+
+@pytest.mark.parametrize("typed", [["nonsense"], []])
 def test_a_typo_is_answered_with_all_commands(capsys, typed):
     message = refusal(capsys, *typed)
     assert typed == [] or all(f"'{command}'" in message for command in COMMANDS)
