@@ -159,7 +159,8 @@ class MEIStore:
         if differences := configuration_differences(self.configuration, configuration):
             raise ValueError(
                 f"{self.path} holds the results of a run with other settings:\n{differences}\nGive these results' "
-                "settings to continue, give another directory, or move the store away to start anew."
+                "settings to continue, give another directory, or start anew: move the store away, or say "
+                "--results.start_anew true (ResultsWriter(start_anew=True)), which keeps it under another name."
             )
 
     def check_writable(self) -> None:
@@ -451,10 +452,15 @@ _NOTHING = object()
 def configuration_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """What differs between two configurations, a line for each setting; empty if nothing does.
 
-    Versions of ``mei_lightning`` may differ.
+    Of different optimizers there is the name only. Versions of ``mei_lightning`` may differ.
     """
     old, new = _flat(stored), _flat(json.loads(json.dumps(dict(given))))
     pairs = {name: (old.get(name, _NOTHING), new.get(name, _NOTHING)) for name in {**old, **new}}
+    if "optimizer.name" in pairs and not _same(*pairs["optimizer.name"]):
+        # Settings of different optimizers are not comparable.
+        pairs = {
+            name: pair for name, pair in pairs.items() if name.split(".")[0] != "optimizer" or name.endswith("name")
+        }
     return "\n".join(
         f"  {name}: {_difference(*pair)}"
         for name, pair in pairs.items()

@@ -73,7 +73,10 @@ def test_of_a_refusal_there_is_the_message_only(capsys, command, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["parameterization mei_lightning.LowRank", "parameterization.rank 0"], "LowRank(rank=0) must be a whole number, at least 1."),
+        (
+            ["parameterization mei_lightning.LowRank", "parameterization.rank 0"],
+            "LowRank(rank=0) must be a whole number, at least 1.",
+        ),
         (["parameterization mei_lightning.Pyramid", "parameterization.levels 0"], "Pyramid(levels=0) must be a"),
         (["initial mei_lightning.PinkNoise", "initial.amplitude -1"], "PinkNoise(amplitude=-1.0) has to be positive"),
         (["initial mei_lightning.GivenStimuli", "initial.stimuli no.zarr"], "There is no store of MEIs at no.zarr."),

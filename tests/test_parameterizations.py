@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import VIDEO_FORMAT, assert_same_meis, find, fit, linear_model, still_model, video_model
+from conftest import STILL_FORMAT, VIDEO_FORMAT, assert_same_meis, find, fit, linear_model, still_model, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -398,6 +398,19 @@ def test_on_the_command_line(arguments, expected, tmp_path, monkeypatch):
         (lambda: ml.Fourier(decay=-1.0), r"decay=-1"),
         (lambda: ml.Fourier(micrometres_per_degree=0.0), r"micrometres_per_degree=0"),
         (lambda: ml.Fourier((None, 5.0)).for_stimuli(SHAPE), r"in Hz.*frame rate"),
+        (
+            lambda: ml.Fourier((None, 5.0)).for_stimuli((1, 1, 1, 7, 6), STILL_FORMAT),
+            r"still images have no frame rate: leave temporal out.$",
+        ),
+        # Nyquist's frequency is half the frame rate, and half a cycle per pixel of 50 um along each side.
+        (
+            lambda: ml.Fourier((20.0, None), (None, 1e9)).for_stimuli(SHAPE, FORMAT),
+            r"its temporal ones are 0 and 0.75 to 15 Hz, and its spatial ones 0 and 1.11 to 14.1 cycles per mm. Choose",
+        ),
+        (
+            lambda: ml.Fourier((20.0, None)).for_stimuli((1, 2, 1, 6, 5), VIDEO_FORMAT),
+            r"its temporal ones are 0 Hz. Choose other bands, or a longer stimulus",
+        ),
         (lambda: ml.Fourier(spatial=(None, 5.0)).for_stimuli(SHAPE), r"size of a pixel"),
         (lambda: ml.Fourier(temporal=(20.0, None)).for_stimuli(SHAPE, FORMAT), r"40 frames of 18 x 16.*no frequency"),
         (lambda: ml.Pyramid().for_stimuli((2, 3, 4)), r"\[rows, channels, time, height, width\]"),

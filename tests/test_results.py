@@ -300,6 +300,21 @@ def test_writer_refuses_results_of_another_run_before_any_step(model, tmp_path, 
     xr.testing.assert_identical(read(tmp_path), before)
 
 
+def test_of_another_optimizer_the_name_is_told_and_how_to_start_anew(model, tmp_path):
+    fit(module_of(model, max_steps=2), NO_LIMIT, directory=tmp_path)
+    other = module_of(model, max_steps=2, optimizer=torch.optim.Adam)
+    with pytest.raises(ValueError, match="other settings") as refused:
+        fit(other, NO_LIMIT, directory=tmp_path)
+    _, *differences, advice = str(refused.value).splitlines()
+    assert [line.strip() for line in differences if "optimizer" in line] == [
+        'optimizer.name: it was "AdaptivePowerMethod", now it is "Adam"'
+    ]
+    assert "or say --results.start_anew true (ResultsWriter(start_anew=True))" in advice
+    same_optimizer = module_of(model, max_steps=2, optimizer=lambda stimuli: ml.AdaptivePowerMethod(stimuli, start=0.5))
+    with pytest.raises(ValueError, match=r"optimizer.start: it was 1.0, now it is 0.5"):
+        fit(same_optimizer, NO_LIMIT, directory=tmp_path)
+
+
 def test_writer_starts_anew_and_keeps_the_old_results(model, tmp_path):
     fit(module_of(model, max_steps=2), NO_LIMIT, directory=tmp_path)
     old = read(tmp_path)

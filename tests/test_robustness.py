@@ -16,6 +16,7 @@ from conftest import (
     linear_model,
     read,
     results,
+    still_model,
     video_model,
 )
 from hypothesis import given, settings
@@ -395,8 +396,11 @@ def test_noise_needs_a_standard_deviation(wrong):
 def test_what_does_not_fit_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"Jitter\(space=5, time=0\) can move a stimulus of 8 frame\(s\) of 6 x 5"):
         ml.MEIModule(video_model(), NEURONS, time_steps=8, robustness=[ml.Jitter(space=5)])
-    with pytest.raises(TypeError, match=r"RandomMember\(\): model 'VideoNetwork' is not an ensemble"):
-        ml.MEIModule(video_model(), NEURONS, time_steps=8, robustness=[ml.RandomMember()])
+    with pytest.raises(ValueError, match=r"Jitter\(space=1, time=2\) moves in time, which a still image does not have"):
+        ml.MEIModule(still_model(), [0], robustness=[ml.Jitter(space=1, time=2)])
+    for model, name in ((video_model(), "VideoNetwork"), (ml.Ensemble([video_model()]), "Ensemble")):
+        with pytest.raises(TypeError, match=rf"RandomMember\(\): model '{name}' is not an ensemble of several models"):
+            ml.MEIModule(model, NEURONS, time_steps=8, robustness=[ml.RandomMember()])
     with pytest.raises(TypeError, match=r"RandomMember\(\) needs the objective of neurons .* this is a Quadratic"):
         ml.StimulusModule(Quadratic(), torch.ones(1, 1, 1, 2, 2), robustness=[ml.RandomMember()])
     with pytest.raises(ValueError, match=r"2 seeds for 1 row\(s\)"):

@@ -76,7 +76,10 @@ def select_members(model: RetinaModel, members: Sequence[int]) -> Ensemble:
     """
     existing = model.members
     if len(existing) == 1:
-        raise TypeError(f"Model '{model.name}' is not an ensemble, so it has no members to choose from: {members}.")
+        raise TypeError(
+            f"Model '{model.name}' is not an ensemble of several models, so it has no members to choose from: "
+            f"{members}."
+        )
     if not members or len(set(members)) != len(members) or not all(0 <= member < len(existing) for member in members):
         raise ValueError(f"members={list(members)}: name some of the members 0 to {len(existing) - 1}, each once.")
     chosen = ", ".join(str(member) for member in members)

@@ -69,24 +69,34 @@ class Fourier(Parameterization):
         time, height, width = torch.meshgrid(*frequencies, indexing="ij")
         temporal, spatial = time.abs(), torch.hypot(height, width)
         within = torch.ones_like(time, dtype=torch.bool)
+        existing = []
         if self.temporal is not None:
-            within &= _within(temporal * self._frame_rate(stimulus_format), self.temporal)
+            hertz = temporal * self._frame_rate(stimulus_format)
+            within &= _within(hertz, self.temporal)
+            existing.append(f"temporal ones are {_described(hertz)} Hz")
         if self.spatial is not None:
-            within &= _within(spatial * self._pixels_per_unit(stimulus_format), self.spatial)
+            cycles = spatial * self._pixels_per_unit(stimulus_format)
+            within &= _within(cycles, self.spatial)
+            unit = "mm" if self.micrometres_per_degree is None else "degree"
+            existing.append(f"spatial ones {_described(cycles)} cycles per {unit}")
         if not within.any():
             raise ValueError(
                 f"A stimulus of {sides[0]} frames of {sides[1]} x {sides[2]} pixels has no frequency within the bands "
-                f"of {self!r}: widen them, or let the stimulus be longer."
+                f"of {self!r}: its {', and its '.join(existing)}. Choose other bands, or a longer stimulus."
             )
         scale = torch.hypot(temporal, spatial).clamp(min=1 / max(sides)).pow(-self.decay)[within]
         self.register_buffer("chosen", within.flatten().nonzero().flatten(), persistent=False)
         self.register_buffer("scale", (scale / scale.max()).to(torch.get_default_dtype()), persistent=False)
 
     def _frame_rate(self, stimulus_format: StimulusFormat | None) -> float:
-        if stimulus_format is None or stimulus_format.frame_rate is None:
+        if stimulus_format is None:
             raise ValueError(
                 f"Fourier(temporal={self.temporal}) is in Hz, which needs the frame rate of the stimulus: give "
-                "for_stimuli(shape, stimulus_format) one with a frame_rate, or leave temporal out (still images)."
+                "for_stimuli(shape, stimulus_format) one with a frame_rate, or leave temporal out."
+            )
+        if stimulus_format.frame_rate is None:
+            raise ValueError(
+                f"Fourier(temporal={self.temporal}) is in Hz, and still images have no frame rate: leave temporal out."
             )
         return stimulus_format.frame_rate
 
@@ -133,6 +143,12 @@ def _checked(name: str, band: Band | None) -> Band | None:
     if not 0 <= (low or 0.0) <= (math.inf if high is None else high):
         raise ValueError(f"Fourier({name}={band!r}) is empty: 0 <= low <= high has to hold.")
     return low, high
+
+
+def _described(frequencies: Tensor) -> str:
+    """Which frequencies there are; the highest is that of Nyquist, along the diagonal in space."""
+    positive = frequencies[frequencies > 0]
+    return f"0 and {positive.min():.3g} to {positive.max():.3g}" if len(positive) else "0"
 
 
 def _within(frequency: Tensor, band: Band) -> Tensor:

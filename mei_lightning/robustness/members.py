@@ -27,8 +27,8 @@ class RandomMember(Robustness):
             )
         if len(model.members) == 1:
             raise TypeError(
-                f"RandomMember(): model '{model.name}' is not an ensemble. Leave RandomMember out, or give "
-                "Ensemble([model_1, model_2])."
+                f"RandomMember(): model '{model.name}' is not an ensemble of several models. Leave RandomMember "
+                "out, or give Ensemble([model_1, model_2])."
             )
 
 

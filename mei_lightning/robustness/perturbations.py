@@ -35,8 +35,10 @@ class Jitter(Perturbation):
         self.time = time
 
     def check(self, objective: Objective, stimulus_shape: Sequence[int]) -> None:
-        """Raise a ValueError if nothing would be left of the stimulus."""
+        """Raise a ValueError if nothing would be left of the stimulus, or a still image were to move in time."""
         frames, height, width = stimulus_shape[-3:]
+        if self.time and frames == 1:
+            raise ValueError(f"{self!r} moves in time, which a still image does not have: leave time out.")
         if self.time >= frames or self.space >= min(height, width):
             raise ValueError(
                 f"{self!r} can move a stimulus of {frames} frame(s) of {height} x {width} pixels out of sight. Choose "
