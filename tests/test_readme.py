@@ -81,6 +81,15 @@ def test_commands_of_the_gate_are_in_the_readme():
         assert command in gate
 
 
+def test_papers_that_recipes_are_named_after_are_in_the_references():
+    references = README.split("## References")[1].replace("ö", "oe").lower()
+    named = {re.match(r"([a-z]+)_(\d{4})", path.stem) for path in (ROOT / "scripts" / "configs").glob("*.yaml")}
+    papers = {match.groups() for match in named if match}
+    assert len(papers) > 5
+    for author, year in papers:
+        assert re.search(rf"- {author}[^-]*? {year}\. ", references), (author, year)
+
+
 def test_pictures_exist():
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert pictures
