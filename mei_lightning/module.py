@@ -273,6 +273,7 @@ class StimulusModule(LightningModule):
         """Minus the sum of the rows' values; remembers each row's best iterate."""
         parameters = self._evaluated = self._parameters_in_computation().requires_grad_()
         if not len(parameters):
+            self._share_left = None
             # A device without rows has to keep step with the others.
             return parameters.sum()
         stimulus = self._shown(parameters)

@@ -39,7 +39,7 @@ def never_left(module: PopulationModule, meis: xr.Dataset) -> list[str]:
 
 def _never_left(module: PopulationModule, meis: xr.Dataset, number: int) -> bool:
     start = module.start(number).to(module.device)
-    found = torch.from_numpy(meis["stimulus"].values[number : number + 1]).to(start)
+    found = torch.from_numpy(meis["stimulus"].isel(neuron=[number]).values).to(start)
     # The best stimulus is shifted in time and optimised as well.
     begun = [module._begun_from(start.roll(frames, dims=2)) for frames in (0, *module.shifts)]
     parameters, stimuli = (torch.cat(parts) for parts in zip(*begun, strict=True))

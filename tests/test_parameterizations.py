@@ -324,6 +324,14 @@ def test_shifts_begin_with_the_shifted_best_stimulus_if_its_parameters_can_be_fo
     torch.testing.assert_close(begun, module.constraint(best.roll(3, dims=2)), atol=1e-5, rtol=1e-5)
 
 
+def test_all_rows_may_end_between_two_checks():
+    options = {"time_steps": 8, "restarts": 1, "parameterization": ml.LowRank(1)}
+    # Steps that change nothing: all rows have converged after 6, and the next check is after 8.
+    meis = find(video_model(), NEURONS, optimizer=partial(torch.optim.SGD, lr=1e-9), **options)
+    assert (meis["steps"] == 6).all()
+    assert (meis["status"] == "converged").all()
+
+
 def test_still_images_have_parameterizations_too():
     free = find(still_model(), [0, 3])
     for parameterization in (ml.Fourier(), ml.Pyramid(2), ml.ImplicitNetwork()):
