@@ -151,7 +151,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
             print_line(SPEED_COLUMNS, row)
         facts["step"] = measure_steps(model, ROWS if model.is_trained else ROWS_OF_HIGH_RES)
         if model.is_trained:
-            facts["trainer_overhead"] = trainer_overhead(model, math.ceil(arguments.timing_steps / 3))
+            facts["trainer_overhead"] = trainer_overhead(model, arguments.timing_steps)
         results["models"][name] = facts
         results["rows"] += rows
     print_notes(results["models"], arguments)
@@ -320,9 +320,10 @@ def find(model: BenchmarkModel, population: int, *callbacks: Callback, **options
 def flops_of_default(model: BenchmarkModel) -> float:
     """Floating-point operations of a step and row of ``find_meis``."""
     steps = RowSteps(FlopCounterMode(display=False))
-    # The counter does not see other threads. As many rows as are computed at a time in any case.
+    # The counter does not see other threads, nor NumPy's products; PyTorch's in bfloat16 are of the same matrices. As
+    # many rows as are computed at a time in any case.
     with using_threads(1):
-        find(model, ROWS_PER_BLOCK, steps, max_steps=1, restarts=1)
+        find(model, ROWS_PER_BLOCK, steps, max_steps=1, restarts=1, fast_path="bfloat16")
     return steps.flops / steps.computed
 
 
@@ -539,7 +540,6 @@ def measure_steps(model: BenchmarkModel, rows: int, repeats: int = 5) -> dict[st
         "openretina_ms": openretina,
         "prepared_ms": prepared,
         "times_faster": openretina / prepared,
-        "prepared_gflop": flops_of_step(objective, stimuli) / rows / 1e9,
     }
 
 
@@ -555,8 +555,8 @@ def prepared_rows(model: BenchmarkModel, rows: int) -> tuple[ml.Objective, Tenso
 def trainer_overhead(model: BenchmarkModel, steps: int, repeats: int = 3) -> dict[str, float]:
     """Milliseconds a step of 64 rows under Lightning's trainer, and in a bare loop over the same step.
 
-    The step is the module's own: scores and gradient, best iterates, optimizer and projection. Between steps the
-    trainer calls hooks and callbacks and logs, which the loop does not.
+    The step is the module's own: scores and gradient, best iterates, optimizer and projection; both score the last
+    iterate. Between steps the trainer calls hooks and callbacks and logs, which the loop does not.
     """
     objective, start = prepared_rows(model, ROWS)
     times: dict[str, list[float]] = {"trainer": [], "bare loop": []}
@@ -597,6 +597,7 @@ def run_bare_loop(module: StimulusModule, steps: int) -> None:
 
     for step in range(steps):
         module.optimizer_step(0, step, optimizer, closure)
+    closure()
 
 
 # Populations
