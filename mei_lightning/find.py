@@ -98,7 +98,7 @@ def find_meis(
             (16 and 32 if the model is not understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
-            "bfloat16": let the copy compute in this precision, which is faster still, and log its errors.
+            "bfloat16": let the copy compute in this precision, which can be faster still, and log its errors.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
             the function continues where it was interrupted. By default results are only returned.
         log_directory: where to write TensorBoard logs; none by default.

@@ -82,7 +82,7 @@ class MEIModule(PopulationModule):
             understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
-            "bfloat16": let the copy compute in this precision, which is faster still, and log its errors.
+            "bfloat16": let the copy compute in this precision, which can be faster still, and log its errors.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         check_interval: steps between two checks for rows that are done.
 
