@@ -84,7 +84,8 @@ class MEIModule(PopulationModule):
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
             "bfloat16": let the copy compute in this precision, which can be faster still, and log its errors.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
-        check_interval: steps between two checks for rows that are done.
+        check_interval: steps from one time that results are written and neurons begin to the next (an epoch). Rows that
+            are done leave the computation in between.
 
     Attributes:
         neuron_in_place: the places for neurons on this device, ``[places]``: the number of the neuron in each, -1 for
