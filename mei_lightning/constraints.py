@@ -11,13 +11,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mei_lightning.rounding import summing_precision
+from mei_lightning.projection import project_norm_and_range
 
 ChannelRanges = Sequence[tuple[float | None, float | None] | None]
 """One ``(low, high)`` for each channel; None in place of a number, or of a pair, means unbounded."""
-
-MAX_PASSES = 40
-"""Passes of the norm solver. Stimuli take 2-5; the hardest float32 rows that a random search found take 31."""
 
 
 def range_bounds(ranges: ChannelRanges) -> tuple[Tensor, Tensor]:
@@ -55,83 +52,6 @@ def check_dimensions(stimulus_shape: Sequence[int]) -> None:
     """Raise a ValueError unless a shape is ``[rows, channels, time, height, width]``."""
     if len(stimulus_shape) != 5:
         raise ValueError(f"A stimulus is [rows, channels, time, height, width], not {tuple(stimulus_shape)}.")
-
-
-@torch.no_grad()
-def project_norm_and_range(
-    stimulus: Tensor,
-    norm: float | None = None,
-    bounds: tuple[Tensor, Tensor] | None = None,
-    *,
-    norm_is: Literal["fixed", "maximal"] = "fixed",
-) -> Tensor:
-    """Project each row onto an L2 norm and the range of each channel, both holding together.
-
-    The Euclidean projection of x onto ``{|y| <= norm, low <= y <= high}`` is ``clip(s * x, low, high)`` with one
-    number s in (0, 1] for the row. For a fixed norm, s > 0 is the number that makes ``|clip(s * x, low, high)|``
-    equal to the norm, which maximises ``<x, y>`` among feasible y. The norm holds to 1e-6 (relative, float32).
-
-    Args:
-        stimulus: ``[rows, channels, time, height, width]``, float32 or float64.
-        norm: L2 norm over all entries of a row, or None for none.
-        bounds: ``(low, high)``, each ``[channels]``, as from `range_bounds`; with a norm, low <= 0 <= high. None for
-            no range.
-        norm_is: whether rows have that norm or at most that norm.
-
-    Returns:
-        A new tensor without gradient. A row that no s brings to a fixed norm (its signs ask for bounds that are too
-        close to 0) becomes the limit for large s: within range, its norm as large as its signs allow. A row of zeros
-        stays zero; a row with NaN stays not finite.
-    """
-    if norm is None and bounds is None:
-        return stimulus.clone()
-    rows = stimulus.flatten(2)
-    if bounds is not None:
-        bounds = (bounds[0].to(rows)[:, None], bounds[1].to(rows)[:, None])
-    if norm is not None:
-        largest_scale = 1.0 if norm_is == "maximal" else torch.finfo(rows.dtype).max
-        rows = rows * _scale_to_norm(rows, norm, bounds, largest_scale)
-    if bounds is not None:
-        rows = torch.minimum(torch.maximum(rows, bounds[0]), bounds[1])
-    return rows.view(stimulus.shape)
-
-
-def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None, largest_scale: float) -> Tensor:
-    """The s ``[rows, 1, 1]``, up to a largest, with ``|clip(s * x)| = norm`` for ``[rows, channels, pixels]``.
-
-    The energy ``|clip(s * x)|^2`` is a concave, piecewise linear function of s^2. Newton's method on it starts from
-    the s that would do without bounds, never overshoots, and ends in finitely many steps.
-    """
-    largest = rows.abs().amax((1, 2), keepdim=True)
-    largest = torch.where(largest > 0, largest, 1)
-    scaled = rows / largest
-    scale = (norm * _energy(scaled).rsqrt() / largest).clamp(max=largest_scale)
-    if bounds is None:
-        return scale
-
-    tolerance = 4 * torch.finfo(rows.dtype).eps * norm**2
-    clipped = torch.empty_like(scaled)
-    for _ in range(MAX_PASSES):
-        # Writing into two buffers, with maximum and minimum in place of clamp, makes a pass several times faster.
-        torch.mul(rows, scale, out=scaled)
-        torch.maximum(scaled, bounds[0], out=clipped)
-        torch.minimum(clipped, bounds[1], out=clipped)
-        unclipped = scaled.eq_(clipped).mul_(clipped)
-        missing = norm**2 - _energy(clipped)
-        free = _energy(unclipped)
-        grows = (missing > tolerance) & (scale < largest_scale)
-        scale = torch.where(grows, (scale * (1 + missing / free).sqrt()).clamp(max=largest_scale), scale)
-        # A row that has stopped growing stays as it is, so leaving early changes no row. Elsewhere than on the CPU,
-        # asking would make the host wait for the device.
-        if rows.device.type == "cpu" and not grows.any():
-            break
-    return scale
-
-
-def _energy(values: Tensor) -> Tensor:
-    """Sum of squares of each row; overwrites the values. Two sums are more accurate in float32 than one long sum."""
-    precision = summing_precision(values)
-    return values.square_().sum(2, keepdim=True, dtype=precision).sum(1, keepdim=True).to(values.dtype)
 
 
 def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:

@@ -100,6 +100,32 @@ def test_norm_and_range_agree_with_bisection(problem, norm_is):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-4 * norm)
 
 
+@pytest.mark.parametrize("norm_is", ["fixed", "maximal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_which_few_and_many_entries_are_clipped_agree_with_bisection_and_do_not_know_of_each_other(
+    norm_is, dtype
+):
+    generator = torch.Generator().manual_seed(4)
+    noise = torch.randn(6, 2, 50, 9, 8, generator=generator, dtype=torch.float64)
+    # None clipped; few; few, whose scale grows far; many; zeros; what is not a number.
+    power = torch.tensor([0.1, 1.0, 8.0, 1.0, 1.0, 1.0], dtype=torch.float64).view(-1, 1, 1, 1, 1)
+    stimulus = (noise.sign() * noise.abs() ** power).to(dtype)
+    stimulus[3] = torch.where(stimulus[3] < -1.4, 10 * stimulus[3], 0.3 * stimulus[3])
+    stimulus[4], stimulus[5, 1, 2, 3, 4] = 0.0, torch.nan
+    constraint = NormAndRange(20.0, PUBLISHED_RANGES, norm_is=norm_is)
+    projected = constraint(stimulus)
+    low, high = numpy_bounds(PUBLISHED_RANGES)
+    shares = [((row == low) | (row == high)).mean() for row in projected[:4].to(torch.float32).double().numpy()]
+    assert shares[0] == 0 < min(shares[1:3]) <= max(shares[1:3]) < 1 / 16 < shares[3]
+    for row, result in zip(stimulus[:4].double().numpy(), projected[:4].double().numpy(), strict=True):
+        expected = bisect(row, low, high, 20.0, np.inf if norm_is == "fixed" else 1.0)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert not projected[4].any()
+    assert not projected[5].isfinite().all()
+    for row in range(5):
+        assert torch.equal(constraint(stimulus[row : row + 1])[0], projected[row])
+
+
 @given(problems(max_rows=1), st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
 def test_maximal_norm_and_range_is_the_nearest_feasible_point(problem, seed):
