@@ -12,8 +12,14 @@ from mei_lightning.models.fast_path import FastModel
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import per_row
 
-_Block = tuple[list[int], list[int], Objective]
-"""Places of rows in the batch, the same filled up to a full block, and its objective."""
+_ROWS_LAST = (2, 3, 4, 1, 0)
+"""Axes of stimuli ``[rows, channels, time, height, width]`` as a prepared core computes with them."""
+_ROWS_FIRST = (4, 3, 0, 1, 2)
+"""And back."""
+
+_Block = tuple[list[int], int, Objective]
+"""Places of rows in the batch, how many rows there are when their last one has filled the block up, and its
+objective."""
 
 
 class ObjectiveInBlocks(Objective):
@@ -42,13 +48,19 @@ class ObjectiveInBlocks(Objective):
             for size in sizes_of_blocks(len(places), smallest):
                 own = places[start : start + size]
                 filled = [*own, *[own[-1]] * (size - len(own))]
-                self._blocks.append((own, filled, objective.for_rows([rows[place] for place in filled])))
+                self._blocks.append((own, size, objective.for_rows([rows[place] for place in filled])))
                 start += size
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
         scores: Tensor = _Scores.apply(stimulus, self._blocks)
         return scores
+
+
+def _places(places: list[int]) -> slice | list[int]:
+    """Places to index with; as a slice, where they are one after the other, nothing is copied."""
+    first, last = places[0], places[-1]
+    return slice(first, last + 1) if places == list(range(first, last + 1)) else places
 
 
 class _Scores(torch.autograd.Function):
@@ -59,15 +71,21 @@ class _Scores(torch.autograd.Function):
         scores = stimulus.new_empty(len(stimulus))
 
         def compute(block: _Block) -> None:
-            places, filled, objective = block
-            own = stimulus[filled].requires_grad_(needs_gradient)
+            places, size, objective = block
+            count = len(places)
+            chosen = _places(places)
+            # As prepared cores take stimuli, and return their gradients: with rows last.
+            own = stimulus.new_empty(*(stimulus.shape[axis] for axis in _ROWS_LAST[:-1]), size)
+            own[..., :count] = stimulus[chosen].permute(_ROWS_LAST)
+            own[..., count:] = own[..., count - 1 : count]
+            own.requires_grad_(needs_gradient)
             with torch.set_grad_enabled(needs_gradient):
-                own_scores = objective(own)
+                own_scores = objective(own.permute(_ROWS_FIRST))
                 if gradient is not None:
                     own_scores.sum().backward()
                     assert own.grad is not None
-                    gradient[places] = own.grad[: len(places)]
-            scores[places] = own_scores.detach()[: len(places)]
+                    gradient[chosen] = own.grad[..., :count].permute(_ROWS_FIRST)
+            scores[chosen] = own_scores.detach()[:count]
 
         on_one_thread_each(compute, blocks)
         ctx.gradient = gradient

@@ -190,6 +190,8 @@ def _small_products(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
         if matrices.strides[1] < matrices.strides[2]:
             # Matrices of the gradient, which lie transposed, are faster from the right.
             return np.matmul(values.swapaxes(1, 2), matrices.swapaxes(1, 2)).swapaxes(1, 2)
+        if columns == _FEW_COLUMNS:
+            return np.matmul(matrices, values)
         # OpenBLAS adds up in another order if there are fewer columns.
         filled = np.zeros((count, m, _FEW_COLUMNS), dtype=values.dtype)
         filled[:, :, :columns] = values
