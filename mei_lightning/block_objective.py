@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from mei_lightning.models.blocks import ROWS_PER_BLOCK, for_few_rows, on_one_thread_each, sizes_of_blocks
 from mei_lightning.models.fast_path import FastModel
 from mei_lightning.objectives import NeuronObjective, Objective
-from mei_lightning.optimizers import per_row
+from mei_lightning.rows import per_row
 
 _ROWS_LAST = (2, 3, 4, 1, 0)
 """Axes of stimuli ``[rows, channels, time, height, width]`` as a prepared core computes with them."""
@@ -94,10 +94,11 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_of_scores: Tensor) -> tuple[Tensor, None]:
-        gradient, weighed = ctx.gradient, torch.empty_like(ctx.gradient)
+        # Not kept for another time, so that it can be weighed where it is.
+        gradient, ctx.gradient = ctx.gradient, None
 
         def weigh(rows: slice) -> None:
-            torch.mul(gradient[rows], per_row(gradient_of_scores[rows], gradient), out=weighed[rows])
+            gradient[rows].mul_(per_row(gradient_of_scores[rows], gradient))
 
         for_few_rows(weigh, len(gradient), gradient.device)
-        return weighed, None
+        return gradient, None

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mei_lightning.models.blocks import all_threads
 from mei_lightning.module import Status
-from mei_lightning.optimizers import per_row, row_norms
 from mei_lightning.population import PopulationModule
+from mei_lightning.rows import per_row, row_norms
 
 _LOOKED_AT = 10
 """Neurons that are looked at: what ends where it began does so in few steps, and so do most neurons of such a run."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mei_lightning.models.blocks import for_few_rows
-from mei_lightning.rounding import summing_precision
+from mei_lightning.rows import inner_products, per_row, put_rows, row_norms
 
 _GROWTH = 1.3
 _SHRINKAGE = 0.5
@@ -112,21 +112,6 @@ def forgives_rounding(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
 
 
-def row_norms(stimulus: Tensor) -> Tensor:
-    """L2 norms ``[rows]`` of stimuli ``[rows, ...]``."""
-    precision = summing_precision(stimulus)
-    return torch.linalg.vector_norm(stimulus.flatten(1), dim=1, dtype=precision).to(stimulus.dtype)
-
-
-def per_row(values: Tensor, stimulus: Tensor) -> Tensor:
-    """Values ``[rows]`` shaped so that they broadcast over stimuli ``[rows, ...]``."""
-    return values.view(-1, *[1] * (stimulus.ndim - 1))
-
-
-def _inner_products(one: Tensor, other: Tensor) -> Tensor:
-    return (one * other).flatten(1).sum(dim=1, dtype=summing_precision(one)).to(one.dtype)
-
-
 def _move(
     group: dict[str, Any],
     all_stimuli: Tensor,
@@ -144,18 +129,18 @@ def _move(
     move = stimulus - all_previous.index_select(0, rows)
     step = _adapted(group, all_steps[rows], stimulus, gradient, move, size)
     all_steps[rows] = step
-    all_previous.index_copy_(0, rows, stimulus)
+    put_rows(all_previous, rows, stimulus)
     factor = torch.where(steepness > 0, step * size / steepness, 0)
     stimulus.addcmul_(gradient, per_row(factor, stimulus), value=-1)
-    all_stimuli.index_copy_(0, rows, stimulus if settle is None else settle(part, stimulus))
+    put_rows(all_stimuli, rows, stimulus if settle is None else settle(part, stimulus))
 
 
 def _adapted(
     group: dict[str, Any], step: Tensor, stimulus: Tensor, gradient: Tensor, move: Tensor, size: Tensor
 ) -> Tensor:
     distance = row_norms(move)
-    uphill = -_inner_products(gradient, move)
-    outward = -_inner_products(gradient, stimulus)
+    uphill = -inner_products(gradient, move)
+    outward = -inner_products(gradient, stimulus)
     rises = uphill > 0.5 * outward * (distance / size).square()
     factor = torch.where(rises, _GROWTH, _SHRINKAGE)
     # A row that begins has not moved, and a gradient that is not a number gives no advice.

@@ -25,7 +25,7 @@ ROWS_PER_BLOCK = 16
 ROWS_OF_SMALLEST_BLOCK = 4
 """Rows of the smallest block with which the last rows are shared out among threads, and of which all are multiples."""
 
-_FEW_ROWS = 8
+_FEW_ROWS = 16
 """So many stimuli and what belongs to them stay close to a core while one operation after the other is done."""
 
 _reserved: int | None = None
