@@ -187,6 +187,8 @@ class StimulusModule(LightningModule):
 
     def _make_rows(self, parameters: Tensor, stimulus: Tensor) -> None:
         rows = len(stimulus)
+        self._row_numbers: list[int] = []
+        self._selection_is_old = True
         lowest = stimulus.new_full((rows,), -torch.inf)
         self.stimulus = nn.Parameter(parameters)
         self.register_buffer("best_stimulus", stimulus.clone())
@@ -465,6 +467,8 @@ class StimulusModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Leave out rows that were done before a resumed run was interrupted."""
+        # The device is another one than where the module was made, perhaps.
+        self._selection_is_old = True
         self._select_active_rows()
         if not self.active.any():
             self.trainer.should_stop = True
@@ -501,15 +505,19 @@ class StimulusModule(LightningModule):
         return self.stimulus.detach().index_select(0, self._rows_in_computation)
 
     def _select_active_rows(self) -> None:
-        self._select_rows(self.active.nonzero().flatten().tolist())
+        rows = self.active.nonzero().flatten().tolist()
+        if self._selection_is_old or rows != self._row_numbers:
+            self._select_rows(rows)
 
     def _select_rows(self, rows: Sequence[int]) -> None:
-        if self.stimulus.grad is not None:
-            self.stimulus.grad.zero_()
+        left = sorted(set(self._row_numbers) - set(rows))
+        if left and self.stimulus.grad is not None:
+            self.stimulus.grad.index_fill_(0, torch.tensor(left, device=self.stimulus.device), 0)
         self._rows_in_computation = torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
         # In a tuple, so that the submodules, which share the model, are not registered a second time.
         self._row_objective_in_tuple = (self._objective_of(rows).to(self.stimulus.device),)
         self._row_numbers = list(rows)
+        self._selection_is_old = False
         if self.robustness:
             self._seeds_in_computation = torch.tensor(self._seeds_of(rows), dtype=torch.long)
             # Of rows that go on: those that have ended meanwhile are computed, but count no more.

@@ -38,11 +38,11 @@ def never_left(module: PopulationModule, meis: xr.Dataset) -> list[str]:
 
 
 def _never_left(module: PopulationModule, meis: xr.Dataset, number: int) -> bool:
-    start = module.start(number).to(module.device)
-    found = torch.from_numpy(meis["stimulus"].isel(neuron=[number]).values).to(start)
+    mei = meis.isel(neuron=[number])
+    start = module.start(number)[mei["best_restart"].values].to(module.device)
+    found = torch.from_numpy(mei["stimulus"].values).to(start)
     # The best stimulus is shifted in time and optimised as well.
-    begun = [module._begun_from(start.roll(frames, dims=2)) for frames in (0, *module.shifts)]
-    parameters, stimuli = (torch.cat(parts) for parts in zip(*begun, strict=True))
+    parameters, stimuli = module._begun_from(torch.cat([start.roll(frames, 2) for frames in (0, *module.shifts)]))
     alike = torch.cosine_similarity(stimuli.flatten(1), found.flatten(1))
     if alike.max() < _ALIKE:
         return False

@@ -262,6 +262,7 @@ class PopulationModule(StimulusModule):
         self._started, self._done_at_start = time.monotonic(), len(self._done_before)
         self.converged_share.reset()
         self.seed_similarity.reset()
+        self._selection_is_old = True
         self._begin_next_neurons()
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
@@ -378,6 +379,7 @@ class PopulationModule(StimulusModule):
     def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
         if not len(rows):
             return
+        self._selection_is_old = True
 
         def begin(part: slice) -> None:
             self.stimulus[rows[part]], self.best_stimulus[rows[part]] = self._begun_from(stimulus[part])
