@@ -8,7 +8,7 @@ from torch import Tensor
 from mei_lightning.models.blocks import all_threads
 from mei_lightning.module import Status
 from mei_lightning.population import PopulationModule
-from mei_lightning.rows import per_row, row_norms
+from mei_lightning.rows import cosines, per_row, row_norms
 
 _LOOKED_AT = 10
 """Neurons that are looked at: what ends where it began does so in few steps, and so do most neurons of such a run."""
@@ -43,10 +43,10 @@ def _never_left(module: PopulationModule, meis: xr.Dataset, number: int) -> bool
     found = torch.from_numpy(mei["stimulus"].values).to(start)
     # The best stimulus is shifted in time and optimised as well.
     parameters, stimuli = module._begun_from(torch.cat([start.roll(frames, 2) for frames in (0, *module.shifts)]))
-    alike = torch.cosine_similarity(stimuli.flatten(1), found.flatten(1))
-    if alike.max() < _ALIKE:
+    alike = cosines(stimuli, found.expand_as(stimuli))
+    if not (alike >= _ALIKE).any():
         return False
-    initial = parameters[alike.argmax()][None]
+    initial = parameters[alike.nan_to_num(-1).argmax()][None]
     with torch.enable_grad():
         initial.requires_grad_()
         (gradient,) = torch.autograd.grad(_values(module, number, module._shown(initial)).sum(), initial)

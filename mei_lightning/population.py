@@ -26,21 +26,23 @@ from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Robustness
+from mei_lightning.rows import cosines
+from mei_lightning.starts import (
+    EQUAL,
+    better_rows,
+    far_behind,
+    handicapped,
+    outdone_in_trial,
+    ranks,
+    similarity_to_meet,
+)
 from mei_lightning.store import MEIResult
 from mei_lightning.strategies import SHARDED, ShardedStrategy, deal
 
 _STEPS_TO_LEAVE = 2
-"""Steps from one time that rows leave the computation which are done, or have come to where a better row is, to the
-next."""
+"""Steps from one time that rows which are done leave the computation to the next; and steps of a row's own from one
+time that it is compared with the others of its neuron to the next."""
 _STEPS_BETWEEN_LOGS = 8
-_EQUAL = 1e-5
-"""Relative difference up to which the values of a neuron's rows count as equal."""
-_STARTS_MEET = 0.85
-"""Cosine similarity above which a start is on its way to where a better row is."""
-_SHIFTED_MEETS = 0.5
-"""The same for a shifted stimulus, which has come back from where it was moved to."""
-_LAG_OF_SHIFTED = 0.02
-"""How far a shifted stimulus may be behind, as a share of the best value, once it has had its trial."""
 
 
 class PopulationModule(StimulusModule):
@@ -50,7 +52,7 @@ class PopulationModule(StimulusModule):
     neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the computation.
     If the best stimulus shall then be shifted in time and optimised as well, the place has a row for each shift; what
     the best of them finds belongs to the best restart. Rows that come to where a better row of the same neuron is end
-    there then, and so do shifted ones that are far behind after as many steps. Once all that is done, the neuron's
+    there then, and so do those that are far behind (the rules are in ``starts``). Once all that is done, the neuron's
     result is complete, and the next neuron takes the place. Neurons are dealt to the devices as places become free, so
     that no device waits for another one's stragglers until the last neurons.
 
@@ -269,13 +271,19 @@ class PopulationModule(StimulusModule):
         """As in ``StimulusModule``; at the end of a neuron's trial its finalists are chosen; rows that are done go."""
         super().on_train_batch_end(outputs, batch, batch_idx)
         self._row_steps_in_epoch += self.rows_in_computation
+        values, steps = self._values_by_place(), self._by_place(self.steps)
         outdone = torch.zeros_like(self._by_place(self.active))
-        outdone[:, : self.restarts] = self._ranks() >= self.finalists
-        self.retire(outdone.flatten() & (self.steps == TRIAL_STEPS), Status.OUTDONE)
-        if self.trainer.global_step % _STEPS_TO_LEAVE == 0:
+        starts = slice(self.restarts)
+        outdone[:, starts] = outdone_in_trial(values[:, starts], steps[:, starts], self.finalists)
+        self.retire(outdone.flatten(), Status.OUTDONE)
+        if self.shifts:
+            # By steps of their own, which do not depend on when they began.
+            due = self._by_place(self.active) & (steps % _STEPS_TO_LEAVE == 0)
+            self.retire(self._rows_that_join(due), Status.JOINED)
+            behind = due & far_behind(values, steps, self.restarts, self.finalists)
+            self.retire(behind.flatten(), Status.OUTDONE)
+        if self.at_check or self.trainer.global_step % _STEPS_TO_LEAVE == 0:
             if self.shifts:
-                self.retire(self._rows_that_join(), Status.JOINED)
-                self.retire(self._shifted_rows_behind(), Status.OUTDONE)
                 self._adopt_shifted()
             self._select_active_rows()
 
@@ -411,42 +419,24 @@ class PopulationModule(StimulusModule):
             rows = places * self._rows_of_place + self.restarts + number
             self._begin_rows(rows, self.best_stimulus[best[places]].roll(frames, dims=2))
 
-    def _rows_that_join(self) -> Tensor:
-        """Rows ``[rows]`` that have come to where a better row of the same neuron is, and would end there."""
-        values = _handicapped(self._values_by_place())
-        active = self._by_place(self.active)
-        meets = torch.full((self._rows_of_place,), _STARTS_MEET, device=self.device)
-        meets[self.restarts :] = _SHIFTED_MEETS
-        meets = meets.repeat(len(values))
-        joins = torch.zeros_like(self.active)
-        rows = torch.arange(len(joins), device=self.device)
-        pairs = []
-        for other in range(1, self._rows_of_place):
-            own = (active & (values.roll(-other, dims=1) > values)).flatten()
-            pairs.append(torch.stack([rows, self._by_place(rows).roll(-other, dims=1).flatten()])[:, own])
-        own, better = torch.cat(pairs, dim=1)
+    def _rows_that_join(self, which: Tensor) -> Tensor:
+        """Rows ``[rows]``, of some ``[places, rows]``, that have come to where a better row of the same neuron is."""
+        own, better = better_rows(self._values_by_place(), which)
         alike = self.best_stimulus.new_empty(len(own))
 
         def compare(part: slice) -> None:
-            here = self._shown(self.stimulus.detach()[own[part]])
-            there = self.best_stimulus[better[part]]
-            alike[part] = torch.cosine_similarity(here.flatten(1), there.flatten(1))
+            here = self._shown(self.stimulus.detach().index_select(0, own[part]))
+            alike[part] = cosines(here, self.best_stimulus.index_select(0, better[part]))
 
         for_few_rows(compare, len(own), self.device)
-        joins[own[alike > meets[own]]] = True
+        to_meet = similarity_to_meet(self.restarts, len(self.shifts), self.device)
+        joins = torch.zeros_like(self.active)
+        joins[own[alike > to_meet[own % self._rows_of_place]]] = True
         return joins
 
     def _values_by_place(self) -> Tensor:
         """The best values of all rows, ``[places, rows of a place]``, minus infinity for those that are empty."""
         return self._by_place(self.best_value.masked_fill(self.status == Status.EMPTY, -torch.inf))
-
-    def _shifted_rows_behind(self) -> Tensor:
-        """Shifted rows ``[rows]`` that are far behind the best row of the same neuron after their trial."""
-        values = self._values_by_place()
-        best = values.amax(dim=1, keepdim=True)
-        behind = (self._by_place(self.steps) >= TRIAL_STEPS) & (values < best - _LAG_OF_SHIFTED * best.abs())
-        behind[:, : self.restarts] = False
-        return behind.flatten()
 
     @torch.no_grad()
     def _adopt_shifted(self) -> None:
@@ -456,10 +446,10 @@ class PopulationModule(StimulusModule):
         shifted, best = shifted[done], self._best_rows_of_places()[done]
         # One that has joined another row ended for being no better than it, but for rounding.
         values = self.best_value[shifted].masked_fill(self.status[shifted] == Status.JOINED, -torch.inf)
-        values, winner = _handicapped(values).max(dim=1)
+        values, winner = handicapped(values).max(dim=1)
         winner = shifted.gather(1, winner[:, None]).flatten()
         gain = values.isfinite() & (
-            self.best_value[winner] > self.best_value[best] + _EQUAL * self.best_value[best].abs()
+            self.best_value[winner] > self.best_value[best] + EQUAL * self.best_value[best].abs()
         )
         for values in (self.best_stimulus, self.best_score, self.best_value, self.status):
             values[best[gain]] = values[winner[gain]]
@@ -518,14 +508,9 @@ class PopulationModule(StimulusModule):
             for i, number in enumerate(numbers)
         ]
 
-    def _ranks(self) -> Tensor:
-        """The ranks of each place's restarts by their best value, ``[places, restarts]``, 0 for the best."""
-        values = _handicapped(self._by_place(self.best_value)[:, : self.restarts])
-        return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-
     def _best_restarts(self) -> Tensor:
         """The best restart of each place, ``[places]``; the first of those that are equally good."""
-        return self._ranks().argmin(dim=1)
+        return ranks(self._by_place(self.best_value)[:, : self.restarts]).argmin(dim=1)
 
     def best_rows(self) -> Tensor:
         """The row of the best restart of each place that is taken, ``[places taken]``."""
@@ -609,10 +594,3 @@ class PopulationModule(StimulusModule):
     def active_share(self) -> float:
         """The share of this run's row-steps, idle devices' included, that were spent on rows not yet done."""
         return float(self._row_steps_active.sum()) / max(self._row_steps_computed, 1)
-
-
-def _handicapped(values: Tensor) -> Tensor:
-    """Values ``[places, rows]`` by which to compare rows: where they are equal but for rounding, the first is best."""
-    # Restarts often end at the same optimum, and rounding must not choose among them.
-    handicap = _EQUAL * values.abs() * torch.arange(values.shape[1], device=values.device)
-    return torch.where(values.isfinite(), values - handicap, values)

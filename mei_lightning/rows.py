@@ -41,6 +41,11 @@ def row_norms(stimulus: Tensor) -> Tensor:
     return norms
 
 
+def cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine similarities ``[rows]``, without gradient, of stimuli ``[rows, ...]``; not a number for rows of zeros."""
+    return inner_products(one, other) / (row_norms(one) * row_norms(other))
+
+
 def put_rows(whole: Tensor, rows: Tensor, values: Tensor) -> None:
     """Write values ``[len(rows), ...]`` into some rows, by their numbers, of a tensor ``[..., ...]``."""
     if _is_for_numpy(whole):

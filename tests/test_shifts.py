@@ -94,18 +94,23 @@ def test_a_shifted_stimulus_that_comes_back_is_not_followed_to_the_end(monkeypat
         return rows.after_checks
 
     followed_for_a_while = run()
-    monkeypatch.setattr("mei_lightning.population._SHIFTED_MEETS", 2.0)
+    monkeypatch.setattr("mei_lightning.starts._SHIFTED_MEETS", 2.0)
     followed_to_the_end = run()
     assert sum(followed_for_a_while) < sum(followed_to_the_end)
 
 
-@pytest.mark.parametrize("rows", [3, 7, 24])
-def test_any_number_of_rows_finds_the_same_with_shifts(rows):
+@pytest.mark.parametrize(("rows", "check_interval"), [(3, 4), (7, 4), (24, 4), (3, 3), (7, 1)])
+def test_any_number_of_rows_finds_the_same_with_shifts(rows, check_interval):
     neurons = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]
-    options = {"time_steps": 16, "max_steps": 30, "fast_path": False}
-    together = find(video_model(), neurons, rows_per_device=rows, **options)
+    options = {"time_steps": 16, "max_steps": 30, "fast_path": False, "check_interval": check_interval}
+
+    def find_with(neurons, **rows):
+        module = ml.MEIModule(video_model(), neurons, **options, **rows)
+        return results(fit(module, NO_LIMIT, ml.RowConvergence()))
+
+    together = find_with(neurons, rows_per_device=rows)
     for number, neuron in enumerate(neurons):
-        assert_same_meis(together.isel(neuron=[number]), find(video_model(), [neuron], **options), atol=1e-4)
+        assert_same_meis(together.isel(neuron=[number]), find_with([neuron]), atol=1e-4)
 
 
 def test_a_run_that_is_stopped_between_start_and_shift_continues(tmp_path):
