@@ -139,7 +139,14 @@ def for_few_rows(function: Callable[[slice], None], rows: int, device: torch.dev
         device: where they are.
     """
     if device.type == "cpu" and (_reserved or torch.get_num_threads() == 1):
-        on_one_thread_each(function, [slice(row, row + _FEW_ROWS) for row in range(0, rows, _FEW_ROWS)])
+        parts = [slice(row, row + _FEW_ROWS) for row in range(0, rows, _FEW_ROWS)]
+
+        def compute(own: Sequence[slice]) -> None:
+            for part in own:
+                function(part)
+
+        # To hand each part to a thread would take as long as a part.
+        on_one_thread_each(compute, [parts[number :: _threads()] for number in range(min(_threads(), len(parts)))])
     else:
         function(slice(rows))
 
