@@ -19,7 +19,8 @@ class Effort:
         max_steps: the most steps that a row takes.
         shifts: the best stimulus after the trial is moved to later times by these shares of its duration, and optimised
             as well. Where an ascent ends in a worse optimum, the better one is often the same stimulus at another time.
-            With shifts, what comes to where a better stimulus of the same neuron is ends there.
+            With shifts, what comes to where a better stimulus of the same neuron is ends there, and so does what is far
+            behind (``starts``).
     """
 
     starts: int

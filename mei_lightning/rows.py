@@ -23,7 +23,9 @@ def inner_products(one: Tensor, other: Tensor) -> Tensor:
     """Inner products ``[rows]``, without gradient, of stimuli ``[rows, ...]``."""
     one, other = one.detach().flatten(1), other.detach().flatten(1)
     if _is_for_numpy(one):
-        products = np.matmul(one.numpy()[:, None, :], other.numpy()[:, :, None])
+        # What is not finite is no reason for a warning here: a module ends such rows, and says so.
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = np.matmul(one.numpy()[:, None, :], other.numpy()[:, :, None])
         return torch.from_numpy(products).view(-1)
     return (one * other).sum(dim=1, dtype=summing_precision(one)).to(one.dtype)
 
@@ -47,7 +49,7 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
 
 
 def put_rows(whole: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write values ``[len(rows), ...]`` into some rows, by their numbers, of a tensor ``[..., ...]``."""
+    """Write values ``[len(rows), ...]`` into some rows, by their numbers, of a tensor ``[rows, ...]``, in place."""
     if _is_for_numpy(whole):
         whole.detach().numpy()[rows.numpy()] = values.detach().numpy()
     else:

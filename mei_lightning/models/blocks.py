@@ -26,7 +26,8 @@ ROWS_OF_SMALLEST_BLOCK = 4
 """Rows of the smallest block with which the last rows are shared out among threads, and of which all are multiples."""
 
 _FEW_ROWS = 16
-"""So many stimuli and what belongs to them stay close to a core while one operation after the other is done."""
+"""Rows that a thread treats at once, operation by operation. More would leave the caches; with fewer, threads spend
+their time on waiting for each other between operations."""
 
 _reserved: int | None = None
 """Threads that PyTorch would use, if they were not reserved for blocks."""
