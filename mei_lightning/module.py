@@ -580,23 +580,26 @@ class StimulusModule(LightningModule):
             return
         norms = stimuli.new_empty(len(stimuli))
         clipped = torch.zeros(len(stimuli), dtype=torch.long, device=stimuli.device)
-        parts = [] if self.constraint is None else list(self.constraint.modules())
-        bounds = [
-            [bound.view(1, -1, 1, 1, 1) for bound in (part.low, part.high)]
-            for part in parts
-            if isinstance(part, NormAndRange) and part.low is not None and part.high is not None
-        ]
+        bounds = self._bounds()
 
         def measure(rows: slice) -> None:
             norms[rows] = row_norms(stimuli[rows])
-            for low, high in bounds[-1:]:
-                at_bound = (stimuli[rows] <= low) | (stimuli[rows] >= high)
+            if bounds is not None:
+                at_bound = (stimuli[rows] <= bounds[0]) | (stimuli[rows] >= bounds[1])
                 clipped[rows] = at_bound.flatten(1).count_nonzero(dim=1)
 
         for_few_rows(measure, len(stimuli), stimuli.device)
         self.log("stimulus/norm", norms.mean())
-        if bounds:
+        if bounds is not None:
             self.log("stimulus/clipped_share", clipped.sum() / stimuli.numel())
+
+    def _bounds(self) -> tuple[Tensor, Tensor] | None:
+        """Low and high of each channel, as they broadcast over stimuli: of the last constraint that has ranges."""
+        found = None
+        for part in [] if self.constraint is None else self.constraint.modules():
+            if isinstance(part, NormAndRange) and part.low is not None and part.high is not None:
+                found = part.low.view(1, -1, 1, 1, 1), part.high.view(1, -1, 1, 1, 1)
+        return found
 
     # Checkpoints: the stimulus and what belongs to its rows, never the model
 
