@@ -530,11 +530,11 @@ def test_a_few_rows_at_a_time_are_all_rows():
         sizes.append(len(values[rows]))
 
     for threads in (1, 2, 3):
-        values, sizes = torch.arange(11.0), []
+        values, sizes = torch.arange(43.0), []
         with using_threads(threads), threads_reserved_for_blocks():
-            for_few_rows(double, 11, torch.device("cpu"))
-        assert torch.equal(values, 2 * torch.arange(11.0))
-        assert max(sizes) <= 8
+            for_few_rows(double, 43, torch.device("cpu"))
+        assert torch.equal(values, 2 * torch.arange(43.0))
+        assert max(sizes) <= 16
     values, sizes = torch.arange(11.0), []
     with using_threads(2):
         for_few_rows(double, 11, torch.device("cpu"))
