@@ -276,13 +276,15 @@ class PopulationModule(StimulusModule):
         starts = slice(self.restarts)
         outdone[:, starts] = outdone_in_trial(values[:, starts], steps[:, starts], self.finalists)
         self.retire(outdone.flatten(), Status.OUTDONE)
-        if self.shifts:
+        even = self.trainer.global_step % _STEPS_TO_LEAVE == 0
+        # Rows begin at checks: where the interval is even, none is due after an odd step.
+        if self.shifts and (even or self.check_interval % _STEPS_TO_LEAVE):
             # By steps of their own, which do not depend on when they began.
             due = self._by_place(self.active) & (steps % _STEPS_TO_LEAVE == 0)
             self.retire(self._rows_that_join(due), Status.JOINED)
             behind = due & far_behind(values, steps, self.restarts, self.finalists)
             self.retire(behind.flatten(), Status.OUTDONE)
-        if self.at_check or self.trainer.global_step % _STEPS_TO_LEAVE == 0:
+        if even or self.at_check:
             if self.shifts:
                 self._adopt_shifted()
             self._select_active_rows()
