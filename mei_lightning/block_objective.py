@@ -1,25 +1,41 @@
 """Scores of many rows, with their gradient, in blocks of rows that share nothing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, for_few_rows, on_one_thread_each, sizes_of_blocks
+from mei_lightning.models.blocks import (
+    ROWS_FIRST,
+    ROWS_LAST,
+    ROWS_PER_BLOCK,
+    for_few_rows,
+    on_one_thread_each,
+    sizes_of_blocks,
+)
 from mei_lightning.models.fast_path import FastModel
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.rows import per_row
 
-_ROWS_LAST = (2, 3, 4, 1, 0)
-"""Axes of stimuli ``[rows, channels, time, height, width]`` as a prepared core computes with them."""
-_ROWS_FIRST = (4, 3, 0, 1, 2)
-"""And back."""
 
-_Block = tuple[list[int], int, Objective]
-"""Places of rows in the batch, how many rows there are when their last one has filled the block up, and its
-objective."""
+@dataclass(frozen=True)
+class _Block:
+    """Some rows of a batch.
+
+    Args:
+        places: of the rows in the batch, to index with; a slice where they are one after the other.
+        count: how many they are.
+        size: how many rows there are when the last one has filled the block up.
+        objective: of all these.
+    """
+
+    places: slice | list[int]
+    count: int
+    size: int
+    objective: Objective
 
 
 class ObjectiveInBlocks(Objective):
@@ -48,7 +64,8 @@ class ObjectiveInBlocks(Objective):
             for size in sizes_of_blocks(len(places), smallest):
                 own = places[start : start + size]
                 filled = [*own, *[own[-1]] * (size - len(own))]
-                self._blocks.append((own, size, objective.for_rows([rows[place] for place in filled])))
+                of_block = objective.for_rows([rows[place] for place in filled])
+                self._blocks.append(_Block(_as_slice(own), len(own), size, of_block))
                 start += size
 
     def forward(self, stimulus: Tensor) -> Tensor:
@@ -57,8 +74,8 @@ class ObjectiveInBlocks(Objective):
         return scores
 
 
-def _places(places: list[int]) -> slice | list[int]:
-    """Places to index with; as a slice, where they are one after the other, nothing is copied."""
+def _as_slice(places: list[int]) -> slice | list[int]:
+    """Places as a slice, with which nothing is copied, if they are one after the other."""
     first, last = places[0], places[-1]
     return slice(first, last + 1) if places == list(range(first, last + 1)) else places
 
@@ -71,21 +88,20 @@ class _Scores(torch.autograd.Function):
         scores = stimulus.new_empty(len(stimulus))
 
         def compute(block: _Block) -> None:
-            places, size, objective = block
-            count = len(places)
-            chosen = _places(places)
-            # As prepared cores take stimuli, and return their gradients: with rows last.
-            own = stimulus.new_empty(*(stimulus.shape[axis] for axis in _ROWS_LAST[:-1]), size)
-            own[..., :count] = stimulus[chosen].permute(_ROWS_LAST)
+            places, count = block.places, block.count
+            # As prepared cores take stimuli, and return their gradients.
+            shown = stimulus[places].permute(ROWS_LAST)
+            own = stimulus.new_empty(*shown.shape[:-1], block.size)
+            own[..., :count] = shown
             own[..., count:] = own[..., count - 1 : count]
             own.requires_grad_(needs_gradient)
             with torch.set_grad_enabled(needs_gradient):
-                own_scores = objective(own.permute(_ROWS_FIRST))
+                own_scores = block.objective(own.permute(ROWS_FIRST))
                 if gradient is not None:
                     own_scores.sum().backward()
                     assert own.grad is not None
-                    gradient[chosen] = own.grad[..., :count].permute(_ROWS_FIRST)
-            scores[chosen] = own_scores.detach()[:count]
+                    gradient[places] = own.grad[..., :count].permute(ROWS_FIRST)
+            scores[places] = own_scores.detach()[:count]
 
         on_one_thread_each(compute, blocks)
         ctx.gradient = gradient

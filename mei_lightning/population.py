@@ -276,15 +276,15 @@ class PopulationModule(StimulusModule):
         starts = slice(self.restarts)
         outdone[:, starts] = outdone_in_trial(values[:, starts], steps[:, starts], self.finalists)
         self.retire(outdone.flatten(), Status.OUTDONE)
-        even = self.trainer.global_step % _STEPS_TO_LEAVE == 0
-        # Rows begin at checks: where the interval is even, none is due after an odd step.
-        if self.shifts and (even or self.check_interval % _STEPS_TO_LEAVE):
+        rows_leave = self.trainer.global_step % _STEPS_TO_LEAVE == 0
+        # Rows begin at checks: where the interval is a multiple of these steps, none is due in between.
+        if self.shifts and (rows_leave or self.check_interval % _STEPS_TO_LEAVE):
             # By steps of their own, which do not depend on when they began.
             due = self._by_place(self.active) & (steps % _STEPS_TO_LEAVE == 0)
             self.retire(self._rows_that_join(due), Status.JOINED)
             behind = due & far_behind(values, steps, self.restarts, self.finalists)
             self.retire(behind.flatten(), Status.OUTDONE)
-        if even or self.at_check:
+        if rows_leave or self.at_check:
             if self.shifts:
                 self._adopt_shifted()
             self._select_active_rows()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.rounding import summing_precision
+from mei_lightning.rows import is_for_numpy
 
 _MAX_PASSES = 40
 """Passes of the norm solver. Stimuli take 2-5; the hardest float32 rows that a random search found take 31."""
@@ -66,7 +67,7 @@ def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | No
     The energy ``|clip(s * x)|^2`` is a concave, piecewise linear function of s^2. Newton's method on it starts from
     the s that would do without bounds, never overshoots, and ends in finitely many steps.
     """
-    if bounds is None or rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
+    if bounds is None or not is_for_numpy(rows):
         return _scale_all_entries(rows, norm, bounds, largest_scale)
     low, high = (bound.double().numpy() for bound in bounds)
     found = _scale_few_clipped(rows.detach().numpy(), norm, low, high, largest_scale)

@@ -22,7 +22,7 @@ def per_row(values: Tensor, stimulus: Tensor) -> Tensor:
 def inner_products(one: Tensor, other: Tensor) -> Tensor:
     """Inner products ``[rows]``, without gradient, of stimuli ``[rows, ...]``."""
     one, other = one.detach().flatten(1), other.detach().flatten(1)
-    if _is_for_numpy(one):
+    if is_for_numpy(one):
         # What is not finite is no reason for a warning here: a module ends such rows, and says so.
         with np.errstate(over="ignore", invalid="ignore"):
             products = np.matmul(one.numpy()[:, None, :], other.numpy()[:, :, None])
@@ -32,7 +32,7 @@ def inner_products(one: Tensor, other: Tensor) -> Tensor:
 
 def row_norms(stimulus: Tensor) -> Tensor:
     """L2 norms ``[rows]``, without gradient, of stimuli ``[rows, ...]``."""
-    if not _is_for_numpy(stimulus):
+    if not is_for_numpy(stimulus):
         return _exact_norms(stimulus)
     squares = inner_products(stimulus, stimulus)
     least, largest = _SAFE_SQUARES
@@ -50,7 +50,7 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
 
 def put_rows(whole: Tensor, rows: Tensor, values: Tensor) -> None:
     """Write values ``[len(rows), ...]`` into some rows, by their numbers, of a tensor ``[rows, ...]``, in place."""
-    if _is_for_numpy(whole):
+    if is_for_numpy(whole):
         whole.detach().numpy()[rows.numpy()] = values.detach().numpy()
     else:
         whole.index_copy_(0, rows, values)
@@ -61,5 +61,6 @@ def _exact_norms(stimulus: Tensor) -> Tensor:
     return torch.linalg.vector_norm(stimulus.detach().flatten(1), dim=1, dtype=precision).to(stimulus.dtype)
 
 
-def _is_for_numpy(values: Tensor) -> bool:
+def is_for_numpy(values: Tensor) -> bool:
+    """Whether NumPy can compute with values where they are, in their own precision."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)

@@ -100,4 +100,4 @@ def better_rows(values: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
 
 def similarity_to_meet(starts: int, shifted: int, device: torch.device) -> Tensor:
     """The cosine similarity to a better row's stimulus above which a row ends, for each row of a neuron, ``[rows]``."""
-    return torch.tensor([_STARTS_MEET] * starts + [_SHIFTED_MEETS] * shifted, device=device)
+    return torch.where(torch.arange(starts + shifted, device=device) < starts, _STARTS_MEET, _SHIFTED_MEETS)

@@ -99,6 +99,24 @@ def test_a_shifted_stimulus_that_comes_back_is_not_followed_to_the_end(monkeypat
     assert sum(followed_for_a_while) < sum(followed_to_the_end)
 
 
+@pytest.mark.parametrize("rule", ["_LAG_WITH_HOPE", "_LAG_OF_FINALISTS", "_LAG_OF_SHIFTED"])
+def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule):
+    # Two optima, so that the row of the worse one never comes to where the better one is.
+    neurons = list(range(24))
+
+    def run():
+        rows = ActiveRows()
+        module = ml.MEIModule(early_or_late([1.5] * 24), neurons, time_steps=FRAMES, norm=3.0)
+        # Patient, for both optima are reached in a few steps.
+        meis = results(fit(module, NO_LIMIT, ml.RowConvergence(patience=12), rows))
+        np.testing.assert_allclose(meis["score"], 1.5, rtol=1e-2)
+        return sum(rows.after_checks)
+
+    with_the_rule = run()
+    monkeypatch.setattr(f"mei_lightning.starts.{rule}", float("inf"))
+    assert with_the_rule < run()
+
+
 @pytest.mark.parametrize(("rows", "check_interval"), [(3, 4), (7, 4), (24, 4), (3, 3), (7, 1)])
 def test_any_number_of_rows_finds_the_same_with_shifts(rows, check_interval):
     neurons = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]

@@ -25,6 +25,11 @@ ROWS_PER_BLOCK = 16
 ROWS_OF_SMALLEST_BLOCK = 4
 """Rows of the smallest block with which the last rows are shared out among threads, and of which all are multiples."""
 
+ROWS_LAST = (2, 3, 4, 1, 0)
+"""Axes of values ``[rows, channels, time, height, width]`` in the order in which prepared cores compute."""
+ROWS_FIRST = (4, 3, 0, 1, 2)
+"""And back."""
+
 _FEW_ROWS = 16
 """Rows that a thread treats at once, operation by operation. More would leave the caches; with fewer, threads spend
 their time on waiting for each other between operations."""

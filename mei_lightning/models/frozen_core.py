@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mei_lightning.models.blocks import in_blocks
+from mei_lightning.models.blocks import ROWS_FIRST, ROWS_LAST, in_blocks
 from mei_lightning.models.digital_twin import StackedCore
 from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution, estimated_costs
 
@@ -82,10 +82,10 @@ class FrozenCore(nn.Module):
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Features ``[rows, features, time', height', width']`` of stimuli ``[rows, *stimulus_shape]``."""
-        values = stimulus.permute(2, 3, 4, 1, 0)
+        values = stimulus.permute(ROWS_LAST)
         on_processor = stimulus.device.type == "cpu"
         features = in_blocks(self._features, values) if on_processor else self._features(values)
-        return features.permute(4, 3, 0, 1, 2)
+        return features.permute(ROWS_FIRST)
 
     def _features(self, values: Tensor) -> Tensor:
         values = values.contiguous()

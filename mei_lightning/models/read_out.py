@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.models.blocks import ROWS_LAST
 from mei_lightning.neurons import Neuron, check_neuron_indices
 from mei_lightning.rounding import summing_precision
 
@@ -109,7 +110,7 @@ class MaskReadOut(nn.Module):
         size = features.shape[1:3]
         in_order = self._rows_in_order and len(features) == len(self.slot_rows)
         if in_order and self.slots.shape[1] == 1 and features.stride(0) == 1:
-            return self._one_response_each(features.permute(2, 3, 4, 1, 0))
+            return self._one_response_each(features.permute(ROWS_LAST))
         # Copying the features, and their gradients, takes longer than all the rest.
         copied = features if in_order else features[self.slot_rows]
         seen = copied.flatten(3).flatten(1, 2) @ self.masks[self.slots].mT
