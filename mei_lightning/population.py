@@ -269,8 +269,9 @@ class PopulationModule(StimulusModule):
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """As in ``StimulusModule``; at the end of a neuron's trial its finalists are chosen; rows that are done go."""
-        super().on_train_batch_end(outputs, batch, batch_idx)
+        # Before rows at the step limit are scored alone.
         self._row_steps_in_epoch += self.rows_in_computation
+        super().on_train_batch_end(outputs, batch, batch_idx)
         values, steps = self._values_by_place(), self._by_place(self.steps)
         outdone = torch.zeros_like(self._by_place(self.active))
         starts = slice(self.restarts)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NO_LIMIT, find, fit, results, still_model, video_model
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
@@ -71,6 +72,29 @@ def test_scalars_tell_of_the_population(run):
     share = ((stimulus <= low) | (stimulus >= high)).mean()
     assert 0.01 < share < 0.99
     assert scalars["stimulus/clipped_share"][-1] == pytest.approx(share, abs=1e-5)
+
+
+class CountsRowSteps(Callback):
+    """Counts the rows of every step, and those of them that are not done."""
+
+    computed = active = 0
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self.computed += pl_module.rows_in_computation
+        active = pl_module.active
+        if pl_module.max_steps is not None:
+            active = active & (pl_module.steps < pl_module.max_steps)
+        self.active += int(active.sum())
+
+
+def test_the_share_of_steps_on_active_rows_counts_every_step():
+    # Neurons that reach the step limit at other times than those beside them.
+    counts = CountsRowSteps()
+    neurons = [(session, number) for session in ("monday", "tuesday") for number in range(2)]
+    module = ml.MEIModule(video_model(), neurons, time_steps=16, rows_per_device=10, max_steps=14, check_interval=4)
+    fit(module, NO_LIMIT, ml.RowConvergence(), counts)
+    assert 0.5 < counts.active / counts.computed < 1
+    assert module.active_share == pytest.approx(counts.active / counts.computed, rel=1e-6)
 
 
 def test_scalars_count_neurons_that_stream(tmp_path):
