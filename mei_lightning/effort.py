@@ -20,7 +20,8 @@ class Effort:
         shifts: the best stimulus after the trial is moved to later times by these shares of its duration, and optimised
             as well. Where an ascent ends in a worse optimum, the better one is often the same stimulus at another time.
             With shifts, what comes to where a better stimulus of the same neuron is ends there, and so does what is far
-            behind (``starts``).
+            behind (``starts``); and in the end the best stimulus is moved by one frame to earlier and later times, and
+            optimised from there if it is nearly as good.
     """
 
     starts: int

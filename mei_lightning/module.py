@@ -264,7 +264,10 @@ class StimulusModule(LightningModule):
         Raises:
             ValueError: if the objective or the regularizer does not return a number for each row.
         """
-        scores = self._row_objective(stimulus)
+        return self._evaluate(stimulus, self._row_objective)
+
+    def _evaluate(self, stimulus: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        scores = objective(stimulus)
         _check_rows("objective", self.objective, scores, stimulus)
         if self.regularizer is None:
             return scores, scores

@@ -31,18 +31,18 @@ def never_left(module: PopulationModule, meis: xr.Dataset) -> list[str]:
         meis: its results.
     """
     converged = np.flatnonzero(meis["status"].values == Status.CONVERGED.label)
-    fewest = converged[np.argsort(meis["steps"].values[converged], kind="stable")][:_LOOKED_AT]
+    fewest = np.sort(converged[np.argsort(meis["steps"].values[converged], kind="stable")][:_LOOKED_AT])
+    meis = meis[["stimulus", "best_restart"]].isel(neuron=fewest).load()
     with all_threads():
-        found = [number for number in sorted(fewest.tolist()) if _never_left(module, meis, number)]
+        found = [_never_left(module, meis.isel(neuron=[n]), number) for n, number in enumerate(fewest.tolist())]
     return [str(label) for label in meis["neuron"].values[found]]
 
 
-def _never_left(module: PopulationModule, meis: xr.Dataset, number: int) -> bool:
-    mei = meis.isel(neuron=[number])
+def _never_left(module: PopulationModule, mei: xr.Dataset, number: int) -> bool:
     start = module.start(number)[mei["best_restart"].values].to(module.device)
     found = torch.from_numpy(mei["stimulus"].values).to(start)
-    # The best stimulus is shifted in time and optimised as well.
-    parameters, stimuli = module._begun_from(torch.cat([start.roll(frames, 2) for frames in (0, *module.shifts)]))
+    moved = torch.cat([start.roll(frames, 2) for frames in module.frames_moved])
+    parameters, stimuli = module._begun_from(moved)
     alike = cosines(stimuli, found.expand_as(stimuli))
     if not (alike >= _ALIKE).any():
         return False

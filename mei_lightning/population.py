@@ -32,6 +32,8 @@ from mei_lightning.starts import (
     better_rows,
     far_behind,
     handicapped,
+    nearly_as_good,
+    no_better,
     outdone_in_trial,
     ranks,
     similarity_to_meet,
@@ -43,6 +45,8 @@ _STEPS_TO_LEAVE = 2
 """Steps from one time that rows which are done leave the computation to the next; and steps of a row's own from one
 time that it is compared with the others of its neuron to the next."""
 _STEPS_BETWEEN_LOGS = 8
+_NUDGES = (-1, 1)
+"""Frames by which the best stimulus is moved at last."""
 
 
 class PopulationModule(StimulusModule):
@@ -52,9 +56,10 @@ class PopulationModule(StimulusModule):
     neuron's rows that have got less far than its finalists end, outdone. Rows that are done leave the computation.
     If the best stimulus shall then be shifted in time and optimised as well, the place has a row for each shift; what
     the best of them finds belongs to the best restart. Rows that come to where a better row of the same neuron is end
-    there then, and so do those that are far behind (the rules are in ``starts``). Once all that is done, the neuron's
-    result is complete, and the next neuron takes the place. Neurons are dealt to the devices as places become free, so
-    that no device waits for another one's stragglers until the last neurons.
+    there then, and so do those that are far behind (the rules are in ``starts``). At last the best stimulus is nudged,
+    which is to say moved by one frame to earlier and later times, and optimised from there where it is nearly as good.
+    Once all that is done, the neuron's result is complete, and the next neuron takes the place. Neurons are dealt to
+    the devices as places become free, so that no device waits for another one's stragglers until the last neurons.
 
     Args:
         objective: the neurons, one for each row of the objective.
@@ -64,7 +69,7 @@ class PopulationModule(StimulusModule):
         restarts: rows of each neuron; the best result is kept.
         finalists: how many of them are optimised to the end.
         shifts: frames by which the best stimulus after ``TRIAL_STEPS`` steps is moved to later times, to be optimised
-            as well; needs the adaptive power method.
+            as well; needs the adaptive power method. Without any, no stimulus is nudged either.
         max_steps: the most steps that a row takes.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit.
         fast_path: whether steps are computed on a copy of the model that is prepared to be faster (``prepare``), with
@@ -82,6 +87,7 @@ class PopulationModule(StimulusModule):
 
     neuron_in_place: Tensor
     shifted: Tensor
+    nudged: Tensor
     objective: NeuronObjective
     description: xr.Dataset
     configuration: dict[str, Any]
@@ -116,7 +122,7 @@ class PopulationModule(StimulusModule):
         self.restarts = restarts
         self.finalists = finalists
         self.shifts = list(shifts)
-        self._rows_of_place = restarts + len(self.shifts)
+        self._rows_of_place = restarts + (max(len(self.shifts), len(_NUDGES)) if self.shifts else 0)
         self.rows_per_device = rows_per_device
         self.fast_path = fast_path
         self.start = start
@@ -154,6 +160,12 @@ class PopulationModule(StimulusModule):
         """Whether there are more neurons than places on all devices together."""
         return len(self.labels) > len(self.neuron_in_place) * self.trainer.world_size
 
+    @property
+    def frames_moved(self) -> list[int]:
+        """By how many frames, altogether, the stimulus of a result may have been moved since it was a start."""
+        moves = {shift + nudge for shift in (0, *self.shifts) for nudge in (0, *_NUDGES)}
+        return sorted(moves) if self.shifts else [0]
+
     def leave_out(self, scores: Mapping[int, float]) -> None:
         """Leave out neurons that are done already; before the fit's first step.
 
@@ -169,12 +181,13 @@ class PopulationModule(StimulusModule):
         self.status.fill_(int(Status.EMPTY))
         places = len(stimulus) // self._rows_of_place
         self.register_buffer("neuron_in_place", torch.full((places,), -1, device=stimulus.device))
-        self.register_buffer("shifted", torch.zeros(places, dtype=torch.bool, device=stimulus.device))
+        for done_once in ("shifted", "nudged"):
+            self.register_buffer(done_once, torch.zeros(places, dtype=torch.bool, device=stimulus.device))
 
     def _initial_rows(self, number: int) -> Tensor:
         """The initial stimuli of a neuron, and anything for the rows of shifted stimuli."""
         stimulus = self.start(number)
-        return torch.cat([stimulus, *[stimulus[:1]] * len(self.shifts)])
+        return torch.cat([stimulus, *[stimulus[:1]] * (self._rows_of_place - self.restarts)])
 
     def configure_model(self) -> None:
         """Prepare the model, and make as many places as the device has room for, unless places are taken already."""
@@ -282,12 +295,16 @@ class PopulationModule(StimulusModule):
         if self.shifts and (rows_leave or self.check_interval % _STEPS_TO_LEAVE):
             # By steps of their own, which do not depend on when they began.
             due = self._by_place(self.active) & (steps % _STEPS_TO_LEAVE == 0)
-            self.retire(self._rows_that_join(due), Status.JOINED)
-            behind = due & far_behind(values, steps, self.restarts, self.finalists)
+            nudged = self.nudged[:, None]
+            self.retire(self._rows_that_join(due & ~nudged), Status.JOINED)
+            behind = far_behind(values, steps, self.restarts, self.finalists)
+            behind = due & torch.where(nudged, no_better(values, self.restarts), behind)
             self.retire(behind.flatten(), Status.OUTDONE)
         if rows_leave or self.at_check:
             if self.shifts:
                 self._adopt_shifted()
+            if self.shifts and self.at_check:
+                self._begin_nudged()
             self._select_active_rows()
 
     def on_train_epoch_end(self) -> None:
@@ -320,7 +337,7 @@ class PopulationModule(StimulusModule):
 
     @property
     def _complete(self) -> Tensor:
-        return self._at_rest & (self.shifted | (not self.shifts))
+        return self._at_rest & (self.nudged | (not self.shifts))
 
     @property
     def _at_rest(self) -> Tensor:
@@ -384,7 +401,7 @@ class PopulationModule(StimulusModule):
         rows = self._restart_rows_of(places).flatten()
         self._begin_rows(rows, torch.cat([self.start(number) for number in neurons]).to(self.stimulus))
         self.neuron_in_place[torch.tensor(places, device=self.device)] = torch.tensor(neurons, device=self.device)
-        self.shifted[list(places)] = False
+        self.shifted[list(places)] = self.nudged[list(places)] = False
         self._by_place(self.status)[list(places), self.restarts :] = int(Status.EMPTY)
 
     def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
@@ -407,7 +424,7 @@ class PopulationModule(StimulusModule):
         else:
             self._optimizer.state.clear()
 
-    # Shifted stimuli
+    # Stimuli moved in time
 
     @torch.no_grad()
     def _begin_shifted(self) -> None:
@@ -422,6 +439,23 @@ class PopulationModule(StimulusModule):
             rows = places * self._rows_of_place + self.restarts + number
             self._begin_rows(rows, self.best_stimulus[best[places]].roll(frames, dims=2))
 
+    @torch.no_grad()
+    def _begin_nudged(self) -> None:
+        """Optimise the best stimulus of each neuron that is done from a frame earlier and later, if that is as good."""
+        begins = self._at_rest & self.shifted & ~self.nudged
+        self.nudged |= begins
+        best = self._best_rows_of_places()
+        places = (begins & self.best_value[best].isfinite()).nonzero().flatten()
+        if not len(places):
+            return
+        own, best = self.best_stimulus[best[places]], self.best_value[best[places]]
+        rows = torch.cat([places * self._rows_of_place + self.restarts + number for number in range(len(_NUDGES))])
+        stimulus = torch.cat([own.roll(frames, dims=2) for frames in _NUDGES])
+        _, feasible = self._begun_from(stimulus)
+        _, values = self._evaluate(feasible, self._objective_of(rows.tolist()).to(self.device))
+        good = nearly_as_good(values, best.repeat(len(_NUDGES)))
+        self._begin_rows(rows[good], stimulus[good])
+
     def _rows_that_join(self, which: Tensor) -> Tensor:
         """Rows ``[rows]``, of some ``[places, rows]``, that have come to where a better row of the same neuron is."""
         own, better = better_rows(self._values_by_place(), which)
@@ -432,7 +466,7 @@ class PopulationModule(StimulusModule):
             alike[part] = cosines(here, self.best_stimulus.index_select(0, better[part]))
 
         for_few_rows(compare, len(own), self.device)
-        to_meet = similarity_to_meet(self.restarts, len(self.shifts), self.device)
+        to_meet = similarity_to_meet(self.restarts, self._rows_of_place - self.restarts, self.device)
         joins = torch.zeros_like(self.active)
         joins[own[alike > to_meet[own % self._rows_of_place]]] = True
         return joins
@@ -443,7 +477,7 @@ class PopulationModule(StimulusModule):
 
     @torch.no_grad()
     def _adopt_shifted(self) -> None:
-        """Give what shifted stimuli have become, if that is better, to the best restart."""
+        """Give what stimuli moved in time have become, if that is better, to the best restart."""
         shifted = self._by_place(torch.arange(len(self.stimulus), device=self.device))[:, self.restarts :]
         done = self._at_rest & (self.status[shifted] != Status.EMPTY).any(dim=1)
         shifted, best = shifted[done], self._best_rows_of_places()[done]

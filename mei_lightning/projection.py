@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.rounding import summing_precision
-from mei_lightning.rows import is_for_numpy
+from mei_lightning.rows import is_for_numpy, sums_of_squares
 
 _MAX_PASSES = 40
 """Passes of the norm solver. Stimuli take 2-5; the hardest float32 rows that a random search found take 31."""
@@ -17,6 +17,10 @@ _FEW = 1 / 16
 """Share of a row's entries up to which a processor treats those that are clipped one by one."""
 _REACH = 1.5
 """It looks for entries that are clipped by a scale up to so many times the one that would do without bounds."""
+_ROUNDING = 1e-6
+"""Relative error of bounds in single precision, and more."""
+_ENTRIES_OF_WORD = 8
+"""Truth values that fit into 64 bits."""
 
 
 @torch.no_grad()
@@ -47,74 +51,93 @@ def project_norm_and_range(
     """
     if norm is None and bounds is None:
         return stimulus.clone()
-    rows = stimulus.flatten(2)
+    rows = stimulus.detach().flatten(2)
     if bounds is not None:
         bounds = (bounds[0].to(rows)[:, None], bounds[1].to(rows)[:, None])
     if norm is None:
-        projected = rows.clone()
-    else:
-        largest_scale = 1.0 if norm_is == "maximal" else torch.finfo(rows.dtype).max
-        projected = rows * _scale_to_norm(rows, norm, bounds, largest_scale)
-    if bounds is not None:
-        torch.maximum(projected, bounds[0], out=projected)
-        torch.minimum(projected, bounds[1], out=projected)
+        return _clip(rows.clone(), bounds).view(stimulus.shape)
+    largest_scale = 1.0 if norm_is == "maximal" else torch.finfo(rows.dtype).max
+    if bounds is None or not is_for_numpy(rows):
+        return _project(rows, norm, bounds, largest_scale).view(stimulus.shape)
+    low, high = (bound.double().numpy() for bound in bounds)
+    found, solved = _project_few_clipped(rows.numpy(), norm, low, high, largest_scale)
+    projected = torch.from_numpy(found)
+    if not solved.all():
+        left = torch.from_numpy(~solved)
+        projected[left] = _project(rows[left], norm, bounds, largest_scale)
     return projected.view(stimulus.shape)
 
 
-def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None, largest_scale: float) -> Tensor:
-    """The s ``[rows, 1, 1]``, up to a largest, with ``|clip(s * x)| = norm`` for ``[rows, channels, pixels]``.
+def _project(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None, largest_scale: float) -> Tensor:
+    """``clip(s * x)`` of rows ``[rows, channels, pixels]``, with the s up to a largest at which its norm is right.
 
     The energy ``|clip(s * x)|^2`` is a concave, piecewise linear function of s^2. Newton's method on it starts from
     the s that would do without bounds, never overshoots, and ends in finitely many steps.
     """
-    if bounds is None or not is_for_numpy(rows):
-        return _scale_all_entries(rows, norm, bounds, largest_scale)
-    low, high = (bound.double().numpy() for bound in bounds)
-    found = _scale_few_clipped(rows.detach().numpy(), norm, low, high, largest_scale)
-    scale = torch.from_numpy(found).to(rows.dtype).view(-1, 1, 1)
-    left = scale.isnan().flatten()
-    if left.any():
-        scale[left] = _scale_all_entries(rows[left], norm, bounds, largest_scale)
-    return scale
+    return _clip(rows * _scale_to_norm(rows, norm, bounds, largest_scale), bounds)
 
 
-def _scale_few_clipped(
+def _clip(rows: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Clip rows in place."""
+    if bounds is not None:
+        torch.maximum(rows, bounds[0], out=rows)
+        torch.minimum(rows, bounds[1], out=rows)
+    return rows
+
+
+def _project_few_clipped(
     rows: np.ndarray, norm: float, low: np.ndarray, high: np.ndarray, largest_scale: float
-) -> np.ndarray:
-    """``_scale_to_norm`` of rows of which few entries are clipped, ``[rows]``; NaN for the others.
+) -> tuple[np.ndarray, np.ndarray]:
+    """``_project``, and for which rows that is what it is: those of which few entries are clipped.
 
     A pass over some entries takes no time, and NumPy does not hand them to another thread in between.
     """
     count, channels, pixels = rows.shape
-    sizes = torch.linalg.vector_norm(torch.from_numpy(rows).flatten(1), dim=1, dtype=torch.float64).numpy()
     with np.errstate(all="ignore"):
+        squares = sums_of_squares(rows)
+        sizes = np.sqrt(squares)
         scale = np.minimum(norm / sizes, largest_scale)
-        reach = np.minimum(_REACH * scale, largest_scale)
-        # Bounds of entries as they are, before scaling.
-        outside = rows < (low / reach[:, None, None]).astype(rows.dtype)
-        outside |= rows > (high / reach[:, None, None]).astype(rows.dtype)
-        few = np.count_nonzero(outside, axis=(1, 2)) <= _FEW * channels * pixels
-        outside[~few] = False
-        entries = np.flatnonzero(outside)
-        row, channel = entries // (channels * pixels), entries // pixels % channels
-        values = rows.ravel()[entries].astype(np.float64)
-        bound = np.where(values < 0, low[channel, 0], high[channel, 0])
+        reach = _REACH * scale[:, None, None]
+        row, inside = _entries_outside(rows, (low / reach).astype(rows.dtype), (high / reach).astype(rows.dtype))
+        few = np.bincount(row, minlength=count) <= _FEW * channels * pixels
+        row, inside = row[few[row]], inside[few[row]]
+        channel, entries = inside // pixels, row * (channels * pixels) + inside
+        values = np.abs(rows.ravel()[entries], dtype=np.float64)
+        bound = np.where(rows.ravel()[entries] < 0, -low[channel, 0], high[channel, 0])
         grows = few
         for _ in range(_MAX_PASSES):
-            clipped = scale[row] * np.abs(values) > np.abs(bound)
+            clipped = scale[row] * values > bound
             held = np.bincount(row, clipped * bound**2, count)
-            free = sizes**2 - np.bincount(row, clipped * values**2, count)
+            free = squares - np.bincount(row, clipped * values**2, count)
             larger = np.minimum(np.sqrt((norm**2 - held) / free), largest_scale)
             grows = few & (larger > scale * (1 + _LEAST_GROWTH))
             scale = np.where(grows, larger, scale)
             if not grows.any():
                 break
-        solved = few & ~grows & (scale <= reach) & np.isfinite(sizes)
-    return np.where(solved, scale, np.nan)
+        # Where the scale is no larger than was reached for, all entries that are clipped have been found.
+        solved = few & ~grows & (scale <= reach.ravel() * (1 - _ROUNDING)) & ~np.isnan(squares)
+        projected = rows * scale.astype(rows.dtype)[:, None, None]
+        projected.ravel()[entries] = np.clip(projected.ravel()[entries], low[channel, 0], high[channel, 0])
+    return projected, solved
 
 
-def _scale_all_entries(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None, largest_scale: float) -> Tensor:
-    """``_scale_to_norm`` with passes over all entries."""
+def _entries_outside(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows ``[rows, channels, pixels]``, and of the entries in them, that are not in a range."""
+    count, channels, pixels = rows.shape
+    words = -(-channels * pixels // _ENTRIES_OF_WORD)
+    outside = np.zeros((count, words * _ENTRIES_OF_WORD), dtype=bool)
+    view = outside[:, : channels * pixels].reshape(rows.shape)
+    np.less(rows, low, out=view)
+    view |= rows > high
+    # Several entries at a time, most of which are False.
+    some = np.flatnonzero(outside.view(np.uint64))
+    word, place = np.nonzero(outside.reshape(-1, _ENTRIES_OF_WORD)[some])
+    row, word = np.divmod(some[word], words)
+    return row, word * _ENTRIES_OF_WORD + place
+
+
+def _scale_to_norm(rows: Tensor, norm: float, bounds: tuple[Tensor, Tensor] | None, largest_scale: float) -> Tensor:
+    """The s ``[rows, 1, 1]`` of ``_project``, from passes over all entries."""
     largest = rows.abs().amax((1, 2), keepdim=True)
     largest = torch.where(largest > 0, largest, 1)
     scaled = rows / largest

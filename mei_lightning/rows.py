@@ -4,6 +4,8 @@ On a processor NumPy does what takes PyTorch several times as long. A row's resu
 there are.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from mei_lightning.rounding import summing_precision
 
 _SAFE_SQUARES = 1e-30, 1e38
 """Sums of squares in single precision that lie in between have lost nothing that counts."""
+_PARTS = 32
+"""Into how many parts a row is divided, if it can be, so that adding up many numbers loses no digits."""
 
 
 def per_row(values: Tensor, stimulus: Tensor) -> Tensor:
@@ -25,19 +29,34 @@ def inner_products(one: Tensor, other: Tensor) -> Tensor:
     if is_for_numpy(one):
         # What is not finite is no reason for a warning here: a module ends such rows, and says so.
         with np.errstate(over="ignore", invalid="ignore"):
-            products = np.matmul(one.numpy()[:, None, :], other.numpy()[:, :, None])
-        return torch.from_numpy(products).view(-1)
+            return torch.from_numpy(_products(one.numpy(), other.numpy()).astype(one.numpy().dtype))
     return (one * other).sum(dim=1, dtype=summing_precision(one)).to(one.dtype)
+
+
+def sums_of_squares(rows: np.ndarray) -> np.ndarray:
+    """Sums of squares ``[rows]``, in double precision, of values ``[rows, ...]``; NaN if their squares lose digits."""
+    flat = rows.reshape(len(rows), -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = _products(flat, flat)
+    least, largest = _SAFE_SQUARES
+    return np.where((squares > least) & (squares < largest), squares, np.nan)
+
+
+def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Inner products ``[rows]`` of values ``[rows, n]``: of parts of rows, in their precision, added in double."""
+    parts = math.gcd(one.shape[1], _PARTS)
+    lengths = len(one) * parts, one.shape[1] // parts
+    products = np.matmul(one.reshape(lengths)[:, None, :], other.reshape(lengths)[:, :, None])
+    sums: np.ndarray = products.reshape(len(one), parts).sum(axis=1, dtype=np.float64)
+    return sums
 
 
 def row_norms(stimulus: Tensor) -> Tensor:
     """L2 norms ``[rows]``, without gradient, of stimuli ``[rows, ...]``."""
     if not is_for_numpy(stimulus):
         return _exact_norms(stimulus)
-    squares = inner_products(stimulus, stimulus)
-    least, largest = _SAFE_SQUARES
-    unsafe = ~((squares > least) & (squares < largest))
-    norms = squares.sqrt_()
+    norms = torch.from_numpy(np.sqrt(sums_of_squares(stimulus.detach().numpy()))).to(stimulus.dtype)
+    unsafe = norms.isnan()
     if unsafe.any():
         norms[unsafe] = _exact_norms(stimulus[unsafe])
     return norms

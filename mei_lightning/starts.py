@@ -1,4 +1,4 @@
-"""Which of a neuron's rows go on: those of its starts, and of its best stimulus shifted in time.
+"""Which of a neuron's rows go on: those of its starts, and of its best stimulus moved in time.
 
 Values are the highest of each row so far, ``[neurons, rows]``, and the first rows of each neuron are its starts.
 """
@@ -23,6 +23,9 @@ _LAG_WITH_HOPE = 0.1
 _STEPS_OF_FINALISTS = 12
 _LAG_OF_FINALISTS = 0.03
 _LAG_OF_SHIFTED = 0.02
+
+_LAG_OF_NUDGED = 0.005
+"""As a share of the best value, up to which a stimulus moved by a frame is worth optimising."""
 
 
 def handicapped(values: Tensor) -> Tensor:
@@ -71,6 +74,17 @@ def far_behind(values: Tensor, steps: Tensor, starts: int, finalists: int) -> Te
     hopeless = (steps == _STEPS_TO_HOPE) & _lags(values, _LAG_WITH_HOPE)
     behind[:, :starts] |= hopeless[:, :starts] & (ranks(values[:, :starts]) >= finalists)
     return behind
+
+
+def nearly_as_good(values: Tensor, best: Tensor) -> Tensor:
+    """Whether stimuli moved by a frame, of some values, are worth optimising."""
+    return values >= best - _LAG_OF_NUDGED * best.abs()
+
+
+def no_better(values: Tensor, starts: int) -> Tensor:
+    """Which rows, of values ``[neurons, rows]``, are no better than the best of the neuron's starts."""
+    best = values[:, :starts].amax(dim=1, keepdim=True)
+    return values <= best + EQUAL * best.abs()
 
 
 def _lags(values: Tensor, share: float) -> Tensor:

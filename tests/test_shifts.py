@@ -1,4 +1,4 @@
-"""The best stimulus of a neuron, shifted in time and optimised again."""
+"""The best stimulus of a neuron, moved in time and optimised again."""
 
 import numpy as np
 import pytest
@@ -17,19 +17,20 @@ WEAK, STRONG = 3, 7
 class EarlyOrLate(nn.Module):
     """``u^4 + gain v^4`` of two frames u and v: a stimulus of either frame alone is a local optimum."""
 
-    def __init__(self, gains):
+    def __init__(self, gains, weak, strong):
         super().__init__()
         self.gains = nn.Parameter(torch.tensor(gains))
+        self.weak, self.strong = weak, strong
 
     def forward(self, stimulus):
         drive = stimulus.mean(dim=(1, 3, 4))
-        weak, strong = drive[:, WEAK] ** 4, drive[:, STRONG] ** 4
+        weak, strong = drive[:, self.weak] ** 4, drive[:, self.strong] ** 4
         return (weak[:, None] + strong[:, None] * self.gains)[:, None]
 
 
-def early_or_late(gains):
-    facts = ml.StimulusFormat(("white",), 3, 3, frame_rate=10.0, frames_lost=FRAMES - 1)
-    return ml.RetinaModel(EarlyOrLate(gains), facts, len(gains))
+def early_or_late(gains, weak=WEAK, strong=STRONG, frames=FRAMES):
+    facts = ml.StimulusFormat(("white",), 3, 3, frame_rate=10.0, frames_lost=frames - 1)
+    return ml.RetinaModel(EarlyOrLate(gains, weak, strong), facts, len(gains))
 
 
 def test_a_shift_leads_from_a_worse_optimum_to_a_better_one():
@@ -117,6 +118,37 @@ def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule)
     assert with_the_rule < run()
 
 
+@pytest.mark.parametrize("later", [1, -1])
+def test_a_better_optimum_one_frame_away_is_found_however_little_better_it_is(monkeypatch, later):
+    # Shifts are by 3 and 12 frames.
+    frames, gain = 48, 1.01
+    model, neurons = early_or_late([gain] * 24, weak=20, strong=20 + later, frames=frames), list(range(24))
+
+    def scores():
+        return find(model, neurons, time_steps=frames, norm=3.0)["score"].values
+
+    np.testing.assert_allclose(scores(), gain, rtol=1e-3)
+    monkeypatch.setattr("mei_lightning.starts._LAG_OF_NUDGED", -float("inf"))
+    not_nudged = scores()
+    assert (np.isclose(not_nudged, gain, rtol=1e-3) | np.isclose(not_nudged, 1.0, rtol=1e-3)).all()
+    assert (not_nudged < 1.005).any()
+
+
+def test_a_nudged_stimulus_that_is_no_better_ends_soon(monkeypatch):
+    model = early_or_late([1.0] * 8, weak=20, strong=21, frames=48)
+
+    def run():
+        rows = ActiveRows()
+        module = ml.MEIModule(model, list(range(8)), time_steps=48, norm=3.0)
+        meis = results(fit(module, NO_LIMIT, ml.RowConvergence(), rows))
+        np.testing.assert_allclose(meis["score"], 1.0, rtol=1e-3)
+        return sum(rows.after_checks)
+
+    soon = run()
+    monkeypatch.setattr("mei_lightning.population.no_better", lambda values, starts: torch.zeros_like(values) > 0)
+    assert soon < run()
+
+
 @pytest.mark.parametrize(("rows", "check_interval"), [(3, 4), (7, 4), (24, 4), (3, 3), (7, 1)])
 def test_any_number_of_rows_finds_the_same_with_shifts(rows, check_interval):
     neurons = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]
@@ -129,6 +161,19 @@ def test_any_number_of_rows_finds_the_same_with_shifts(rows, check_interval):
     together = find_with(neurons, rows_per_device=rows)
     for number, neuron in enumerate(neurons):
         assert_same_meis(together.isel(neuron=[number]), find_with([neuron]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "check_interval"), [(3, 4), (7, 3), (7, 1)])
+def test_any_number_of_rows_finds_the_same_with_nudges(rows, check_interval):
+    model, neurons = early_or_late([1.01] * 6, weak=20, strong=21, frames=48), list(range(6))
+
+    def find_with(neurons, **rows):
+        module = ml.MEIModule(model, neurons, time_steps=48, norm=3.0, check_interval=check_interval, **rows)
+        return results(fit(module, NO_LIMIT, ml.RowConvergence()))
+
+    together = find_with(neurons, rows_per_device=rows)
+    for neuron in neurons:
+        assert_same_meis(together.isel(neuron=[neuron]), find_with([neuron]), atol=1e-4)
 
 
 def test_a_run_that_is_stopped_between_start_and_shift_continues(tmp_path):
