@@ -42,7 +42,8 @@ class ObjectiveInBlocks(Objective):
     """An objective whose rows a processor computes in blocks, each from stimulus to gradient on one thread.
 
     The gradient is computed along with the scores, so that what a block keeps for it never leaves the caches, and
-    memory does not grow with the number of rows. A row's result is the same to the last bit whatever rows there are.
+    memory does not grow with the number of rows. It is that of minus their sum, for which a loss asks; to weigh scores
+    otherwise takes one more pass over the stimuli. A row's result is the same to the last bit whatever rows there are.
 
     Args:
         objective: of all rows.
@@ -98,7 +99,7 @@ class _Scores(torch.autograd.Function):
             with torch.set_grad_enabled(needs_gradient):
                 own_scores = block.objective(own.permute(ROWS_FIRST))
                 if gradient is not None:
-                    own_scores.sum().backward()
+                    own_scores.sum().neg().backward()
                     assert own.grad is not None
                     gradient[places] = own.grad[..., :count].permute(ROWS_FIRST)
             scores[places] = own_scores.detach()[:count]
@@ -112,9 +113,11 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, gradient_of_scores: Tensor) -> tuple[Tensor, None]:
         # Not kept for another time, so that it can be weighed where it is.
         gradient, ctx.gradient = ctx.gradient, None
+        weights = -gradient_of_scores
 
         def weigh(rows: slice) -> None:
-            gradient[rows].mul_(per_row(gradient_of_scores[rows], gradient))
+            gradient[rows].mul_(per_row(weights[rows], gradient))
 
-        for_few_rows(weigh, len(gradient), gradient.device)
+        if not (weights == 1).all():
+            for_few_rows(weigh, len(gradient), gradient.device)
         return gradient, None

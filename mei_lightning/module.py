@@ -151,7 +151,8 @@ class StimulusModule(LightningModule):
                 with torch.no_grad():
                     parameters = self.parameterization.parameters_of(initial_stimulus)
                     constraint.check_stimulus(self.parameterization(parameters))
-        self._make_rows(*self._begun_from(initial_stimulus.detach().clone()))
+        parameters, stimulus = self._begun_from(initial_stimulus.detach().clone())
+        self._make_rows(parameters, stimulus.clone())
         # Optimizers that search along a line call the closure several times a step, at points that nobody will see.
         self._first_closure_call = self._first_gradient = True
         self._share_left: Tensor | None = None
@@ -191,7 +192,7 @@ class StimulusModule(LightningModule):
         self._selection_is_old = True
         lowest = stimulus.new_full((rows,), -torch.inf)
         self.stimulus = nn.Parameter(parameters)
-        self.register_buffer("best_stimulus", stimulus.clone())
+        self.register_buffer("best_stimulus", stimulus)
         self.register_buffer("best_score", lowest.clone())
         self.register_buffer("best_value", lowest.clone())
         self.register_buffer("status", torch.zeros(rows, dtype=torch.int8, device=stimulus.device))

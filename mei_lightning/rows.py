@@ -35,7 +35,7 @@ def inner_products(one: Tensor, other: Tensor) -> Tensor:
 
 def sums_of_squares(rows: np.ndarray) -> np.ndarray:
     """Sums of squares ``[rows]``, in double precision, of values ``[rows, ...]``; NaN if their squares lose digits."""
-    flat = rows.reshape(len(rows), -1)
+    flat = rows.reshape(len(rows), math.prod(rows.shape[1:]))
     with np.errstate(over="ignore", invalid="ignore"):
         squares = _products(flat, flat)
     least, largest = _SAFE_SQUARES

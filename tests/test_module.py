@@ -284,6 +284,7 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     state = checkpoint["state_dict"]
     assert state.pop("neuron_in_place").tolist() == [0, 1, 2]
     assert state.pop("shifted").tolist() == [True] * 3
+    assert state.pop("nudged").tolist() == [False] * 3
     assert set(state) == {
         "stimulus",
         "best_stimulus",

@@ -29,6 +29,11 @@ def test_norms_of_rows_of_any_size_are_right_and_do_not_know_of_each_other(seed,
         assert torch.equal(row_norms(stimulus[row : row + 1]), norms[row : row + 1])
 
 
+def test_no_rows_have_no_norms():
+    assert row_norms(torch.zeros(0, 1, 2, 2, 2)).shape == (0,)
+    assert inner_products(torch.zeros(0, 1, 2, 2, 2), torch.zeros(0, 1, 2, 2, 2)).shape == (0,)
+
+
 def test_norms_of_zeros_and_of_what_is_not_finite():
     stimulus = torch.zeros(3, 1, 2, 2, 2)
     stimulus[1, 0, 1, 1, 1], stimulus[2, 0, 0, 1, 1] = torch.inf, torch.nan
