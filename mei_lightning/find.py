@@ -88,8 +88,9 @@ def find_meis(
             an ensemble also ``RandomMember()``. Scores are those of the stimulus itself.
         effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
-            shifted in time by 0, 2 or 4 different amounts; the best of all is kept. Still images, other optimizers,
-            and implicit networks have 2, 4 or 16 initial stimuli and no shifts.
+            shifted in time by 0, 2 or 4 different amounts, and in the end, with shifts, by a single frame; the best of
+            all is kept. Still images, other optimizers, and implicit networks have 2, 4 or 16 initial stimuli and no
+            shifts.
         max_steps: the most steps, in place of the effort's; a stimulus that has converged takes fewer.
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.

@@ -72,8 +72,9 @@ class MEIModule(PopulationModule):
             stimulus itself. With the seed, the neuron, the restart and the step, all that is random is determined.
         effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
-            shifted in time by 0, 2 or 4 different amounts; the best of all is kept. Still images, other optimizers,
-            and implicit networks have 2, 4 or 16 initial stimuli and no shifts.
+            shifted in time by 0, 2 or 4 different amounts, and in the end, with shifts, by a single frame; the best of
+            all is kept. Still images, other optimizers, and implicit networks have 2, 4 or 16 initial stimuli and no
+            shifts.
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps that a row takes, in place of the effort's.
@@ -89,7 +90,7 @@ class MEIModule(PopulationModule):
 
     Attributes:
         neuron_in_place: the places for neurons on this device, ``[places]``: the number of the neuron in each, -1 for
-            none. A place has a row for each restart and each shift.
+            none. A place has a row for each restart and for each stimulus moved in time.
 
     Raises:
         ValueError: if a neuron, session, window, norm or range does not fit the model.

@@ -441,7 +441,7 @@ class PopulationModule(StimulusModule):
 
     @torch.no_grad()
     def _begin_nudged(self) -> None:
-        """Optimise the best stimulus of each neuron that is done from a frame earlier and later, if that is as good."""
+        """Optimise the best stimulus of each neuron from a frame earlier and later, if it is nearly as good there."""
         begins = self._at_rest & self.shifted & ~self.nudged
         self.nudged |= begins
         best = self._best_rows_of_places()
