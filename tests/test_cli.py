@@ -331,4 +331,4 @@ def test_print_config_is_a_config(capsys):
     assert config["model"]["check_interval"] == 4
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["weights_only"] is True
-    assert config["convergence"] == {"relative_gain": 0.001, "patience": 4}
+    assert config["convergence"] == {"relative_gain": 0.001, "patience": 5}

@@ -20,7 +20,7 @@ class RowConvergence(Callback):
         ValueError: unless ``relative_gain >= 0`` and ``patience >= 1``.
     """
 
-    def __init__(self, relative_gain: float = 1e-3, patience: int = 4) -> None:
+    def __init__(self, relative_gain: float = 1e-3, patience: int = 5) -> None:
         if not relative_gain >= 0 or patience < 1:
             raise ValueError(
                 f"RowConvergence(relative_gain={relative_gain}, patience={patience}) needs relative_gain >= 0 and "
