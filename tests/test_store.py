@@ -80,8 +80,9 @@ def result_of(number, description, seed=0, status="converged", dtype=np.float32)
 
 
 def spread_of(result):
-    scores = [float(score) for score in result.restart_scores]
-    if len(scores) == 1 or not all(map(math.isfinite, [*scores, result.score])):
+    # A start that was given up has no score.
+    scores = [float(score) for score in result.restart_scores if not math.isnan(score)]
+    if len(scores) < 2 or not all(map(math.isfinite, [*scores, result.score])):
         return math.nan
     return statistics.pstdev(scores) / abs(result.score)
 
