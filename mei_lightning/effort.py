@@ -39,6 +39,6 @@ EFFORTS: dict[EffortName, Effort] = {
 
 EFFORTS_OF_MOVIES: dict[EffortName, Effort] = {
     "quick": Effort(starts=2, finalists=1, max_steps=50),
-    "normal": Effort(starts=3, finalists=2, max_steps=100, shifts=(1 / 16, 1 / 4)),
+    "normal": Effort(starts=3, finalists=1, max_steps=100, shifts=(1 / 16, 1 / 4)),
     "thorough": Effort(starts=16, finalists=8, max_steps=300, shifts=(1 / 16, 1 / 4, 1 / 8, -1 / 8)),
 }

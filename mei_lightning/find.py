@@ -86,7 +86,7 @@ def find_meis(
             ``GivenStimuli(...)``, e.g. MEIs of an earlier run, ``LinearReceptiveField()``, ``BestNaturalClip()``.
         robustness: what stimuli have to withstand while they are optimised, e.g. ``[Jitter(space=1), Noise(0.1)]``; for
             an ensemble also ``RandomMember()``. Scores are those of the stimulus itself.
-        effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+        effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 1 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
             shifted in time by 0, 2 or 4 different amounts, and in the end, with shifts, by a single frame; the best of
             all is kept. Still images, other optimizers, and implicit networks have 2, 4 or 16 initial stimuli and no

@@ -70,7 +70,7 @@ class MEIModule(PopulationModule):
         robustness: what stimuli have to withstand: ``Jitter``, ``Noise``, ``RandomMember``, in this order. The gradient
             of a step is that of the perturbed stimulus; scores, the best iterate and convergence are those of the
             stimulus itself. With the seed, the neuron, the restart and the step, all that is random is determined.
-        effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 2 or 8 that have
+        effort: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 1 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
             shifted in time by 0, 2 or 4 different amounts, and in the end, with shifts, by a single frame; the best of
             all is kept. Still images, other optimizers, and implicit networks have 2, 4 or 16 initial stimuli and no

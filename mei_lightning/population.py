@@ -32,8 +32,8 @@ from mei_lightning.starts import (
     better_rows,
     far_behind,
     handicapped,
+    hardly_better,
     nearly_as_good,
-    no_better,
     outdone_in_trial,
     ranks,
     similarity_to_meet,
@@ -298,7 +298,7 @@ class PopulationModule(StimulusModule):
             nudged = self.nudged[:, None]
             self.retire(self._rows_that_join(due & ~nudged), Status.JOINED)
             behind = far_behind(values, steps, self.restarts, self.finalists)
-            behind = due & torch.where(nudged, no_better(values, self.restarts), behind)
+            behind = due & torch.where(nudged, hardly_better(values, self.restarts), behind)
             self.retire(behind.flatten(), Status.OUTDONE)
         if rows_leave or self.at_check:
             if self.shifts:
@@ -481,8 +481,9 @@ class PopulationModule(StimulusModule):
         shifted = self._by_place(torch.arange(len(self.stimulus), device=self.device))[:, self.restarts :]
         done = self._at_rest & (self.status[shifted] != Status.EMPTY).any(dim=1)
         shifted, best = shifted[done], self._best_rows_of_places()[done]
-        # One that has joined another row ended for being no better than it, but for rounding.
-        values = self.best_value[shifted].masked_fill(self.status[shifted] == Status.JOINED, -torch.inf)
+        # One that was given up ended for being no better than another row, or hardly.
+        given_up = (self.status[shifted] == Status.JOINED) | (self.status[shifted] == Status.OUTDONE)
+        values = self.best_value[shifted].masked_fill(given_up, -torch.inf)
         values, winner = handicapped(values).max(dim=1)
         winner = shifted.gather(1, winner[:, None]).flatten()
         gain = values.isfinite() & (

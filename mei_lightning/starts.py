@@ -24,8 +24,11 @@ _STEPS_OF_FINALISTS = 12
 _LAG_OF_FINALISTS = 0.03
 _LAG_OF_SHIFTED = 0.02
 
+# Of a stimulus moved by a frame, as shares of the best value.
 _LAG_OF_NUDGED = 0.005
-"""As a share of the best value, up to which a stimulus moved by a frame is worth optimising."""
+"""Up to which it is worth a step."""
+_GAIN_OF_NUDGED = 0.002
+"""Up to which it is not worth more."""
 
 
 def handicapped(values: Tensor) -> Tensor:
@@ -77,14 +80,22 @@ def far_behind(values: Tensor, steps: Tensor, starts: int, finalists: int) -> Te
 
 
 def nearly_as_good(values: Tensor, best: Tensor) -> Tensor:
-    """Whether stimuli moved by a frame, of some values, are worth optimising."""
+    """Whether stimuli moved by a frame, of some values, are worth a step."""
     return values >= best - _LAG_OF_NUDGED * best.abs()
 
 
-def no_better(values: Tensor, starts: int) -> Tensor:
-    """Which rows, of values ``[neurons, rows]``, are no better than the best of the neuron's starts."""
+def hardly_better(values: Tensor, starts: int) -> Tensor:
+    """Which stimuli moved by a frame are not worth following.
+
+    Args:
+        values: of all rows, ``[neurons, rows]``.
+        starts: how many of a neuron's rows are starts; the others are moved by a frame, and have made a step.
+
+    Returns:
+        Which rows, ``[neurons, rows]``.
+    """
     best = values[:, :starts].amax(dim=1, keepdim=True)
-    return values <= best + EQUAL * best.abs()
+    return values <= best + _GAIN_OF_NUDGED * best.abs()
 
 
 def _lags(values: Tensor, share: float) -> Tensor:

@@ -107,7 +107,9 @@ def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule)
 
     def run():
         rows = ActiveRows()
-        module = ml.MEIModule(early_or_late([1.5] * 24), neurons, time_steps=FRAMES, norm=3.0)
+        # Several starts are followed after the trial.
+        effort = "thorough" if rule == "_LAG_OF_FINALISTS" else "normal"
+        module = ml.MEIModule(early_or_late([1.5] * 24), neurons, time_steps=FRAMES, norm=3.0, effort=effort)
         # Patient, for both optima are reached in a few steps.
         meis = results(fit(module, NO_LIMIT, ml.RowConvergence(patience=12), rows))
         np.testing.assert_allclose(meis["score"], 1.5, rtol=1e-2)
@@ -145,7 +147,7 @@ def test_a_nudged_stimulus_that_is_no_better_ends_soon(monkeypatch):
         return sum(rows.after_checks)
 
     soon = run()
-    monkeypatch.setattr("mei_lightning.population.no_better", lambda values, starts: torch.zeros_like(values) > 0)
+    monkeypatch.setattr("mei_lightning.population.hardly_better", lambda values, starts: torch.zeros_like(values) > 0)
     assert soon < run()
 
 
@@ -203,16 +205,17 @@ def test_who_says_how_many_starts_there_are_gets_no_shifts():
     assert shifts(still_model()) == []
 
 
-def test_a_shifted_row_that_has_joined_a_start_which_is_as_good_does_not_take_its_place():
-    """It may be better by more than rounding, but by less than the handicap with which the two were compared."""
+@pytest.mark.parametrize(("status", "gain"), [(ml.Status.JOINED, 1.5e-5), (ml.Status.OUTDONE, 1e-3)])
+def test_a_moved_row_that_was_given_up_does_not_take_the_place_of_a_start(status, gain):
+    """It may be better by more than rounding, but not by so much that it would have been followed."""
     module = ml.MEIModule(video_model(), [("monday", 0)])
     first_shifted, rows = module.restarts, module.restarts + len(module.shifts)
     module.neuron_in_place[0] = 0
-    module.status[:] = int(ml.Status.JOINED)
+    module.status[:] = int(status)
     module.status[0] = int(ml.Status.CONVERGED)
     module.best_value[:] = 1.0
     module.best_value[0] = 2.0
-    module.best_value[first_shifted] = 2.0 * (1 + 1.5e-5)
+    module.best_value[first_shifted] = 2.0 * (1 + gain)
     module._adopt_shifted()
     assert module.status.tolist()[0] == ml.Status.CONVERGED
     assert module.best_value[0] == 2.0

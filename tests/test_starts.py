@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mei_lightning.effort import TRIAL_STEPS
-from mei_lightning.starts import better_rows, far_behind, nearly_as_good, no_better, outdone_in_trial, ranks
+from mei_lightning.starts import better_rows, far_behind, hardly_better, nearly_as_good, outdone_in_trial, ranks
 
 NUMBERS = st.sampled_from([-torch.inf, -2.0, -1.0, 0.5, 0.5 * (1 + 1e-7), 1.0, 3.0])
 
@@ -77,9 +77,9 @@ def test_the_best_row_is_never_behind():
         assert not behind.gather(1, values.argmax(dim=1, keepdim=True)).any()
 
 
-def test_what_is_nearly_as_good_and_what_is_no_better():
+def test_what_is_nearly_as_good_and_what_is_hardly_better():
     assert nearly_as_good(torch.tensor([1.0, 0.996, 0.99, -torch.inf]), torch.ones(4)).tolist() == [1, 1, 0, 0]
     assert nearly_as_good(torch.tensor([-1.004, -1.01]), -torch.ones(2)).tolist() == [True, False]
     # Two starts and two other rows.
-    values = torch.tensor([[1.0, 2.0, 2.0 + 1e-6, 2.1], [-2.0, -1.0, -0.9, -1.0]])
-    assert no_better(values, starts=2)[:, 2:].tolist() == [[True, False], [False, True]]
+    values = torch.tensor([[1.0, 2.0, 2.003, 2.1], [-2.0, -1.0, -0.99, -0.999]])
+    assert hardly_better(values, starts=2)[:, 2:].tolist() == [[True, False], [False, True]]
