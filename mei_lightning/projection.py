@@ -93,6 +93,8 @@ def _project_few_clipped(
     A pass over some entries takes no time, and NumPy does not hand them to another thread in between.
     """
     count, channels, pixels = rows.shape
+    # What is made from others has their order in memory, and in another one entries would have other numbers.
+    rows = np.ascontiguousarray(rows)
     with np.errstate(all="ignore"):
         squares = sums_of_squares(rows)
         sizes = np.sqrt(squares)

@@ -124,6 +124,9 @@ def test_rows_of_which_few_and_many_entries_are_clipped_agree_with_bisection_and
     assert not projected[5].isfinite().all()
     for row in range(5):
         assert torch.equal(constraint(stimulus[row : row + 1])[0], projected[row])
+    # Whatever their order in memory.
+    swapped = stimulus.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(constraint(swapped)[:5], projected[:5])
 
 
 @given(problems(max_rows=1), st.integers(0, 2**32 - 1))
