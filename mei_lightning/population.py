@@ -185,7 +185,7 @@ class PopulationModule(StimulusModule):
             self.register_buffer(done_once, torch.zeros(places, dtype=torch.bool, device=stimulus.device))
 
     def _initial_rows(self, number: int) -> Tensor:
-        """The initial stimuli of a neuron, and anything for the rows of shifted stimuli."""
+        """The initial stimuli of a neuron, and anything for the rows of stimuli moved in time."""
         stimulus = self.start(number)
         return torch.cat([stimulus, *[stimulus[:1]] * (self._rows_of_place - self.restarts)])
 
@@ -245,7 +245,7 @@ class PopulationModule(StimulusModule):
 
     def _seeds_of(self, rows: Sequence[int]) -> list[int]:
         places = self.neuron_in_place.tolist()
-        # Rows of shifted stimuli come after the restarts in their place.
+        # Rows of stimuli moved in time come after the restarts in their place.
         return [self.seed_of(places[row // self._rows_of_place], row % self._rows_of_place) for row in rows]
 
     def _check_devices(self) -> None:

@@ -80,7 +80,7 @@ def far_behind(values: Tensor, steps: Tensor, starts: int, finalists: int) -> Te
 
 
 def nearly_as_good(values: Tensor, best: Tensor) -> Tensor:
-    """Whether stimuli moved by a frame, of some values, are worth a step."""
+    """Which stimuli moved by a frame are worth a step, by their values and their neurons' best ones, ``[rows]``."""
     return values >= best - _LAG_OF_NUDGED * best.abs()
 
 
