@@ -26,6 +26,7 @@ from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
+from mei_lightning.devices import chosen_accelerator
 from mei_lightning.errors import TRACEBACK, OneMessage, messages_in_place_of_tracebacks
 from mei_lightning.experiment import export_for_experiment
 from mei_lightning.export import export_meis
@@ -79,6 +80,7 @@ class MEICommandLine(LightningCLI):
             InterruptTogether(),
             OneMessage(),
         ]
+        kwargs["accelerator"] = chosen_accelerator(chosen.accelerator)
         if chosen.strategy == "auto":
             kwargs["strategy"] = strategy_for(chosen.devices, chosen.num_nodes)
         if chosen.plugins is None:

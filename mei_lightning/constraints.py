@@ -35,7 +35,7 @@ def range_bounds(ranges: ChannelRanges) -> tuple[Tensor, Tensor]:
     if not bounds:
         raise ValueError("ranges is empty: give one (low, high) for each channel, or None for no ranges.")
     low_bounds, high_bounds = zip(*bounds, strict=True)
-    return torch.tensor(low_bounds), torch.tensor(high_bounds)
+    return torch.tensor(low_bounds, device="cpu"), torch.tensor(high_bounds, device="cpu")
 
 
 def check_channel_count(ranges: ChannelRanges, stimulus_shape: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from mei_lightning.callbacks.results_writer import STORE, ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import Constraint
+from mei_lightning.devices import chosen_accelerator, made_on_cpu
 from mei_lightning.effort import EffortName
 from mei_lightning.initial import InitialStimuli
 from mei_lightning.mei_module import MEIModule
@@ -35,6 +36,7 @@ from mei_lightning.selection import NeuronSelection
 from mei_lightning.strategies import cluster_plugins, strategy_for
 
 
+@made_on_cpu
 def find_meis(
     model: nn.Module | str,
     neurons: Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup],
@@ -104,7 +106,8 @@ def find_meis(
             the function continues where it was interrupted. By default results are only returned.
         log_directory: where to write TensorBoard logs; none by default.
         devices: as for Lightning's ``Trainer``; neurons are shared out among the devices, which needs a ``directory``.
-        accelerator: as for Lightning's ``Trainer``.
+        accelerator: as for Lightning's ``Trainer``, but that "auto" is "cuda" where there is one, else "cpu". "mps", an
+            Apple GPU, has to be asked for: it computes in single precision only.
         progress_bar: whether to show one.
         callbacks: further Lightning callbacks, e.g. a ``ModelCheckpoint``, or a ``RowConvergence`` in place of the
             default one.
@@ -154,7 +157,7 @@ def find_meis(
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(directory or scratch)
             trainer = Trainer(
-                accelerator=accelerator,
+                accelerator=chosen_accelerator(accelerator),
                 devices=devices,  # type: ignore[arg-type]
                 strategy=strategy,
                 plugins=cluster_plugins(),  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
@@ -21,6 +22,7 @@ from mei_lightning.store import VERSION_ATTRIBUTE, MEIStore
 HELD_OUT_SCORE = "held_out_score"
 
 
+@made_on_cpu
 def score_held_out(
     store: str | Path,
     retina: nn.Module | str,

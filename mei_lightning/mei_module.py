@@ -17,6 +17,7 @@ from mei_lightning.arguments import check_instance
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
 from mei_lightning.initial import InitialStimuli, NeuronStart, PinkNoise, WhiteNoise
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
@@ -100,6 +101,7 @@ class MEIModule(PopulationModule):
 
     neuron_in_place: Tensor
 
+    @made_on_cpu
     def __init__(
         self,
         retina: nn.Module | str = "digital_twin",
@@ -222,7 +224,6 @@ class MEIModule(PopulationModule):
             robustness=robustness,
             check_interval=check_interval,
         )
-        self.retina = model
         self.groups = groups
         self.reducer = reducer
         self.initial = initial
@@ -262,10 +263,12 @@ class MEIModule(PopulationModule):
     def configure_callbacks(self) -> list[Callback]:
         """As in ``StimulusModule``; results are written also if nobody asked for it."""
         writers = [callback for callback in self.trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
-        return [*super().configure_callbacks(), *([] if writers else [ResultsWriter()])]
+        # First, so that the model is still frozen, and on the device, when what there is of a failed run is written.
+        return [*([] if writers else [ResultsWriter()]), *super().configure_callbacks()]
 
     def setup(self, stage: str) -> None:
-        """Make it part of the configuration when a row has converged."""
+        """As in ``StimulusModule``; and make it part of the configuration when a row has converged."""
+        super().setup(stage)
         rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
         self.configuration["convergence"] = rules[0] if rules else None
         self.description.attrs["configuration"] = json.dumps(self.configuration)
@@ -303,6 +306,13 @@ class MEIModule(PopulationModule):
                 f"The checkpoint is of another run:\n{differences}\nResume with the settings of the first run, or "
                 "start a new one."
             )
+
+    @property
+    def retina(self) -> RetinaModel:
+        """The frozen model."""
+        model = self.objective.model
+        assert isinstance(model, RetinaModel)
+        return model
 
     @property
     def stimulus_format(self) -> StimulusFormat:

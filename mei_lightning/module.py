@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mei_lightning.arguments import check_instance
+from mei_lightning.callbacks.default_device import CPUByDefault
 from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.devices import check_device, made_on_cpu
 from mei_lightning.metrics import ScoreStatistics
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.blocks import for_few_rows
@@ -99,6 +101,7 @@ class StimulusModule(LightningModule):
     stalled_value: Tensor
     stalled_steps: Tensor
 
+    @made_on_cpu
     def __init__(
         self,
         objective: Objective | Callable[[Tensor], Tensor],
@@ -129,7 +132,9 @@ class StimulusModule(LightningModule):
             check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
         if seeds is not None and len(seeds) != len(initial_stimulus):
             raise ValueError(f"{len(seeds)} seeds for {len(initial_stimulus)} row(s); give one for each.")
-        self.objective = as_objective(objective)
+        # In a tuple, so that the frozen model is no part of this module: neither of its parameters and checkpoints, nor
+        # moved to the CPU with it when the trainer is done.
+        self._objective_in_tuple = (as_objective(objective),)
         self.constraint = constraint
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
@@ -205,6 +210,11 @@ class StimulusModule(LightningModule):
     # What the stimuli are for; modules for named neurons know better
 
     @property
+    def objective(self) -> Objective:
+        """What the stimuli are optimised for, with the frozen model."""
+        return self._objective_in_tuple[0]
+
+    @property
     def labels(self) -> list[str]:
         """What each stimulus of the result is called."""
         return [f"row_{row}" for row in range(len(self.stimulus))]
@@ -254,8 +264,24 @@ class StimulusModule(LightningModule):
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Freeze the objective's model for the time of the fit."""
-        return [FrozenModel(self.objective)]
+        """Freeze the objective's model for the time of the fit, and make tensors of the host on the host."""
+        return [CPUByDefault(), FrozenModel(self.objective)]
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision of the trainer's in which the model cannot compute.
+
+        Raises:
+            ValueError: if it is not that of 32 bits, which leaves everything in the model's own precision.
+        """
+        precision = self.trainer.precision
+        if precision != "32-true":
+            raise ValueError(
+                f"Trainer(precision={precision!r}) would change the precision of the stimulus and not that of the "
+                "model. Leave precision out. An MEIModule and find_meis compute faster in bfloat16 with "
+                "fast_path='bfloat16' (--model.fast_path bfloat16), and in double precision on a model in double "
+                "precision (model.double())."
+            )
+        check_device(self.trainer.strategy.root_device, self.stimulus.dtype)
 
     # Steps
 

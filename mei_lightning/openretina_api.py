@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mei_lightning.constraints import Constraint, NormAndRange, TemporalLowPass
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
 from mei_lightning.models.openretina import OpenRetinaModel
@@ -149,6 +150,7 @@ def load_core_readout_from_remote(
     return OpenRetinaModel(model_path, cache_directory=cache_directory_path).to(device)
 
 
+@made_on_cpu
 def optimize_stimulus(
     stimulus: Tensor,
     optimizer_init_fn: Callable[[list[Tensor]], Optimizer],

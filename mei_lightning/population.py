@@ -14,6 +14,7 @@ from torch import Tensor
 from mei_lightning.block_objective import ObjectiveInBlocks
 from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import TRIAL_STEPS
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.metrics import ConvergedShare, SeedSimilarity, seed_similarity
@@ -23,9 +24,11 @@ from mei_lightning.models.fast_path import FastModel, FastPath, Precision, prepa
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimizers import AdaptivePowerMethod, forgives_rounding
+from mei_lightning.out_of_memory import ObjectiveInParts, RowsAtATime
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Robustness
+from mei_lightning.rounding import full_precision
 from mei_lightning.rows import cosines
 from mei_lightning.starts import (
     EQUAL,
@@ -88,7 +91,6 @@ class PopulationModule(StimulusModule):
     neuron_in_place: Tensor
     shifted: Tensor
     nudged: Tensor
-    objective: NeuronObjective
     description: xr.Dataset
     configuration: dict[str, Any]
 
@@ -142,6 +144,7 @@ class PopulationModule(StimulusModule):
             check_interval=check_interval,
         )
         self.neurons_done = 0
+        self._rows_at_a_time = RowsAtATime()
         self._waiting: list[int] = []
         self._done_before: dict[int, float] = {}
         self._score_of: dict[int, float] = {}
@@ -149,6 +152,13 @@ class PopulationModule(StimulusModule):
         self._row_steps_released = 0
         self.converged_share = ConvergedShare()
         self.seed_similarity = SeedSimilarity()
+
+    @property
+    def objective(self) -> NeuronObjective:
+        """The neurons, one for each row, on the frozen model."""
+        objective = super().objective
+        assert isinstance(objective, NeuronObjective)
+        return objective
 
     @property
     def labels(self) -> list[str]:
@@ -189,6 +199,7 @@ class PopulationModule(StimulusModule):
         stimulus = self.start(number)
         return torch.cat([stimulus, *[stimulus[:1]] * (self._rows_of_place - self.restarts)])
 
+    @made_on_cpu
     def configure_model(self) -> None:
         """Prepare the model, and make as many places as the device has room for, unless places are taken already."""
         device = self.trainer.strategy.root_device
@@ -237,7 +248,9 @@ class PopulationModule(StimulusModule):
         neurons = [places[row // self._rows_of_place] for row in rows]
         if self._computes_in_blocks():
             return ObjectiveInBlocks(stepping, neurons)
-        return stepping.for_rows(neurons)
+        if self.device.type == "cpu":
+            return stepping.for_rows(neurons)
+        return ObjectiveInParts(stepping, neurons, self._rows_at_a_time)
 
     @property
     def _stepping_objective(self) -> Objective:
@@ -389,7 +402,8 @@ class PopulationModule(StimulusModule):
             return 0
         # Optimizers that count steps for all rows together, as Adam does, have to begin with all rows at once.
         one_by_one = isinstance(self._optimizer, AdaptivePowerMethod) or not any(self._optimizer.state.values())
-        room = (self._most_rows - int(self.active.sum())) // self.restarts
+        most = max(min(self._most_rows, self._rows_at_a_time.most or self._most_rows), self.restarts)
+        room = (most - int(self.active.sum())) // self.restarts
         return min(free, max(room, 0)) if one_by_one or free == len(self.neuron_in_place) else 0
 
     @property
@@ -522,8 +536,12 @@ class PopulationModule(StimulusModule):
         best_rows = rows.gather(1, best[:, None]).flatten()
         stimulus = self.best_stimulus[best_rows]
         numbers = self.neuron_in_place[torch.tensor(places, device=self.device)].tolist()
-        with all_threads():
-            response, scores = self.objective.for_rows(numbers).to(self.device).traces_and_scores(stimulus)
+
+        def evaluate(part: slice) -> tuple[Tensor, Tensor]:
+            return self.objective.for_rows(numbers[part]).to(self.device).traces_and_scores(stimulus[part])
+
+        with all_threads(), full_precision():
+            response, scores = map(torch.cat, zip(*self._rows_at_a_time.results(evaluate, len(numbers)), strict=True))
         restart_scores = self.best_score[rows].scatter(1, best[:, None], scores[:, None])
         given_up = (self.status[rows] == Status.OUTDONE) | (self.status[rows] == Status.JOINED)
         restart_scores[given_up.scatter(1, best[:, None], False)] = torch.nan

@@ -7,12 +7,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mei_lightning.devices import check_device, chosen_accelerator, made_on_cpu
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import NeuronObjective, Reducer
+from mei_lightning.out_of_memory import RowsAtATime
 from mei_lightning.quiet import silent_trainer
+from mei_lightning.rounding import full_precision
 
 Stimuli = Callable[[list[int]], Tensor]
 """Maps numbers of stimuli to the stimuli ``[len(numbers), channels, time, height, width]``."""
@@ -39,7 +42,8 @@ def predict_rows(
     Returns:
         The values of all rows, in their order, on the CPU.
     """
-    return torch.cat(_predict(_Rows(objective, stimuli, values), accelerator, progress_bar))
+    with frozen(objective):
+        return torch.cat(_predict(_Rows(objective, stimuli, values), accelerator, progress_bar))
 
 
 def predict_all_pairs(
@@ -75,10 +79,11 @@ def predict_all_pairs(
         return torch.cat(_predict(module, accelerator, progress_bar), dim=1)
 
 
-def _predict(module: LightningModule, accelerator: str, progress_bar: bool) -> list[Tensor]:
-    with silent_trainer():
+@made_on_cpu
+def _predict(module: "_Rows | _AllPairs", accelerator: str, progress_bar: bool) -> list[Tensor]:
+    with silent_trainer(), full_precision():
         trainer = Trainer(
-            accelerator=accelerator,
+            accelerator=chosen_accelerator(accelerator),
             devices=1,
             logger=False,
             enable_checkpointing=False,
@@ -87,6 +92,7 @@ def _predict(module: LightningModule, accelerator: str, progress_bar: bool) -> l
             # Values may be made of gradients.
             inference_mode=False,
         )
+        check_device(trainer.strategy.root_device, module.stimulus_type)
         batches = trainer.predict(module)
     assert batches is not None
     return [batch.cpu() for batch in batches]  # type: ignore[union-attr]
@@ -107,14 +113,19 @@ class _Rows(LightningModule):
         self.objective = objective
         self.stimuli = stimuli
         self.values = values
+        self.stimulus_type = _floating_type(objective.model)
+        self._rows_at_a_time = RowsAtATime()
 
     def predict_dataloader(self) -> DataLoader:
         rows = rows_that_fit(self.objective, self.stimuli([0]).cpu(), torch.device("cpu"))
         return _loader(len(self.objective.groups), rows)
 
     def predict_step(self, numbers: list[int]) -> Tensor:
-        objective = self.objective.for_rows(numbers).to(self.device)
-        return self.values(objective, self.stimuli(numbers).to(self.device))
+        def evaluate(part: slice) -> Tensor:
+            objective = self.objective.for_rows(numbers[part]).to(self.device)
+            return self.values(objective, self.stimuli(numbers[part]).to(self.device))
+
+        return torch.cat(self._rows_at_a_time.results(evaluate, len(numbers)))
 
 
 class _AllPairs(LightningModule):
@@ -136,11 +147,13 @@ class _AllPairs(LightningModule):
         self.reducer = reducer
         self.stimuli = stimuli
         self.count = count
+        self._rows_at_a_time = RowsAtATime()
         self.stimulus_type = _floating_type(model)
         sizes = torch.tensor([len(group) for group in groups])
         self.register_buffer("sizes", sizes)
         self.register_buffer("group_of_member", torch.arange(len(groups)).repeat_interleave(sizes))
 
+    @made_on_cpu
     def configure_model(self) -> None:
         device = self.trainer.strategy.root_device
         first = self._read([0], device)
@@ -153,7 +166,12 @@ class _AllPairs(LightningModule):
         return _loader(self.count, self._rows)
 
     def predict_step(self, numbers: list[int]) -> Tensor:
-        responses = self.read_out(self._read(numbers, self.device))
+        def evaluate(part: slice) -> Tensor:
+            return self._scores(self.read_out(self._read(numbers[part], self.device)))
+
+        return torch.cat(self._rows_at_a_time.results(evaluate, len(numbers)), dim=1)
+
+    def _scores(self, responses: Tensor) -> Tensor:
         sums = responses.new_zeros(len(self.sizes), *responses.shape[1:]).index_add(0, self.group_of_member, responses)
         traces = sums / self.sizes[:, None, None]
         return self.reducer.forward(traces.flatten(0, 1).T).view(traces.shape[:2])

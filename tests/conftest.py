@@ -160,8 +160,9 @@ class Computations(ml.NeuronObjective):
 
 def count_computations(module):
     """Let an MEIModule count what it computes from now on: a list of rows, whether with gradient."""
-    module.objective = Computations(module.retina, [list(group) for group in module.groups], module.reducer)
-    module.fast_path, module._stepping = False, (module.objective,)
+    counting = Computations(module.retina, [list(group) for group in module.groups], module.reducer)
+    module._objective_in_tuple = (counting,)
+    module.fast_path, module._stepping = False, (counting,)
     module._select_active_rows()
     return module.objective.counts
 

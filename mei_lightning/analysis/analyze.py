@@ -19,6 +19,7 @@ from mei_lightning.analysis.cross_responses import (
 )
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
@@ -28,6 +29,7 @@ ANALYSIS = "analysis.zarr"
 TABLE = "measures.csv"
 
 
+@made_on_cpu
 def analyze_meis(
     store: str | Path,
     model: nn.Module | str | None = None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mei_lightning.analysis.populations import position_of
 from mei_lightning.constraints import range_bounds
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import frozen
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.loading import load_model
@@ -24,6 +25,7 @@ CONTRASTS = tuple(np.linspace(-1.0, 1.0, 21).round(1).tolist())
 _ROUNDING = 1e-5
 
 
+@made_on_cpu
 def chromatic_landscape(
     model: nn.Module | str,
     meis: xr.Dataset,

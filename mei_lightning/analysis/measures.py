@@ -24,6 +24,7 @@ from mei_lightning.analysis.populations import types_of
 from mei_lightning.analysis.spatial import DifferenceOfGaussians, fit_difference_of_gaussians
 from mei_lightning.analysis.temporal import OPPONENCY_BOUNDARY, opponency_angle, temporal_contrast
 from mei_lightning.constraints import range_bounds
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.held_out import HELD_OUT_SCORE
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
@@ -75,6 +76,7 @@ _FACTS: dict[str, tuple[tuple[str, ...], str, str]] = {
 }
 
 
+@made_on_cpu
 def measure_meis(
     meis: xr.Dataset,
     model: nn.Module | str | None = None,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mei_lightning.analysis.decomposition import Array
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import MeanReducer, NeuronObjective
@@ -105,6 +106,7 @@ def step_onset(facts: StimulusFormat, time_steps: int) -> int:
     return max(0, min(facts.frames_lost, time_steps - shown))
 
 
+@made_on_cpu
 def responses_to_steps(
     model: nn.Module,
     neurons: Sequence[NeuronOrGroup],

@@ -1,6 +1,5 @@
 """A model that is frozen while the trainer runs, and comes out as it went in."""
 
-import warnings
 from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +11,8 @@ from mei_lightning.models.base import frozen
 class FrozenModel(Callback):
     """Puts a model into evaluation mode without gradients into its weights, until the trainer is done or fails.
 
+    Then it is where it was before, too, with its own flags.
+
     Args:
         model: the model, or an objective that holds it.
     """
@@ -22,8 +23,6 @@ class FrozenModel(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Freeze."""
-        # Lightning suspects a mistake; here it is the point.
-        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")
         self._frozen.enter_context(frozen(self.model))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

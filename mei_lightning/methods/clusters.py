@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mei_lightning.constraints import ChannelRanges, Constraint
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.memory import most_rows
 from mei_lightning.methods.fitting import Neurons, fit_rows
 from mei_lightning.models.base import frozen
 from mei_lightning.models.fast_path import prepare
+from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import ContrastObjective, GroupResponses, Reducer
+from mei_lightning.rounding import full_precision
 from mei_lightning.stimulus import initial_stimulus
 
 Labels = NDArray[np.int64]
@@ -26,6 +29,7 @@ _MOST_ROUNDS = 30
 _SPLITS_TRIED = 3
 
 
+@made_on_cpu
 def cluster_by_stimulus(
     model: nn.Module | str,
     neurons: Neurons,
@@ -82,7 +86,7 @@ def cluster_by_stimulus(
         raise ValueError(f"temperature={temperature} must be positive.")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         module = MEIModule(
-            model,
+            load_model(model).to("cpu"),
             neurons,
             time_steps=time_steps,
             norm=norm,
@@ -139,6 +143,7 @@ class _Search:
         return self.module._feasible(initial_stimulus(seeds, self.shape).to(self.module.stimulus)).detach()
 
     @torch.no_grad()
+    @full_precision()
     def responses(self, stimuli: Tensor, read_out: GroupResponses | None = None) -> NDArray[np.float32]:
         """The reduced response of each neuron to each stimulus, ``[neurons, stimuli]``, by the prepared model."""
         reduce, read_out = self.module.reducer.forward, read_out or self.read_out

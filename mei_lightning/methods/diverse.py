@@ -9,6 +9,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import DiverseObjective
@@ -18,6 +19,7 @@ from mei_lightning.optimizers import AdaptivePowerMethod
 _MARGIN = 1e-3
 
 
+@made_on_cpu
 def find_diverse_stimuli(
     model: nn.Module | str,
     neurons: Neurons,

@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.constraints import ChannelRanges, Constraint
+from mei_lightning.devices import chosen_accelerator
 from mei_lightning.effort import EffortName
 from mei_lightning.find import find_meis
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.models.fast_path import prepare
+from mei_lightning.models.loading import load_model
 from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.neurons import Neuron, NeuronOrGroup, seed_of_row
 from mei_lightning.objectives import NeuronObjective, Objective, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.quiet import silent_trainer
+from mei_lightning.rounding import full_precision
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.stimulus import initial_stimulus
 
@@ -69,7 +72,7 @@ class Beginning:
     def responses(self, numbers: Sequence[int], stimuli: Tensor) -> Tensor:
         """The reduced responses ``[rows]`` of neurons, by their numbers, to a stimulus each, by the model itself."""
         size = rows_that_fit(self.objective, stimuli[:1], torch.device("cpu"))
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             parts = [
                 self.objective.for_rows(numbers[first : first + size])(stimuli[first : first + size])
                 for first in range(0, len(numbers), size)
@@ -121,7 +124,7 @@ def from_meis(
     """
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         module = MEIModule(
-            model,
+            load_model(model).to("cpu"),
             neurons,
             time_steps=time_steps,
             norm=norm,
@@ -191,6 +194,7 @@ def fit_rows(
             # Where a target is hit exactly there is none; what else ends without one shows in the scores.
             warnings.filterwarnings("ignore", message=".*stimuli ended with 'no gradient'")
             trainer = Trainer(
+                accelerator=chosen_accelerator("auto"),
                 devices=1,
                 max_epochs=-1,
                 callbacks=[RowConvergence()] if converge else [],

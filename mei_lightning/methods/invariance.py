@@ -9,6 +9,7 @@ import xarray as xr
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.diverse import diverse_stimuli
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
@@ -21,6 +22,7 @@ TOLERANCE = 0.02
 _BULGES = (0.0, 0.5, 1.0)
 
 
+@made_on_cpu
 def find_invariance_paths(
     model: nn.Module | str,
     neurons: Neurons,

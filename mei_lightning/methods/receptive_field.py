@@ -6,14 +6,17 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
+from mei_lightning.rounding import full_precision
 
 
+@made_on_cpu
 def find_receptive_fields(
     model: nn.Module | str,
     neurons: Neurons,
@@ -46,7 +49,7 @@ def find_receptive_fields(
         IndexError: if a session has no such neuron.
     """
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        retina = load_model(model)
+        retina = load_model(model).to("cpu")
         if time_steps is None:
             time_steps = retina.stimulus_format.frames_lost + 1 if at is None else at.shape[-3]
         module = MEIModule(retina, neurons, time_steps=time_steps, reducer=reducer)
@@ -63,7 +66,7 @@ def find_receptive_fields(
         for first in range(0, len(stimuli), size):
             rows = range(first, min(first + size, len(stimuli)))
             part = stimuli[first : first + size].clone().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), full_precision():
                 scores = module.objective.for_rows(rows)(part)
                 gradients.append(torch.autograd.grad(scores.sum(), part)[0])
             responses.append(scores.detach())

@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import nn
 
 from mei_lightning.constraints import NormAndRange
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import SurroundObjective
@@ -36,6 +37,7 @@ def centre_mask(stimulus: ArrayLike, least: float = 0.1) -> NDArray[np.bool_]:
     return ndimage.binary_fill_holes(own)  # type: ignore[no-any-return]
 
 
+@made_on_cpu
 def find_surrounds(
     model: nn.Module | str,
     neurons: Neurons,

@@ -186,17 +186,29 @@ def freeze(model: nn.Module) -> None:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Freeze a model for the time of a ``with`` block; each part then gets its own flags back."""
+    """Freeze a model for the time of a ``with`` block; each part is then where it was, with its own flags."""
     training = [(module, module.training) for module in model.modules()]
-    requires_grad = [(weight, weight.requires_grad) for weight in model.parameters()]
+    # By name, since a move to another device may put other parameters into their place.
+    requires_grad = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    devices = _devices(model)
     freeze(model)
     try:
         yield
     finally:
+        if _devices(model) != devices:
+            for (module, _), device in zip(training, devices, strict=True):
+                if device is not None:
+                    module.to(device)
         for module, was_training in training:
             module.training = was_training
-        for weight, required_grad in requires_grad:
-            weight.requires_grad_(required_grad)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(requires_grad[name])
+
+
+def _devices(model: nn.Module) -> list[torch.device | None]:
+    """Where each module's own weights are, a module before its parts; None for modules without any."""
+    own = [[*module.parameters(recurse=False), *module.buffers(recurse=False)] for module in model.modules()]
+    return [values[0].device if values else None for values in own]
 
 
 def weights_digest(model: nn.Module) -> str:

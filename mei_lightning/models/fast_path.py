@@ -18,12 +18,14 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.blocks import ROWS_OF_SMALLEST_BLOCK, ROWS_PER_BLOCK, on_one_thread_each
 from mei_lightning.models.fast_convolutions import FastConvolutions
 from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
 from mei_lightning.models.read_out import part_of_read_out
 from mei_lightning.neurons import Neuron
+from mei_lightning.rounding import full_precision
 
 Precision = Literal["float32", "bfloat16"]
 FastPath = bool | Literal["bfloat16"]
@@ -134,6 +136,7 @@ class _Intercepted(nn.Module):
             return self.module(stimulus)
 
 
+@made_on_cpu
 def prepare(
     model: RetinaModel,
     stimulus_shape: Sequence[int],
@@ -171,9 +174,11 @@ def prepare(
     prepared = _PREPARED.setdefault(model, {})
     if key not in prepared:
         prepared.clear()
-        fast = _prepare(model, shape, device)
-        if precision == "bfloat16":
-            _lower_precision(fast, shape)
+        # What is compared must differ in nothing but how it is computed.
+        with full_precision():
+            fast = _prepare(model, shape, device)
+            if precision == "bfloat16":
+                _lower_precision(fast, shape)
         if compile:
             _compile(fast, shape)
         if device.type == "cpu" and fast.computes_in_blocks and _agrees_in_smaller_blocks(fast, shape):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel, freeze
 from mei_lightning.models.openretina import OpenRetinaModel, is_openretina_module
 
@@ -13,6 +14,7 @@ BUILT_IN_MODELS = ("simulated", "digital_twin")
 _OPENRETINA_PREFIX = "openretina:"
 
 
+@made_on_cpu
 def load_model(
     name_or_path: str | Path | nn.Module, *, allow_unpickling: bool = False, centred_readouts: bool = False
 ) -> RetinaModel:

@@ -94,7 +94,7 @@ class MaskReadOut(nn.Module):
         values = {"masks": masks.flatten(1), "weights": weights, "bias": bias}
         if rows is not None:
             slot_rows, slots, places = _slots(rows)
-            self._rows_in_order = torch.equal(slot_rows, torch.arange(len(slot_rows)))
+            self._rows_in_order = torch.equal(slot_rows, torch.arange(len(slot_rows), device=slot_rows.device))
             values.update(slot_rows=slot_rows, slots=slots, places=places)
         for name, value in values.items():
             self.register_buffer(name, value.detach().to(masks.device), persistent=False)

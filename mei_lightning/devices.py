@@ -1,0 +1,72 @@
+"""What differs between devices: which one is chosen, what new tensors go to, and how exactly it computes."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+
+
+def chosen_accelerator(accelerator: str) -> str:
+    """What an accelerator of Lightning's ``Trainer`` stands for here: "auto" is CUDA where there is one, else the CPU.
+
+    An Apple GPU ("mps") is used only where it is asked for: it computes in single precision only, and lacks operations.
+    """
+    if accelerator != "auto":
+        return accelerator
+    return "cuda" if CUDAAccelerator.is_available() else "cpu"
+
+
+def check_device(device: torch.device, precision: torch.dtype) -> None:
+    """See to it that a device can compute a model.
+
+    Args:
+        device: the device.
+        precision: of the model.
+
+    Raises:
+        ValueError: if the device does not have this precision.
+
+    Warns:
+        UserWarning: if PyTorch may refuse operations that the device lacks.
+    """
+    if device.type != "mps":
+        return
+    if precision == torch.float64:
+        raise ValueError(
+            "The model computes in double precision, which an Apple GPU does not have: use model.float(), or "
+            'accelerator="cpu".'
+        )
+    if os.environ.get(_FALLBACK) != "1":
+        rank_zero_warn(
+            "An Apple GPU lacks some operations. Should PyTorch refuse one, start Python with the environment variable "
+            f"{_FALLBACK}=1: it computes them on the CPU then."
+        )
+
+
+def cpu_by_default() -> AbstractContextManager[Any]:
+    """Make new tensors on the CPU unless a device is named, whatever ``torch.set_default_device`` says.
+
+    Tensors that belong to a model or a stimulus name its device; all others are of the host, which reads them.
+    """
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
+def made_on_cpu(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function run as under ``cpu_by_default``."""
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with cpu_by_default():
+            return function(*args, **kwargs)
+
+    return run
