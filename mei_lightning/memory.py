@@ -1,5 +1,6 @@
 """How many rows fit into the memory of a device."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -51,6 +52,11 @@ def rows_that_fit(
     else:
         per_row += 2 * _bytes_kept_for_each(objective, row, available)
     return int(min(most_rows(device, in_blocks), max(1, available / per_row)))
+
+
+def rows_with_room(row: Tensor, device: torch.device) -> int:
+    """The number of rows whose stimuli, with gradients, best iterates and optimizer state, alone fill a memory."""
+    return int(min(free_memory(device) / (_COPIES_OF_STIMULUS * row.nbytes), sys.maxsize))
 
 
 def _bytes_kept_for_each(objective: Objective, row: Tensor, available: float) -> float:

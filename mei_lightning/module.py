@@ -278,7 +278,7 @@ class StimulusModule(LightningModule):
             raise ValueError(
                 f"Trainer(precision={precision!r}) would change the precision of the stimulus and not that of the "
                 "model. Leave precision out. An MEIModule and find_meis compute faster in bfloat16 with "
-                "fast_path='bfloat16' (--model.fast_path bfloat16), and in double precision on a model in double "
+                'fast_path="bfloat16" (--model.fast_path bfloat16), and in double precision on a model in double '
                 "precision (model.double())."
             )
         check_device(self.trainer.strategy.root_device, self.stimulus.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import xarray as xr
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from mei_lightning.block_objective import ObjectiveInBlocks
@@ -16,7 +17,7 @@ from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import TRIAL_STEPS
-from mei_lightning.memory import rows_that_fit
+from mei_lightning.memory import rows_that_fit, rows_with_room
 from mei_lightning.metrics import ConvergedShare, SeedSimilarity, seed_similarity
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import all_threads, for_few_rows
@@ -209,18 +210,27 @@ class PopulationModule(StimulusModule):
         if self.fast_path and forgives_rounding(optimizer) and isinstance(model, RetinaModel):
             precision: Precision = "float32" if self.fast_path is True else self.fast_path
             self._stepping = (self.objective.on(prepare(model, first.shape, device, precision=precision)),)
-        rows = self.rows_per_device
-        if rows is None:
-            sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
-            in_blocks = device.type == "cpu" and self._is_understood()
-            rows = rows_that_fit(self._stepping[0], first[:1].to(device), device, sharing, in_blocks)
-        self._most_rows = max(rows, self.restarts)
+        self._most_rows = max(self._rows_for(device, first[:1]), self.restarts)
         if (self.neuron_in_place >= 0).any():
             return
         # More places than are filled at first: those whose rows are finalists leave room for others.
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
         places = min(self._most_rows // self.finalists, enough)
         self._make_rows(torch.cat([parameters] * places), torch.cat([first] * places))
+
+    def _rows_for(self, device: torch.device, row: Tensor) -> int:
+        """How many rows like this one to compute at a time."""
+        if self.rows_per_device is None:
+            sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
+            in_blocks = device.type == "cpu" and self._is_understood()
+            return rows_that_fit(self._stepping[0], row.to(device), device, sharing, in_blocks)
+        if device.type == "cpu" or (room := rows_with_room(row, device)) >= self.rows_per_device:
+            return self.rows_per_device
+        rank_zero_warn(
+            f"rows_per_device={self.rows_per_device}: the memory of {device} has room for the stimuli of {room} rows, "
+            "and so many are computed at a time."
+        )
+        return room
 
     def configure_callbacks(self) -> list[Callback]:
         """As in ``StimulusModule``; and the threads of a processor are for the model, if that is prepared."""
