@@ -88,6 +88,7 @@ class RandomNetwork(nn.Module):
         return self.readout[data_key](self.core(stimulus))
 
 
+@torch.no_grad()
 def random_core(architecture: Mapping[str, Any]) -> nn.Sequential:
     """Convolutions with kernels separable in space and time, each with batch norm and ELU, and max-pooling if any.
 
