@@ -39,6 +39,7 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from markdown_table import print_head, print_line
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -692,18 +693,6 @@ POPULATION_COLUMNS = {
     "steps_per_neuron": ("row-steps per neuron", "{:.1f}"),
     "active_share": ("of them on active rows", "{:.0%}"),
 }
-
-
-def print_head(columns: Mapping[str, tuple[str, str]]) -> None:
-    """The head of a Markdown table: for each column its title, and how a value is written."""
-    print("| " + " | ".join(title for title, _ in columns.values()) + " |")
-    print("|" + " --- |" * len(columns), flush=True)
-
-
-def print_line(columns: Mapping[str, tuple[str, str]], row: Mapping[str, Any]) -> None:
-    """A line of a Markdown table, blank where nothing was measured."""
-    cells = ["" if row[key] is None else form.format(row[key]) for key, (_, form) in columns.items()]
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def print_notes(models: Mapping[str, Any], arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from openretina.models.core_readout import ExampleCoreReadout
+from reference_models import FRAMES_CONSUMED, HIGH_RES, LOW_RES
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,22 +23,6 @@ from train_digital_twin import CALIBRATION_STEPS, HELD_OUT_SEED, Recordings, fre
 from mei_lightning.models.natural_movies import naturalistic_movies
 from mei_lightning.models.simulated import STIMULUS_FORMAT, SimulatedRetina
 
-LOW_RES = {
-    "in_shape": (2, 50, 18, 16),
-    "hidden_channels": (16, 16),
-    "temporal_kernel_sizes": (21, 11),
-    "spatial_kernel_sizes": (11, 5),
-    "core_hidden_padding": (0, 2, 2),
-}
-HIGH_RES = {
-    "in_shape": (2, 50, 72, 64),
-    "hidden_channels": (16, 16, 16, 16),
-    "temporal_kernel_sizes": (13, 11, 5, 5),
-    "spatial_kernel_sizes": (15, 15, 7, 7),
-    "core_hidden_padding": (0, 5, 5),
-    "maxpool_every_n_layers": 2,
-}
-FRAMES_CONSUMED = 30
 FEATURE_MAP_SIZE = (8, 6)
 FIRST_PIXEL = 5
 

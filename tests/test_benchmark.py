@@ -30,7 +30,8 @@ def run(directory, *arguments):
     return lines[2:], json.loads(numbers.read_text())
 
 
-def test_repeated_sessions_answer_as_the_sessions_themselves(twin):
+def test_repeated_sessions_answer_as_the_sessions_themselves(twin, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
