@@ -651,7 +651,7 @@ def own_mounts():
     if ctypes.CDLL(None).unshare(flags) != 0:
         os._exit(77)
     if user != 0:
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="utf-8")
     if subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True).returncode != 0:
         os._exit(77)
     yield
