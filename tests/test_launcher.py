@@ -148,6 +148,7 @@ REFUSED = r"CUDA, which has begun.*Restart the kernel.*model on the CPU.*devices
 
 
 @pytest.mark.usefixtures("cuda_has_begun")
+@pytest.mark.skipif(IN_NOTEBOOKS != "fork", reason="nothing is forked")
 def test_a_notebook_in_which_cuda_has_begun_is_not_forked(tmp_path):
     module = ml.MEIModule(video_model(), NEURONS, time_steps=5)
     with pytest.raises(ValueError, match=REFUSED):

@@ -7,12 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import fit, read, video_model
+from conftest import PROCESSES, fit, read, video_model
 from lightning.pytorch import Callback
 
 import mei_lightning as ml
@@ -99,9 +98,8 @@ def contend(store, holders, wins):
 
 
 def test_processes_that_contend_never_both_have_it(tmp_path):
-    fork = get_context("fork")
-    holders, wins = fork.Value("i", 0), fork.Value("i", 0)
-    processes = [fork.Process(target=contend, args=(tmp_path / "meis.zarr", holders, wins)) for _ in range(4)]
+    holders, wins = PROCESSES.Value("i", 0), PROCESSES.Value("i", 0)
+    processes = [PROCESSES.Process(target=contend, args=(tmp_path / "meis.zarr", holders, wins)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import video_model
+from conftest import START_METHOD, video_model
 from lightning.pytorch import Callback, Trainer
 
 import mei_lightning as ml
@@ -50,7 +50,7 @@ def fit(
     callbacks=(),
     **options,
 ):
-    """Fit in forked processes, or in this one."""
+    """Fit in forked processes (or spawned ones, if all tests do so), or in this one."""
     module = ml.MEIModule(model or video_model(), neurons, **{**OPTIONS, **options})
     Trainer(
         accelerator="cpu",
@@ -138,7 +138,7 @@ def test_each_neuron_is_computed_on_one_device(tmp_path):
 
 def test_data_parallel_training_is_refused(tmp_path):
     with pytest.raises(Exception, match=r'averages gradients over devices.*Trainer\(strategy="sharded"\)'):
-        fit(tmp_path, 2, strategy="ddp_fork")
+        fit(tmp_path, 2, strategy=f"ddp_{START_METHOD}")
 
 
 def test_find_meis_on_two_devices_of_a_notebook(tmp_path, alone, monkeypatch):
