@@ -27,6 +27,8 @@ _JSONARGPARSE = Path(jsonargparse.__file__).parent
 _OF_INPUT = (ValueError, TypeError, IndexError, OSError, ImportError)
 _EXIT_CODE = 2
 """As of arguments that cannot be parsed."""
+_AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""Ends a process without its doing. On Windows, which lacks SIGKILL, SIGTERM does."""
 
 
 def is_explained(error: BaseException) -> bool:
@@ -106,4 +108,4 @@ class OneMessage(Callback):
         """End the processes that this one has launched."""
         launcher = trainer.strategy.launcher
         if is_explained(exception) and isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)
+            launcher.kill(_AT_ONCE)

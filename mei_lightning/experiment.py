@@ -1,6 +1,5 @@
 """MEIs as what a projector shows in an experiment: 8-bit frames, lossless, and when each of them is shown."""
 
-import os
 import shutil
 import uuid
 import warnings
@@ -17,6 +16,7 @@ import xarray as xr
 
 from mei_lightning.analysis.populations import position_of
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.replacing import replace
 from mei_lightning.results import check_store
 from mei_lightning.video import Frames, dataset_stimulus_format, projector_levels
 
@@ -167,7 +167,7 @@ def export_for_experiment(
         stimuli.frame_times.to_csv(hidden / names[2], index=False)
         stimuli.levels.to_csv(hidden / names[3], index=False)
         for name in names:
-            os.replace(hidden / name, directory / name)
+            replace(hidden / name, directory / name)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return stimuli

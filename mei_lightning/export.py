@@ -2,13 +2,14 @@
 
 import importlib
 import json
-import os
 import uuid
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+
+from mei_lightning.replacing import replace
 
 
 def export_meis(store_path: str | Path, target: str | Path) -> Path:
@@ -45,7 +46,7 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
     hidden = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}.partial")
     try:
         write(store_path, hidden)
-        os.replace(hidden, target)
+        replace(hidden, target)
     finally:
         hidden.unlink(missing_ok=True)
     return target

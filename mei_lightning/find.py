@@ -22,6 +22,7 @@ from mei_lightning.constraints import Constraint
 from mei_lightning.devices import chosen_accelerator, made_on_cpu
 from mei_lightning.effort import EffortName
 from mei_lightning.initial import InitialStimuli
+from mei_lightning.launcher import check_fork
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
 from mei_lightning.models.fast_path import FastPath
@@ -33,7 +34,7 @@ from mei_lightning.parameterizations import Parameterization
 from mei_lightning.regularizers import Regularizer
 from mei_lightning.robustness import Robustness
 from mei_lightning.selection import NeuronSelection
-from mei_lightning.strategies import cluster_plugins, strategy_for
+from mei_lightning.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 
 
 @made_on_cpu
@@ -126,6 +127,13 @@ def find_meis(
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
     """
+    strategy = strategy_for(devices)
+    if strategy == NOTEBOOK and IN_NOTEBOOKS == "fork":
+        check_fork()
+    if strategy != "auto" and directory is None:
+        raise ValueError(f"devices={devices} needs a directory, where the devices keep their results.")
+    if _has(callbacks, ResultsWriter):
+        raise ValueError("Give find_meis the directory of the results in place of a ResultsWriter.")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         module = MEIModule(
             model,
@@ -148,13 +156,8 @@ def find_meis(
             rows_per_device=rows_per_device,
             fast_path=fast_path,
         )
-        strategy = strategy_for(devices)
-        if strategy != "auto" and directory is None:
-            raise ValueError(f"devices={devices} needs a directory, where the devices keep their results.")
-        if _has(callbacks, ResultsWriter):
-            raise ValueError("Give find_meis the directory of the results in place of a ResultsWriter.")
         logging = log_directory is not None
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             place = Path(directory or scratch)
             trainer = Trainer(
                 accelerator=chosen_accelerator(accelerator),

@@ -19,14 +19,15 @@ from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
-from mei_lightning.initial import InitialStimuli, NeuronStart, PinkNoise, WhiteNoise
+from mei_lightning.initial import InitialStimuli, PinkNoise, WhiteNoise
+from mei_lightning.initial.of_neurons import StartsOfNeurons
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.fast_path import FastPath
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.module import OptimizerFactory
-from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of, seed_of_row
+from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of
 from mei_lightning.never_left import never_left
 from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod, check_optimizer, forgives_rounding
@@ -182,9 +183,6 @@ class MEIModule(PopulationModule):
         score = objective(model, groups, reducer)
         weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
 
-        def seed_of(number: int, restart: int) -> int:
-            return seed_of_row(seed, groups[number], restart)
-
         initial = initial or WhiteNoise()
         labels = [group_label(group) for group in groups]
         initial.check(labels, shape[1:])
@@ -195,22 +193,12 @@ class MEIModule(PopulationModule):
                 f"initial={initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
             )
 
-        def start(number: int) -> Tensor:
-            device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-            neuron = NeuronStart(labels[number], number, shape[1:], score, constraint, device)
-            stimuli = initial(neuron, [seed_of(number, restart) for restart in range(restarts)]).to(weight_type)
-            if stimuli.shape != (restarts, *shape[1:]):
-                raise ValueError(
-                    f"{initial!r} made stimuli of shape {tuple(stimuli.shape)}; it should be {(restarts, *shape[1:])}: "
-                    "[restarts, channels, time, height, width]."
-                )
-            return stimuli
-
+        start = StartsOfNeurons(initial, groups, score, shape[1:], constraint, weight_type, restarts, seed)
         super().__init__(
             score,
             labels,
             start,
-            seed_of,
+            start.seed_of,
             restarts=restarts,
             finalists=finalists,
             shifts=shifts,

@@ -95,7 +95,7 @@ def free_memory(device: torch.device) -> float:
 
 def _available_memory() -> float:
     try:
-        facts = Path("/proc/meminfo").read_text().splitlines()
+        facts = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return float("inf")
     return next((1024.0 * int(fact.split()[1]) for fact in facts if fact.startswith("MemAvailable")), float("inf"))
@@ -105,6 +105,8 @@ def _available_in_control_group() -> float:
     # A container, or a cluster's job, may have less than the machine.
     group = Path("/sys/fs/cgroup")
     try:
-        return float((group / "memory.max").read_text()) - float((group / "memory.current").read_text())
+        return float((group / "memory.max").read_text(encoding="utf-8")) - float(
+            (group / "memory.current").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return float("inf")

@@ -21,6 +21,8 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike
 
+from mei_lightning.replacing import rename, replace
+
 VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
 _PENDING, _INTERRUPTED = "pending", "interrupted"
@@ -141,7 +143,7 @@ class MEIStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _make(hidden, description, json.dumps(dict(configuration)), np.dtype(dtype))
-                os.rename(hidden, path)
+                rename(hidden, path)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise FileExistsError(exists) from error
@@ -339,7 +341,7 @@ class MEIStore:
                 if self._lasting:
                     file.flush()
                     os.fsync(file.fileno())
-            os.replace(hidden, self.path / variable / key)
+            replace(hidden, self.path / variable / key)
         except BaseException:
             hidden.unlink(missing_ok=True)
             raise

@@ -1,13 +1,19 @@
 """Rows over devices: each process optimises neurons of its own, and nothing is synchronised but who does what."""
 
+import multiprocessing
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
+from mei_lightning.launcher import Launcher
+
 SHARDED = "sharded"
+NOTEBOOK = f"{SHARDED}_notebook"
+IN_NOTEBOOKS: Literal["fork", "spawn"] = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+"""How a notebook starts processes: copies of it, which know all that it has defined, or new ones where none are."""
 
 
 class ShardedStrategy(DDPStrategy):
@@ -17,8 +23,13 @@ class ShardedStrategy(DDPStrategy):
     process knows the others' stimuli: an average over devices would divide a row's gradient by their number.
 
     In a script or on the command line ``Trainer(strategy="sharded", devices=8, num_nodes=2)``; in a notebook
-    ``strategy="sharded_notebook"``, which forks the processes.
+    ``strategy="sharded_notebook"``, which forks the processes, or spawns them where the system has no fork.
     """
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self._start_method != "popen":
+            self._launcher = Launcher(self, self._start_method)
 
     def configure_ddp(self) -> None:
         """Leave the module as it is: no parameter has copies that would have to agree."""
@@ -26,7 +37,7 @@ class ShardedStrategy(DDPStrategy):
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
         """Make the names known to Lightning's ``Trainer``."""
-        for name, start_method in ((SHARDED, "popen"), (f"{SHARDED}_notebook", "fork")):
+        for name, start_method in ((SHARDED, "popen"), (NOTEBOOK, IN_NOTEBOOKS)):
             if name not in strategy_registry:
                 strategy_registry.register(
                     name, cls, description="Each device optimises rows of its own", start_method=start_method
@@ -47,7 +58,7 @@ def strategy_for(devices: Any, num_nodes: int = 1) -> str:
     one_device = one_device and (isinstance(devices, str | int) or len(devices) == 1)
     if one_device and num_nodes == 1:
         return "auto"
-    return f"{SHARDED}_notebook" if hasattr(sys, "ps1") else SHARDED
+    return NOTEBOOK if hasattr(sys, "ps1") else SHARDED
 
 
 def cluster_plugins() -> list[SLURMEnvironment]:

@@ -395,14 +395,14 @@ def recipe_results(model: BenchmarkModel, arguments: argparse.Namespace) -> dict
     It is run for the first neurons; what is in the cache already, for these or others, is not repeated.
     """
     path = arguments.cache / f"recipe_{model.digest[:16]}_{arguments.recipe_steps}_steps.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for neuron in model.neurons[: arguments.recipe_neurons]:
         if label(neuron) in results:
             continue
         stimulus, steps = run_openretina(model, neuron, arguments.recipe_steps)
         results[label(neuron)] = {"steps": steps, "response": response_of(model, neuron, stimulus)}
         partial_file = path.with_suffix(".partial")
-        partial_file.write_text(json.dumps(results, indent=1))
+        partial_file.write_text(json.dumps(results, indent=1), encoding="utf-8")
         partial_file.rename(path)
         log(f"  {label(neuron)}: {results[label(neuron)]}")
     return results
@@ -494,11 +494,11 @@ class PeakMemory:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         # getrusage has the same number, but it cannot be set back, and a child process inherits its parent's.
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return self
 
     def __exit__(self, *exception: object) -> None:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         self.megabytes = int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -768,7 +768,7 @@ def main() -> None:
     be_quiet()
     results = arguments.run(arguments)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def run(recipe: str, place: Path) -> xr.Dataset:
 
 def command_of(config: Path) -> str:
     """The command that a recipe is for, from the line in it that says how it is run; ``fit`` without one."""
-    lines = re.findall(r"^# mei-lightning (.*)$", config.read_text(), flags=re.MULTILINE)
+    lines = re.findall(r"^# mei-lightning (.*)$", config.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return shlex.split(lines[0])[0] if lines else "fit"
 
 
@@ -128,7 +128,7 @@ def title_of(recipe: str) -> str:
 
 def purpose_of(recipe: str) -> str:
     """The first sentence of a recipe's comment, or its beginning, without what stands in brackets."""
-    comment = re.match(r"(?:#.*\n)+", (CONFIGS / f"{recipe}.yaml").read_text())
+    comment = re.match(r"(?:#.*\n)+", (CONFIGS / f"{recipe}.yaml").read_text(encoding="utf-8"))
     text = " ".join(line.lstrip("# ") for line in comment[0].splitlines()) if comment else ""
     text = re.sub(r"\s*\([^()]*\)", "", text)
     sentence = re.split(r"\. |\.$|: |; ", text)[0]

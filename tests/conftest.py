@@ -1,5 +1,6 @@
-"""Tiny models and one way to fit, shared by the tests."""
+"""Tiny models, one way to fit, and one way to start processes, shared by the tests."""
 
+import multiprocessing
 import os
 import tempfile
 
@@ -12,7 +13,20 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 from torch.nn import functional as F
 
-import mei_lightning as ml
+START_METHOD = os.environ.get("MEI_LIGHTNING_TEST_START_METHOD") or (
+    "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+)
+"""How processes begin: with "spawn" in place of "fork" everything is tested as on a system that has no fork."""
+if START_METHOD != "fork":
+    # Before the package asks.
+    multiprocessing.get_all_start_methods = lambda: [START_METHOD]
+
+import mei_lightning as ml  # noqa: E402
+
+PROCESSES = multiprocessing.get_context(START_METHOD)
+needs_fork = pytest.mark.skipif(
+    START_METHOD != "fork", reason="needs so many processes, or parts of Linux, that it forks"
+)
 
 # Tests of what is refused look at the exceptions.
 os.environ["MEI_LIGHTNING_TRACEBACK"] = "1"

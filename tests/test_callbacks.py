@@ -233,7 +233,7 @@ def test_csv_logger(tmp_path):
     module = module_of(video_model(), max_steps=30)
     options = {"logger": CSVLogger(tmp_path, name=""), "log_every_n_steps": 1}
     trainer = fit(module, NO_LIMIT, ml.StimulusLogger(), **options)
-    with open(Path(trainer.logger.log_dir) / "metrics.csv") as file:
+    with open(Path(trainer.logger.log_dir) / "metrics.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["rows/active"]) for row in rows] == [6.0] * 3
     means = [float(row["score/mean"]) for row in rows]

@@ -92,7 +92,7 @@ def test_own_model_by_class_path():
         "neurons": [1, 3],
         "norm": 2.0,
     }
-    Path("own.yaml").write_text(yaml.safe_dump({"model": config}))
+    Path("own.yaml").write_text(yaml.safe_dump({"model": config}), encoding="utf-8")
     main(["fit", "--config=own.yaml", QUIET])
     meis = results()
     assert meis.stimulus.shape == (2, 3, 1, 5, 7)
@@ -117,7 +117,7 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
         "reducer": {"class_path": "mei_lightning.MaxReducer"},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}},
     }
-    Path("all.yaml").write_text(yaml.safe_dump({"model": config}))
+    Path("all.yaml").write_text(yaml.safe_dump({"model": config}), encoding="utf-8")
     main([*ONE_NEURON, "--config=all.yaml", "--model.max_steps=5"])
     meis = results()
     green = meis.stimulus.sel(channel="green")
@@ -262,19 +262,19 @@ def test_checkpoint_is_not_unpickled():
 
 
 def test_without_a_logger_nobodys_config_is_touched():
-    Path("config.yaml").write_text("mine")
+    Path("config.yaml").write_text("mine", encoding="utf-8")
     main([*ONE_NEURON, "--model.max_steps=1", "--trainer.logger=false", "--results.directory=here"])
-    assert Path("config.yaml").read_text() == "mine"
+    assert Path("config.yaml").read_text(encoding="utf-8") == "mine"
     assert Path("here/meis.zarr").is_dir()
 
 
 def test_what_is_no_store_is_not_touched(monkeypatch):
     monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
     Path("here/meis.zarr").mkdir(parents=True)
-    Path("here/meis.zarr/mine").write_text("mine")
+    Path("here/meis.zarr/mine").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match=r"here/meis.zarr is not a store of MEIs"):
         main([*ONE_NEURON, "--results.directory=here"])
-    assert Path("here/meis.zarr/mine").read_text() == "mine"
+    assert Path("here/meis.zarr/mine").read_text(encoding="utf-8") == "mine"
 
 
 def test_results_of_another_run_are_never_overwritten(monkeypatch):

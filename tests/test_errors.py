@@ -143,7 +143,8 @@ def test_the_traceback_of_a_defect_stays():
     Path("own.yaml").write_text(
         "model: {neurons: [0], retina: {class_path: mei_lightning.RetinaModel, init_args: {neurons_per_session: 4, "
         f"network: {{class_path: {__name__}.Defective}}, "
-        "stimulus_format: {channel_names: [grey], height: 5, width: 7}}}}"
+        "stimulus_format: {channel_names: [grey], height: 5, width: 7}}}}",
+        encoding="utf-8",
     )
     with pytest.raises(ValueError, match="of the user's own"):
         main(["fit", "--config=own.yaml"])

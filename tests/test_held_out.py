@@ -133,9 +133,9 @@ def test_commands(tmp_path, monkeypatch, capsys):
     members = [{"class_path": f"{__name__}.OneOfFour", "init_args": {"seed": seed}} for seed in range(4)]
     retina = {"class_path": "mei_lightning.Ensemble", "init_args": {"members": members}}
     config = {"retina": retina, "members": [0, 1], "neurons": "all", "time_steps": 5, "max_steps": 3, "restarts": 1}
-    with open("run.yaml", "w") as file:
+    with open("run.yaml", "w", encoding="utf-8") as file:
         yaml.safe_dump({"model": config}, file)
-    with open("other.yaml", "w") as file:
+    with open("other.yaml", "w", encoding="utf-8") as file:
         yaml.safe_dump({"retina": retina}, file)
     options = ["--results.directory=here", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
     main(["fit", "--config=run.yaml", *options])

@@ -1,22 +1,21 @@
 """Two runs do not write to one store, and a run that was killed is in nobody's way."""
 
 import errno
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import fit, read, video_model
+from conftest import PROCESSES, fit, read, video_model
 from lightning.pytorch import Callback
 
 import mei_lightning as ml
+import mei_lightning.lock
 from mei_lightning.lock import RunLock
 
 
@@ -48,10 +47,37 @@ def test_the_message_says_how_to_remove_it_by_hand(tmp_path):
 
 
 def test_a_file_that_was_left_behind_is_no_lock(tmp_path):
-    (tmp_path / "meis.zarr.lock").write_text("process 1 on nowhere, since ever")
+    (tmp_path / "meis.zarr.lock").write_text("\nprocess 1 on nowhere, since ever", encoding="utf-8")
     lock = RunLock(tmp_path / "meis.zarr")
     lock.acquire()
-    assert lock.path.read_text().startswith(f"process {os.getpid()} on")
+    assert lock.path.read_text(encoding="utf-8").strip().startswith(f"process {os.getpid()} on")
+    lock.release()
+
+
+def test_who_holds_it_is_said_after_the_byte_that_windows_lets_nobody_read(tmp_path):
+    one, other = RunLock(tmp_path / "meis.zarr"), RunLock(tmp_path / "meis.zarr")
+    one.acquire()
+    with one.path.open("r+b") as file:
+        file.write(b"#")
+    with pytest.raises(BlockingIOError, match=rf"\(process {os.getpid()} on"):
+        other.acquire()
+    one.release()
+
+
+def test_windows_removes_the_file_once_it_is_closed(tmp_path, monkeypatch):
+    lock = RunLock(tmp_path / "meis.zarr")
+    unlink = Path.unlink
+
+    def refuse_open_files(path, missing_ok=False):
+        if lock._file is not None:
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse_open_files)
+    lock.acquire()
+    lock.release()
+    assert not list(tmp_path.iterdir())
+    lock.acquire()
     lock.release()
 
 
@@ -72,9 +98,8 @@ def contend(store, holders, wins):
 
 
 def test_processes_that_contend_never_both_have_it(tmp_path):
-    fork = get_context("fork")
-    holders, wins = fork.Value("i", 0), fork.Value("i", 0)
-    processes = [fork.Process(target=contend, args=(tmp_path / "meis.zarr", holders, wins)) for _ in range(4)]
+    holders, wins = PROCESSES.Value("i", 0), PROCESSES.Value("i", 0)
+    processes = [PROCESSES.Process(target=contend, args=(tmp_path / "meis.zarr", holders, wins)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -84,10 +109,10 @@ def test_processes_that_contend_never_both_have_it(tmp_path):
 
 
 def test_without_locks_a_run_goes_on(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", fail)
+    monkeypatch.setattr(mei_lightning.lock, "lock_descriptor", fail)
     with pytest.warns(UserWarning, match="has no locks"):
         fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 2, directory=tmp_path)
     assert read(tmp_path).sizes["neuron"] == 1

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import video_model
+from conftest import START_METHOD, video_model
 from lightning.pytorch import Callback, Trainer
 
 import mei_lightning as ml
@@ -50,7 +50,7 @@ def fit(
     callbacks=(),
     **options,
 ):
-    """Fit in forked processes, or in this one."""
+    """Fit in forked processes (or spawned ones, if all tests do so), or in this one."""
     module = ml.MEIModule(model or video_model(), neurons, **{**OPTIONS, **options})
     Trainer(
         accelerator="cpu",
@@ -121,7 +121,7 @@ class NotesMetrics(Callback):
 def test_metrics_are_of_the_neurons_of_all_devices(tmp_path):
     meis = fit(tmp_path / "results", 2, rows_per_device=2, callbacks=[NotesMetrics(tmp_path)])
     for rank in range(2):
-        logged = json.loads((tmp_path / f"{rank}.json").read_text())
+        logged = json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8"))
         assert logged["neurons/done"] == len(NEURONS)
         assert logged["neurons/converged_share"] == pytest.approx((meis.status == "converged").mean().item())
         assert logged["neurons/seed_similarity"] == pytest.approx(meis.restart_similarity.mean().item(), abs=1e-5)
@@ -130,7 +130,7 @@ def test_metrics_are_of_the_neurons_of_all_devices(tmp_path):
 
 def test_each_neuron_is_computed_on_one_device(tmp_path):
     fit(tmp_path, 2, rows_per_device=2)
-    records = [path.read_text().split("\n") for path in (tmp_path / "meis.zarr" / "records").iterdir()]
+    records = [path.read_text(encoding="utf-8").split("\n") for path in (tmp_path / "meis.zarr" / "records").iterdir()]
     written = [[json.loads(line)["number"] for line in lines if line] for lines in records]
     assert sorted(number for numbers in written for number in numbers) == list(range(len(NEURONS)))
     assert min(map(len, written)) >= 2
@@ -138,7 +138,7 @@ def test_each_neuron_is_computed_on_one_device(tmp_path):
 
 def test_data_parallel_training_is_refused(tmp_path):
     with pytest.raises(Exception, match=r'averages gradients over devices.*Trainer\(strategy="sharded"\)'):
-        fit(tmp_path, 2, strategy="ddp_fork")
+        fit(tmp_path, 2, strategy=f"ddp_{START_METHOD}")
 
 
 def test_find_meis_on_two_devices_of_a_notebook(tmp_path, alone, monkeypatch):
@@ -239,13 +239,13 @@ def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, command_a
     for process in job:
         process.send_signal(signal.SIGUSR1)
     finish(*job)
-    assert queue.read_text() == "requeue 4711\n"
+    assert queue.read_text(encoding="utf-8") == "requeue 4711\n"
     statuses = read(tmp_path / "results").status.values
     assert np.isin(statuses, ["interrupted", "pending"]).any()
 
     finish(*start_slurm_job(tmp_path / "results", free_port()))
     assert_same(read(tmp_path / "results"), command_alone)
-    assert queue.read_text() == "requeue 4711\n"
+    assert queue.read_text(encoding="utf-8") == "requeue 4711\n"
 
 
 class PressesCtrlC(Callback):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from conftest import START_METHOD
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
@@ -91,7 +92,7 @@ def on_device(rank, place):
 
 @pytest.mark.filterwarnings("ignore")
 def test_devices_agree_on_the_values_of_all_of_them(tmp_path):
-    start_processes(on_device, (str(tmp_path),), nprocs=3, start_method="fork")
+    start_processes(on_device, (str(tmp_path),), nprocs=3, start_method=START_METHOD)
     for rank in range(3):
         scores, share, similarity, index = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert scores["mean"].item() == pytest.approx(SCORES.mean(), abs=1e-6)

@@ -9,7 +9,7 @@ from torch import nn
 
 import mei_lightning as ml
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 OWN_MODEL = next(block for block in README.split("```") if "class LinearNonlinear" in block).removeprefix("python")
 
 

@@ -369,6 +369,8 @@ def test_the_estimate_is_about_what_a_run_takes(monkeypatch, request, name):
 
 
 def test_free_memory_is_that_of_the_machine_or_less():
-    (total,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    (total,) = (
+        line for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines() if line.startswith("MemTotal")
+    )
     assert 0 < memory.free_memory(torch.device("cpu")) <= 1024 * int(total.split()[1])
     assert np.isfinite(memory.free_memory(torch.device("cpu")))

@@ -16,7 +16,7 @@ import pytest
 import mei_lightning as ml
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 # These two are what the continuous integration runs.
 RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh"}
 
@@ -75,7 +75,7 @@ def page(address):
 
 
 def test_commands_of_the_gate_are_in_the_readme():
-    gate = (ROOT / ".ci" / "run").read_text()
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for command in RUN_BY_CI:
         assert command in commands()
         assert command in gate

@@ -50,12 +50,12 @@ def test_recipes_run_as_they_say(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["mei-lightning"])
     path = CONFIGS / f"{name}.yaml"
-    (line,) = re.findall(r"^# mei-lightning (.*)$", path.read_text(), flags=re.MULTILINE)
+    (line,) = re.findall(r"^# mei-lightning (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     command, *arguments = shlex.split(line)
     assert arguments == ["--config", f"scripts/configs/{name}.yaml"]
     few_frames = ["--model.time_steps=22"] if name in FEW_FRAMES else []
     main([command, "--config", str(path), *QUICK[command], *few_frames])
-    target = "results/meis.zarr" if command == "fit" else yaml.safe_load(path.read_text())["target"]
+    target = "results/meis.zarr" if command == "fit" else yaml.safe_load(path.read_text(encoding="utf-8"))["target"]
     found = xr.open_zarr(target).load()
     assert np.isfinite(found["stimulus"]).all()
     assert found.attrs["model"].startswith("digital_twin")
@@ -63,7 +63,8 @@ def test_recipes_run_as_they_say(name, tmp_path, monkeypatch):
 
 def test_every_method_has_a_recipe():
     commands = {
-        re.search(r"^# mei-lightning (\S+)", (CONFIGS / f"{name}.yaml").read_text(), re.M)[1] for name in RECIPES
+        re.search(r"^# mei-lightning (\S+)", (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"), re.M)[1]
+        for name in RECIPES
     }
     assert set(METHODS) <= commands
 

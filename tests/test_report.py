@@ -413,7 +413,7 @@ def test_the_page_of_many_large_stimuli_stays_small():
 
 def test_coarse_pages_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "LARGEST_PAGE", 4000)
-    page = ml.write_report(make_store(tmp_path, types=None)).read_text()
+    page = ml.write_report(make_store(tmp_path, types=None)).read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
     assert f"means of {-(-6 // data['height'])} x" in page
     texts = re.findall(r'id="movie-\d+">(.*?)</script>', page)
@@ -423,7 +423,7 @@ def test_coarse_pages_say_so(tmp_path, monkeypatch):
 
 
 def test_summary_and_tables(report):
-    page = report.read_text()
+    page = report.read_text(encoding="utf-8")
     for text in (
         "9 converged, ",
         "3 of 15 neurons are not finished",
@@ -439,13 +439,13 @@ def test_why_nothing_is_known_of_other_starts(tmp_path):
     meis["restart_scores"][:, 1:] = np.nan
     meis["restart_similarity"][:] = np.nan
     store = ml.save_dataset(meis, tmp_path / "meis.zarr")
-    page = ml.write_report(store).read_text()
+    page = ml.write_report(store).read_text(encoding="utf-8")
     assert "No neuron has two starts that were optimised to the end" in page
     assert "What other starts of the same neuron arrive at" not in page
 
 
 def test_without_an_analysis_the_page_says_how_to_make_one(tmp_path):
-    page = ml.write_report(make_store(tmp_path, types=None), tmp_path / "elsewhere.html").read_text()
+    page = ml.write_report(make_store(tmp_path, types=None), tmp_path / "elsewhere.html").read_text(encoding="utf-8")
     assert "mei-lightning analyze makes them" in page
 
 
@@ -454,7 +454,7 @@ def test_an_analysis_that_is_older_or_of_something_else(tmp_path):
     changed = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
     changed["score"][0] = np.nan
     changed.drop_encoding().to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
-    assert "analyze --overwrite renews it" in ml.write_report(store).read_text()
+    assert "analyze --overwrite renews it" in ml.write_report(store).read_text(encoding="utf-8")
     changed.assign_attrs(configuration="{}").to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
     with pytest.raises(ValueError, match="is of other MEIs"):
         ml.write_report(store, overwrite=True)
@@ -468,8 +468,8 @@ def test_reports_are_not_overwritten_unasked(tmp_path):
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         ml.write_report(store)
-    assert (tmp_path / "report.html").read_text() == "mine"
-    assert ml.write_report(store, overwrite=True).read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
+    assert ml.write_report(store, overwrite=True).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     with pytest.raises(FileNotFoundError, match="no store"):
         ml.write_report(tmp_path / "nowhere.zarr")
     assert {it.name for it in tmp_path.iterdir()} == {"meis.zarr", "report.html"}
@@ -480,4 +480,4 @@ def test_on_the_command_line(tmp_path, capsys):
     main(["analyze", str(tmp_path / "meis.zarr")])
     main(["report", str(tmp_path / "meis.zarr")])
     assert f"Report: {tmp_path / 'report.html'}" in capsys.readouterr().out
-    assert "monday/0" in (tmp_path / "report.html").read_text()
+    assert "monday/0" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import json
 import math
-import multiprocessing
 import os
 import pickle
 import random
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import PROCESSES, needs_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,6 @@ import mei_lightning.store
 from mei_lightning.export import export_meis
 from mei_lightning.store import MEIResult, MEIStore
 
-FORK = multiprocessing.get_context("fork")
 DONE = ("converged", "step limit", "no gradient", "not finite")
 
 
@@ -129,7 +128,7 @@ def in_child(function, *args):
             os._exit(1)
         os._exit(0)
 
-    process = FORK.Process(target=run)
+    process = PROCESSES.Process(target=run)
     process.start()
     process.join()
     return process.exitcode
@@ -350,19 +349,19 @@ def test_nothing_is_overwritten(tmp_path, description, there):
         assert path.read_text() == "precious"
 
 
+def create_or_exit(path, description, start):
+    start.wait()
+    try:
+        MEIStore.create(path, description, {"creator": os.getpid()})
+    except FileExistsError:
+        os._exit(3)
+    os._exit(0)
+
+
 def test_one_of_many_creators_succeeds(tmp_path, description):
     for attempt in range(3):
-        path, start = tmp_path / f"{attempt}.zarr", FORK.Barrier(4)
-
-        def create(path=path, start=start):
-            start.wait()
-            try:
-                MEIStore.create(path, description, {"creator": os.getpid()})
-            except FileExistsError:
-                os._exit(3)
-            os._exit(0)
-
-        processes = [FORK.Process(target=create) for _ in range(4)]
+        path, start = tmp_path / f"{attempt}.zarr", PROCESSES.Barrier(4)
+        processes = [PROCESSES.Process(target=create_or_exit, args=(path, description, start)) for _ in range(4)]
         for process in processes:
             process.start()
         for process in processes:
@@ -485,25 +484,29 @@ def big_description(neurons):
     return description_of(neurons, channels=2, frames=25, height=18, width=16, response_frames=20, restarts=4)
 
 
+def write_a_third(store, description, start, first, collects):
+    """The results of every third neuron from the first one on; of a store, or a pickled one."""
+    here = pickle.loads(store) if isinstance(store, bytes) else store
+    start.wait()
+    for number in range(first, 60, 3):
+        here.write(result_of(number, description))
+        if collects:
+            here.collect()
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("collectors", "pickled"), [(1, False), (1, True), (3, False)])
 def test_many_processes_write_while_others_read(tmp_path, collectors, pickled):
     """With one collector whoever reads finds all that a status promises; with several, once they have ended."""
     description = big_description(61)
     store = MEIStore.create(tmp_path / "meis.zarr", description, {})
     store.write(result_of(60, description))
-    sent = pickle.dumps(store)
-    start = FORK.Barrier(4)
-
-    def write(first):
-        here = pickle.loads(sent) if pickled else store
-        start.wait()
-        for number in range(first, 60, 3):
-            here.write(result_of(number, description))
-            if first < collectors:
-                here.collect()
-            time.sleep(0.01)
-
-    processes = [FORK.Process(target=write, args=(first,)) for first in range(3)]
+    sent = pickle.dumps(store) if pickled else store
+    start = PROCESSES.Barrier(4)
+    processes = [
+        PROCESSES.Process(target=write_a_third, args=(sent, description, start, first, first < collectors))
+        for first in range(3)
+    ]
     for process in processes:
         process.start()
     start.wait()
@@ -571,6 +574,7 @@ def check_after_death(path, description, versions):
     return finished
 
 
+@needs_fork
 def test_process_killed_before_any_file_that_it_touches(tmp_path):
     """At every file that is opened, renamed or removed on the way from an interrupted to a finished neuron."""
     description, versions = description_of(neurons=2), [(0, "interrupted"), (1, "converged")]
@@ -596,6 +600,7 @@ def test_process_killed_before_any_file_that_it_touches(tmp_path):
     assert outcomes.count(1) > 5
 
 
+@needs_fork
 def test_creator_killed_at_any_moment_leaves_a_store_or_nothing(tmp_path, description):
     seen = set()
     for event in sorted({int(1.4**power) for power in range(50)}):
@@ -612,6 +617,7 @@ def test_creator_killed_at_any_moment_leaves_a_store_or_nothing(tmp_path, descri
     assert seen == {False, True}
 
 
+@needs_fork
 def test_writer_killed_at_random_moments_again_and_again(tmp_path):
     description, versions = big_description(20), [(0, "interrupted"), (1, "step limit")]
     path = MEIStore.create(tmp_path / "meis.zarr", description, {}).path
@@ -625,7 +631,7 @@ def test_writer_killed_at_random_moments_again_and_again(tmp_path):
 
     chance, kills, finished = random.Random(0), 0, set()
     while len(finished) < 20:
-        process = FORK.Process(target=run)
+        process = PROCESSES.Process(target=run)
         process.start()
         # Later as it goes on, so that the test ends on any machine.
         process.join(timeout=chance.uniform(0.005, 0.05) + 0.002 * kills)
@@ -651,7 +657,7 @@ def own_mounts():
     if ctypes.CDLL(None).unshare(flags) != 0:
         os._exit(77)
     if user != 0:
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="utf-8")
     if subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True).returncode != 0:
         os._exit(77)
     yield
@@ -690,6 +696,7 @@ def fill(path, leave=0):
         file.truncate(max(0, path.stat().st_size - leave))
 
 
+@needs_fork
 def test_full_disk_keeps_what_is_finished_and_says_what_to_do(tmp_path):
     description = big_description(200)
 
@@ -733,6 +740,7 @@ def test_full_disk_keeps_what_is_finished_and_says_what_to_do(tmp_path):
     check_in_own_mounts(run)
 
 
+@needs_fork
 def test_record_cut_by_a_full_disk_counts_as_not_written(tmp_path):
     """The disk is full when the record comes, after the stimulus; the same process goes on when there is space."""
 
@@ -782,6 +790,7 @@ def check_refusals(store, description, reason):
     assert store.finished() == {0}
 
 
+@needs_fork
 def test_read_only_disk(tmp_path, description):
     def run():
         mount("-t", "tmpfs", "tmpfs", tmp_path)
@@ -794,6 +803,7 @@ def test_read_only_disk(tmp_path, description):
     check_in_own_mounts(run)
 
 
+@needs_fork
 @pytest.mark.parametrize("folder", [".", "records", "stimulus", "status"])
 def test_store_of_someone_else(description, folder):
     """One forbidden folder is found before any work; with all of them, everything is refused and still read."""
@@ -998,6 +1008,7 @@ def test_export_that_fails_leaves_nothing(store, description, suffix, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["meis.zarr"]
 
 
+@needs_fork
 def test_export_that_is_killed_leaves_no_file_of_the_name(store, description, suffix, tmp_path):
     filled(store, description)
     target = tmp_path / f"meis{suffix}"

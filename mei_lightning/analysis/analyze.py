@@ -1,6 +1,5 @@
 """The analysis of a store of MEIs, kept beside it."""
 
-import os
 import shutil
 import uuid
 import warnings
@@ -23,6 +22,7 @@ from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
+from mei_lightning.replacing import rename, replace
 from mei_lightning.results import check_store, reducer_of
 
 ANALYSIS = "analysis.zarr"
@@ -129,10 +129,11 @@ def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, pro
 
 def _replace(new: Path, target: Path) -> None:
     if not target.is_dir():
-        os.replace(new, target)
+        replace(new, target)
         return
     # A directory cannot take another's place.
     old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
-    os.rename(target, old)
-    os.rename(new, target)
-    shutil.rmtree(old)
+    rename(target, old)
+    rename(new, target)
+    # Windows does not remove what a reader has open.
+    shutil.rmtree(old, ignore_errors=True)

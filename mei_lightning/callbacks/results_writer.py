@@ -16,6 +16,7 @@ from mei_lightning.lock import RunLock
 from mei_lightning.module import Status, warn_of_failures
 from mei_lightning.plotting import plot_mei, plot_meis
 from mei_lightning.population import PopulationModule
+from mei_lightning.replacing import rename
 from mei_lightning.store import MEIStore
 from mei_lightning.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
 
@@ -136,7 +137,7 @@ class ResultsWriter(Callback):
 
     def _prepare(self, path: Path, module: PopulationModule) -> None:
         if path.exists() and self.start_anew:
-            path.rename(path.with_name(f"{path.stem}_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.zarr"))
+            rename(path, path.with_name(f"{path.stem}_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.zarr"))
         if path.exists():
             store = MEIStore(path)
             store.check_configuration(module.configuration)

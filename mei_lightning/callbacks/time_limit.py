@@ -11,13 +11,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
+"""What tells a process that its time is nearly over; None on Windows, which has no such signal, nor SLURM."""
+
 
 class TimeLimit(Callback):
     """Ends the run at the next check once the process has been told, by SIGUSR1, that its time is nearly over.
 
     All processes end together, and what they have found is on disk. In a SLURM job (``#SBATCH --signal=USR1@300`` sends
     the signal 300 s before the limit) the job is then put back into the queue, where the same command continues it.
-    Nothing is done inside the signal handler but to remember the signal.
+    Nothing is done inside the signal handler but to remember the signal. Without effect on Windows, which lacks it.
     """
 
     _previous: Any = None
@@ -28,8 +31,8 @@ class TimeLimit(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen for the signal."""
         self._told = False
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGUSR1, self._remember)
+        if SIGNAL is not None and threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(SIGNAL, self._remember)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run on all devices if one of them has been told."""
@@ -52,8 +55,8 @@ class TimeLimit(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signal back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGUSR1, self._previous)
+        if SIGNAL is not None and self._previous is not None:
+            signal.signal(SIGNAL, self._previous)
             self._previous = None
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from mei_lightning.figures.style import (
     readable,
 )
 from mei_lightning.plotting import window_of
+from mei_lightning.replacing import replace
 from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.results import check_store
 from mei_lightning.video import dataset_stimulus_format
@@ -82,7 +82,7 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
     try:
         with hidden.open("w", encoding="utf-8") as file:
             file.writelines(template.generate(parts))
-        os.replace(hidden, target)
+        replace(hidden, target)
     finally:
         hidden.unlink(missing_ok=True)
     return target
