@@ -18,6 +18,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import mei_lightning
+from mei_lightning.strategies import tells_of_a_lost_process
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 """The environment variable that asks for tracebacks."""
@@ -64,10 +65,11 @@ def refusal_in(error: BaseException) -> BaseException | None:
 def messages_in_place_of_tracebacks() -> Iterator[None]:
     """Of refusals print the message only, and exit with 2, unless the user asks for tracebacks.
 
-    Of an argument that cannot be parsed there is the message in any case.
+    Of an argument that cannot be parsed there is the message in any case. If another process of the run has ended, what
+    ``ShardedStrategy`` notes of that is printed, and the exit code is 1.
 
     Raises:
-        SystemExit: in place of a refusal.
+        SystemExit: in place of a refusal, or of a connection that is broken.
     """
     try:
         yield
@@ -76,7 +78,13 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
         sys.exit(_EXIT_CODE)
     except Exception as error:
         refusal = refusal_in(error)
-        if os.environ.get(TRACEBACK, "0") not in ("", "0") or refusal is None:
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            raise
+        if tells_of_a_lost_process(error):
+            for note in getattr(error, "__notes__", ()):
+                print(f"error: {note}", file=sys.stderr)
+            sys.exit(1)
+        if refusal is None:
             raise
         # The text of an OSError begins with its number.
         message = (refusal.strerror if isinstance(refusal, OSError) else None) or str(refusal)

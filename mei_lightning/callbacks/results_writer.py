@@ -18,6 +18,7 @@ from mei_lightning.plotting import plot_mei, plot_meis
 from mei_lightning.population import PopulationModule
 from mei_lightning.replacing import rename
 from mei_lightning.store import MEIStore
+from mei_lightning.strategies import tells_of_a_lost_process
 from mei_lightning.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
 
 STORE = "meis.zarr"
@@ -113,18 +114,21 @@ class ResultsWriter(Callback):
         self._unlock()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what there is when the user, or a cluster's time limit, interrupts the run."""
+        """Write what there is when the user, a cluster's time limit or the end of another process stops the run."""
         if isinstance(exception, SIGTERMException):
             # Otherwise the process would end with 0, as if all were done.
             exception.code = 128 + signal.SIGTERM
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and hasattr(self, "store"):
+        lost = tells_of_a_lost_process(exception)
+        if (lost or isinstance(exception, KeyboardInterrupt | SIGTERMException)) and hasattr(self, "store"):
             module = _module(pl_module)
             self._write(module, module.complete_places() + module.unfinished_places())
             together = isinstance(exception, InterruptedTogether)
             if together:
                 trainer.strategy.barrier()
-            if trainer.is_global_zero:
+            if trainer.is_global_zero or lost:
+                # It may be the first process that was lost.
                 self.store.collect()
+            if not lost:
                 rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it.")
             if together:
                 # Lightning ends the other processes when the first one ends, and the other way round.

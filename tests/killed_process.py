@@ -1,0 +1,26 @@
+"""How tests lose a process. A module of its own, so that processes which import it see no settings of the tests."""
+
+import os
+import signal
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+
+class IsKilled(Callback):
+    """Kills one of several processes in the midst of a run, as a system does that is short of memory.
+
+    Args:
+        rank: which one.
+        note: a file to make just before.
+    """
+
+    def __init__(self, rank: int, note: str = os.devnull):
+        self.rank = rank
+        self.note = Path(note)
+
+    def on_train_batch_end(self, trainer, *_):
+        # The first neurons are done after 25 steps at most, the next ones are not.
+        if trainer.world_size > 1 and trainer.global_rank == self.rank and trainer.global_step == 30:
+            self.note.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
