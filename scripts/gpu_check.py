@@ -27,19 +27,9 @@ from typing import Any
 import torch
 from benchmark import be_quiet, log
 from gpu_check_cases import cases
-from gpu_check_measures import (
-    FULL,
-    QUICK,
-    Check,
-    Row,
-    attempt,
-    kernels_of_run,
-    machine,
-    neurons_per_second,
-    scores_against_cpu,
-    time_of_parts,
-    waits_of_run,
-)
+from gpu_check_measures import kernels_of_run, neurons_per_second, scores_against_cpu, waits_of_run
+from gpu_check_parts import time_of_parts
+from gpu_check_setup import FULL, QUICK, Check, Row, attempt, machine
 from markdown_table import print_head, print_line
 
 IS_THERE: Mapping[str, Callable[[], bool]] = {

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class Runs:
 
     device: torch.device
     twin: ml.RetinaModel = field(default_factory=lambda: ml.load_model("digital_twin"))
+
+    @cached_property
+    def ensemble(self) -> ml.RetinaModel:
+        """The mean of two twins."""
+        return ml.Ensemble([self.twin, copy.deepcopy(self.twin)])
 
     def find(self, model: nn.Module | None = None, **options: Any) -> xr.Dataset:
         """The MEIs; an ArithmeticError if a score is not finite."""
@@ -77,13 +82,12 @@ def cases(device: torch.device) -> dict[str, Cases]:
 
 
 def _models(runs: Runs) -> Cases:
-    ensemble = ml.Ensemble([runs.twin, copy.deepcopy(runs.twin)])
     return {
         "DigitalTwin, all defaults": partial(runs.find, norm=None, time_steps=None, max_steps=12, restarts=None),
         "DigitalTwin, fast_path=False": partial(runs.find, fast_path=False),
         "DigitalTwin, fast_path='bfloat16'": partial(runs.find, fast_path="bfloat16"),
         "DigitalTwin, given on the device": partial(given_on_device, runs),
-        "Ensemble": partial(runs.find, ensemble),
+        "Ensemble": partial(runs.find, runs.ensemble),
         "SimulatedRetina": partial(runs.find, ml.SimulatedRetina()),
         "RetinaModel, of still images": partial(runs.find, still_model(), neurons=[0, 1], time_steps=None),
         "InnerUnits": partial(runs.find, ml.InnerUnits(runs.twin, "core.0"), neurons=[0, 1]),
@@ -155,11 +159,10 @@ def _constraints(runs: Runs) -> Cases:
 
 
 def _perturbations(runs: Runs) -> Cases:
-    ensemble = ml.Ensemble([runs.twin, copy.deepcopy(runs.twin)])
     return {
         "Jitter": partial(runs.find, robustness=[ml.Jitter(space=1, time=1)]),
         "Noise": partial(runs.find, robustness=[ml.Noise(0.1)]),
-        "RandomMember": partial(runs.find, ensemble, robustness=[ml.RandomMember()]),
+        "RandomMember": partial(runs.find, runs.ensemble, robustness=[ml.RandomMember()]),
     }
 
 

@@ -160,8 +160,8 @@ def test_a_section_that_fails_stops_no_other(script, tmp_path, monkeypatch):
     assert sections["one"]["failed"][0].startswith("ValueError: no driver")
 
 
-def test_scores_that_are_off_fail(measures, monkeypatch):
-    check = measures.Check(torch.device("cpu"), measures.QUICK)
+def test_scores_that_are_off_fail(script, measures, monkeypatch):
+    check = script.Check(torch.device("cpu"), script.QUICK)
     scores = measures.scores_on_cpu
     monkeypatch.setattr(measures, "scores_on_cpu", lambda *arguments: scores(*arguments) * (1 + 1e-4))
     row = measures.compare_scores(check, check.twin)
@@ -178,19 +178,21 @@ def test_a_device_that_is_not_there_is_refused(script, tmp_path, monkeypatch, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_a_size_that_needs_too_much_memory_is_noted(measures):
+def test_a_size_that_needs_too_much_memory_is_noted(script, measures):
+    parts = importlib.import_module("gpu_check_parts")
+
     def part(stimulus):
         if len(stimulus) == 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return stimulus.sum
 
-    check = measures.Check(torch.device("cpu"), measures.QUICK)
-    times = measures.time_for_rows(check, part, (2, 4, 6))
+    check = script.Check(torch.device("cpu"), script.QUICK)
+    times = parts.time_for_rows(check, part, (2, 4, 6))
     assert times["4 rows"] == "out of memory"
     assert times["2 rows"] > 0
     assert times["6 rows"] > 0
     with pytest.raises(RuntimeError, match="something else"):
-        measures.time_for_rows(check, lambda stimulus: (_ for _ in ()).throw(RuntimeError("something else")), (2,))
+        parts.time_for_rows(check, lambda stimulus: (_ for _ in ()).throw(RuntimeError("something else")), (2,))
 
 
 def test_waits_are_told_by_the_innermost_line_of_the_package(measures):
@@ -221,8 +223,8 @@ def test_kernels_are_those_of_the_device(measures):
     assert [row["share"] for row in longest] == [0.2, 0.05]
 
 
-def test_random_models_read_out_what_they_compute(measures):
-    check = measures.Check(torch.device("cpu"), measures.QUICK)
+def test_random_models_read_out_what_they_compute(script):
+    check = script.Check(torch.device("cpu"), script.QUICK)
     model = check.low_res
     assert len(model.neurons) == 3000
     stimulus = torch.randn(model.stimulus_shape(32, 2), generator=torch.Generator().manual_seed(0))
