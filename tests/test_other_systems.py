@@ -35,6 +35,7 @@ import mei_lightning.replacing
 from mei_lightning.strategies import IN_NOTEBOOKS
 
 assert IN_NOTEBOOKS == "spawn", IN_NOTEBOOKS
+assert all(hasattr(ml, name) for name in ml.__all__)
 meis = ml.find_meis(
     "digital_twin",
     [("session_1", 0), ("session_1", 1)],
