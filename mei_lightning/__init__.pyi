@@ -29,6 +29,7 @@ from .constraints import (
     SpatialLowPass,
     TemporalLowPass,
 )
+from .exceptions import MEIError
 from .experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
 from .export import export_meis
 from .figures.across import plot_chromatic_landscape, plot_cross_responses
@@ -137,6 +138,7 @@ __all__ = [
     "Jitter",
     "LinearReceptiveField",
     "LowRank",
+    "MEIError",
     "MEIModule",
     "MEIResult",
     "MEIStore",

@@ -4,6 +4,8 @@ import difflib
 import math
 from numbers import Integral, Real
 
+from mei_lightning.exceptions import InvalidTypeError
+
 
 def is_whole(value: object, least: int) -> bool:
     """Whether a value is a whole number that is not too small."""
@@ -31,7 +33,7 @@ def check_instance(name: str, value: object, kind: type, example: str, form: str
     if isinstance(value, kind):
         return
     if isinstance(value, type) and issubclass(value, kind):
-        raise TypeError(
+        raise InvalidTypeError(
             f"{name}={form.format(value.__name__)} is a class, where an instance of it is needed: give "
             f"{name}={form.format(f'{value.__name__}(...)')}."
         )
@@ -40,7 +42,7 @@ def check_instance(name: str, value: object, kind: type, example: str, form: str
         example = next((f"{near}(...)" for near in difflib.get_close_matches(value, names, 1)), example)
     given = repr(value) if isinstance(value, str | int | float) else f"a value of type {type(value).__name__}"
     article = "an" if kind.__name__[0] in "AEIOU" else "a"
-    raise TypeError(
+    raise InvalidTypeError(
         f"{name}: {given} is not {article} {kind.__name__}. Give {name}={form.format(example)}, for instance, or leave "
         "it out."
     )

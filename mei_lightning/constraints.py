@@ -11,6 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.projection import project_norm_and_range
 
 ChannelRanges = Sequence[tuple[float | None, float | None] | None]
@@ -26,14 +27,14 @@ def range_bounds(ranges: ChannelRanges) -> tuple[Tensor, Tensor]:
     bounds = []
     for channel, pair in enumerate(ranges):
         if pair is not None and len(pair) != 2:
-            raise ValueError(f"The range of channel {channel} must be (low, high) or None, not {pair!r}.")
+            raise InvalidValueError(f"The range of channel {channel} must be (low, high) or None, not {pair!r}.")
         low, high = (None, None) if pair is None else pair
         bound = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
         if not bound[0] <= bound[1]:
-            raise ValueError(f"The range {pair!r} of channel {channel} is empty: low must not exceed high.")
+            raise InvalidValueError(f"The range {pair!r} of channel {channel} is empty: low must not exceed high.")
         bounds.append(bound)
     if not bounds:
-        raise ValueError("ranges is empty: give one (low, high) for each channel, or None for no ranges.")
+        raise InvalidValueError("ranges is empty: give one (low, high) for each channel, or None for no ranges.")
     low_bounds, high_bounds = zip(*bounds, strict=True)
     return torch.tensor(low_bounds, device="cpu"), torch.tensor(high_bounds, device="cpu")
 
@@ -42,7 +43,7 @@ def check_channel_count(ranges: ChannelRanges, stimulus_shape: Sequence[int]) ->
     """Raise a ValueError unless a stimulus is 5-dimensional with as many channels as there are ranges."""
     check_dimensions(stimulus_shape)
     if len(ranges) != stimulus_shape[1]:
-        raise ValueError(
+        raise InvalidValueError(
             f"{len(ranges)} channel range(s) for a stimulus of {stimulus_shape[1]} channel(s): {tuple(ranges)}. "
             "Give one (low, high), or None, for each channel."
         )
@@ -51,7 +52,7 @@ def check_channel_count(ranges: ChannelRanges, stimulus_shape: Sequence[int]) ->
 def check_dimensions(stimulus_shape: Sequence[int]) -> None:
     """Raise a ValueError unless a shape is ``[rows, channels, time, height, width]``."""
     if len(stimulus_shape) != 5:
-        raise ValueError(f"A stimulus is [rows, channels, time, height, width], not {tuple(stimulus_shape)}.")
+        raise InvalidValueError(f"A stimulus is [rows, channels, time, height, width], not {tuple(stimulus_shape)}.")
 
 
 def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:
@@ -103,7 +104,7 @@ def _refuse_rows(at_fault: Tensor, what: str) -> None:
     rows = at_fault.nonzero().flatten().tolist()
     if rows:
         more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-        raise ValueError(f"Row(s) {', '.join(map(str, rows[:10]))}{more} of the initial stimulus {what}.")
+        raise InvalidValueError(f"Row(s) {', '.join(map(str, rows[:10]))}{more} of the initial stimulus {what}.")
 
 
 class NormAndRange(Constraint):
@@ -141,14 +142,14 @@ class NormAndRange(Constraint):
     ) -> None:
         super().__init__()
         if norm is None and ranges is None and mask is None:
-            raise ValueError("NormAndRange() constrains nothing: give a norm, ranges or a mask.")
+            raise InvalidValueError("NormAndRange() constrains nothing: give a norm, ranges or a mask.")
         if norm is not None and not 0 < norm < math.inf:
-            raise ValueError(f"norm={norm} must be positive and finite, or None for no norm.")
+            raise InvalidValueError(f"norm={norm} must be positive and finite, or None for no norm.")
         if norm_is not in ("fixed", "maximal"):
-            raise ValueError(f"norm_is={norm_is!r} must be 'fixed' or 'maximal'.")
+            raise InvalidValueError(f"norm_is={norm_is!r} must be 'fixed' or 'maximal'.")
         low, high = (None, None) if ranges is None else range_bounds(ranges)
         if norm is not None and low is not None and high is not None and ((low > 0) | (high < 0)).any():
-            raise ValueError(
+            raise InvalidValueError(
                 f"ranges={tuple(ranges or ())} with norm={norm}: the norm is measured from 0, so 0 has to be inside "
                 "each range. Shift the stimulus so that its mean level is 0, or drop the norm."
             )
@@ -160,7 +161,7 @@ class NormAndRange(Constraint):
         self.register_buffer("mask", None if mask is None else _free_pixels(mask), persistent=False)
         values = _by_channel(torch.as_tensor(frozen, dtype=torch.get_default_dtype()))
         if mask is None and values.any():
-            raise ValueError("frozen is the value of the pixels that a mask freezes; give a mask as well.")
+            raise InvalidValueError("frozen is the value of the pixels that a mask freezes; give a mask as well.")
         self.register_buffer("frozen", None if mask is None else values, persistent=False)
 
     def forward(self, stimulus: Tensor) -> Tensor:
@@ -195,12 +196,12 @@ class NormAndRange(Constraint):
             outside = ((frozen < low) | (frozen > high)) & ~mask
             if outside.any():
                 value = frozen[outside][0].item()
-                raise ValueError(f"Frozen value {value:g} is outside the channel's range; ranges={self.ranges}.")
+                raise InvalidValueError(f"Frozen value {value:g} is outside the channel's range; ranges={self.ranges}.")
         if self.norm is not None and self.norm_is == "fixed":
             bound = torch.maximum(-low, high).expand(pixels)
             largest = (bound if mask is None else bound[mask]).double().square().sum().sqrt().item()
             if self.norm > largest * (1 + 1e-6):
-                raise ValueError(
+                raise InvalidValueError(
                     f"norm={self.norm:g} cannot be reached within ranges={self.ranges}: the largest possible norm of "
                     f"a stimulus {tuple(pixels)} is {largest:g}. Lower the norm or widen the ranges."
                 )
@@ -233,9 +234,11 @@ def _by_channel(values: Tensor) -> Tensor:
 def _free_pixels(mask: Tensor | Sequence[float]) -> Tensor:
     values = _by_channel(torch.as_tensor(mask))
     if not ((values == 0) | (values == 1)).all():
-        raise ValueError("A mask consists of 1 (free) and 0 (frozen), or True and False; other values were found.")
+        raise InvalidValueError(
+            "A mask consists of 1 (free) and 0 (frozen), or True and False; other values were found."
+        )
     if not values.any():
-        raise ValueError(f"The mask {tuple(values.shape)} is empty: no pixel is free (1 or True).")
+        raise InvalidValueError(f"The mask {tuple(values.shape)} is empty: no pixel is free (1 or True).")
     return values.bool()
 
 
@@ -244,7 +247,7 @@ def _expand(name: str, values: Tensor | None, pixels: torch.Size) -> Tensor | No
     try:
         return None if values is None else values.expand(pixels)
     except RuntimeError:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name} of shape {tuple(values.shape)} does not broadcast to a stimulus [channels, time, height, width] "  # type: ignore[union-attr]
             f"of {tuple(pixels)}."
         ) from None
@@ -327,7 +330,7 @@ class _LowPass(Constraint):
     def __init__(self, sigma: float) -> None:
         super().__init__()
         if not 0 < sigma < math.inf:
-            raise ValueError(f"{type(self).__name__}(sigma={sigma}) must be positive and finite.")
+            raise InvalidValueError(f"{type(self).__name__}(sigma={sigma}) must be positive and finite.")
         self.sigma = sigma
 
     def forward(self, stimulus: Tensor) -> Tensor:
@@ -387,10 +390,10 @@ class Compose(Constraint):
                 self.add_module(str(len(self._modules)), part)
         parts = list(self._parts())
         if not parts:
-            raise ValueError("Compose([]) has no constraints.")
+            raise InvalidValueError("Compose([]) has no constraints.")
         for part, after in itertools.pairwise(parts):
             if isinstance(part, NormAndRange):
-                raise ValueError(
+                raise InvalidValueError(
                     f"{after} after {part} would undo it. Put the norm and range last, in one "
                     "NormAndRange(norm, ranges, mask=...), which holds all of them together."
                 )

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from mei_lightning.exceptions import InvalidValueError
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -42,7 +44,7 @@ def check_device(device: torch.device, precision: torch.dtype) -> None:
     if device.type != "mps":
         return
     if precision == torch.float64:
-        raise ValueError(
+        raise InvalidValueError(
             "The model computes in double precision, which an Apple GPU does not have: use model.float(), or "
             'accelerator="cpu".'
         )

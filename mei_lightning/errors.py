@@ -18,14 +18,13 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import mei_lightning
+from mei_lightning.exceptions import MEIError
 from mei_lightning.strategies import tells_of_a_lost_process
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 """The environment variable that asks for tracebacks."""
 
-_PACKAGE = Path(__file__).parent
 _JSONARGPARSE = Path(jsonargparse.__file__).parent
-_OF_INPUT = (ValueError, TypeError, IndexError, OSError, ImportError)
 _EXIT_CODE = 2
 """As of arguments that cannot be parsed."""
 _AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -35,16 +34,10 @@ _AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 def is_explained(error: BaseException) -> bool:
     """Whether an error is a refusal, whose message tells the user what to do, and not a defect.
 
-    Refusals are raised by a ``raise`` statement of this package, or are Lightning's ``MisconfigurationException``. An
-    error of the same type that comes from anywhere else, such as an index that is out of range in a line of ours or of
-    the user's model, is a defect, and its traceback is needed.
+    Refusals are kinds of ``MEIError``, or Lightning's ``MisconfigurationException``. Any other error, such as an index
+    that is out of range in a line of ours or of the user's model, is a defect, and its traceback is needed.
     """
-    if isinstance(error, MisconfigurationException):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, _OF_INPUT) or not frames:
-        return False
-    return Path(frames[-1].filename).is_relative_to(_PACKAGE) and (frames[-1].line or "").startswith("raise ")
+    return isinstance(error, MEIError | MisconfigurationException)
 
 
 def refusal_in(error: BaseException) -> BaseException | None:

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from mei_lightning.analysis.populations import position_of
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.replacing import replace
 from mei_lightning.results import check_store
@@ -78,7 +79,7 @@ def projector_stimuli(
     rate = _rate(facts, frame_rate)
     shown_by = _colours_of(facts.channel_names, colours)
     if not gap >= 0:
-        raise ValueError(f"The gap between stimuli is {gap} s; it cannot be negative.")
+        raise InvalidValueError(f"The gap between stimuli is {gap} s; it cannot be negative.")
     stimuli = _stimuli(meis, neurons)
     background = projector_levels(np.zeros((len(facts.channel_names), 1, facts.height, facts.width)), facts)
     background_frames = _as_frames(background.repeat(round(gap * rate), axis=1), shown_by)
@@ -106,7 +107,7 @@ def projector_stimuli(
     levels_table = pd.DataFrame(table)
     if outside := _values_outside(levels_table):
         if not clip:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{outside}\nFind the MEIs within its range, ranges={_ranges_of_projector(facts)}, or say clip=True to "
                 "show these clipped."
             )
@@ -147,11 +148,11 @@ def export_for_experiment(
         FileExistsError: if one of the files exists.
     """
     if video not in ("mp4", "avi"):
-        raise ValueError(f"A lossless video is 'mp4' or 'avi', not {video!r}.")
+        raise InvalidValueError(f"A lossless video is 'mp4' or 'avi', not {video!r}.")
     names = ("stimuli.npy", f"stimuli.{video}", "frame_times.csv", "levels.csv")
     directory = Path(directory)
     if existing := [name for name in names if (directory / name).exists()]:
-        raise FileExistsError(f"{directory} has {', '.join(existing)} already; give another directory, or move it.")
+        raise AlreadyThereError(f"{directory} has {', '.join(existing)} already; give another directory, or move it.")
     if isinstance(meis, xr.Dataset):
         dataset = meis
     else:
@@ -176,10 +177,12 @@ def export_for_experiment(
 def _rate(facts: StimulusFormat, frame_rate: float | None) -> float:
     if facts.frame_rate is not None:
         if frame_rate not in (None, facts.frame_rate):
-            raise ValueError(f"These movies have {facts.frame_rate:g} frames per second; frame_rate={frame_rate}.")
+            raise InvalidValueError(
+                f"These movies have {facts.frame_rate:g} frames per second; frame_rate={frame_rate}."
+            )
         return facts.frame_rate
     if frame_rate is None or not frame_rate > 0:
-        raise ValueError(f"Still images need a positive frame_rate, images per second, got {frame_rate}.")
+        raise InvalidValueError(f"Still images need a positive frame_rate, images per second, got {frame_rate}.")
     return frame_rate
 
 
@@ -188,34 +191,36 @@ def _colours_of(channel_names: Sequence[str], colours: Mapping[str, str] | None)
     if colours is None:
         unknown = [name for name in channel_names if name.lower() not in _KNOWN_COLOURS]
         if unknown:
-            raise ValueError(
+            raise InvalidValueError(
                 f"It is not known which colours of the projector show the channels {', '.join(unknown)}. Say it, e.g. "
                 f"colours={dict.fromkeys(unknown, 'G')}."
             )
         chosen = {name: _KNOWN_COLOURS[name.lower()] for name in channel_names}
     else:
         if set(colours) != set(channel_names):
-            raise ValueError(f"colours={dict(colours)} does not have the channels {', '.join(channel_names)}.")
+            raise InvalidValueError(f"colours={dict(colours)} does not have the channels {', '.join(channel_names)}.")
         chosen = {name: colours[name].upper() for name in channel_names}
     all_colours = "".join(chosen.values())
     if not all(chosen.values()) or set(all_colours) - set(_COLOURS):
-        raise ValueError(f"A channel is shown by R, G or B, or several of them, e.g. 'RGB', but colours={chosen}.")
+        raise InvalidValueError(
+            f"A channel is shown by R, G or B, or several of them, e.g. 'RGB', but colours={chosen}."
+        )
     if len(set(all_colours)) < len(all_colours):
-        raise ValueError(f"A colour of the projector can show one channel only, but colours={chosen}.")
+        raise InvalidValueError(f"A colour of the projector can show one channel only, but colours={chosen}.")
     return chosen
 
 
 def _stimuli(meis: xr.Dataset, neurons: Sequence[str]) -> list[np.ndarray]:
     """The stimuli ``[channel, time, y, x]`` of some neurons, all of them finished."""
     if isinstance(neurons, str) or not neurons:
-        raise ValueError(f"neurons={neurons!r}: give a list of at least one label.")
+        raise InvalidValueError(f"neurons={neurons!r}: give a list of at least one label.")
     ordered = meis["stimulus"].transpose("neuron", "channel", "time", "y", "x")
     numbers = [position_of(meis, neuron) for neuron in neurons]
     statuses = meis["status"].values[numbers]
     stimuli = [ordered[number].values for number in numbers]
     for neuron, status, stimulus in zip(neurons, statuses, stimuli, strict=True):
         if status == "interrupted" or not np.isfinite(stimulus).all():
-            raise ValueError(f"Neuron {neuron} has no finished stimulus (status '{status}'); leave it out.")
+            raise InvalidValueError(f"Neuron {neuron} has no finished stimulus (status '{status}'); leave it out.")
     return stimuli
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, MissingPackageError, NothingThereError
 from mei_lightning.replacing import replace
 
 
@@ -36,11 +37,11 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
     target = Path(target)
     write = {".nc": _write_netcdf, ".h5": _write_netcdf, ".npz": _write_npz}.get(target.suffix)
     if write is None:
-        raise ValueError(f"{target} ends in '{target.suffix}'; MEIs are exported to files in .nc, .h5 or .npz.")
+        raise InvalidValueError(f"{target} ends in '{target.suffix}'; MEIs are exported to files in .nc, .h5 or .npz.")
     if not Path(store_path).exists():
-        raise FileNotFoundError(f"There is no store of MEIs at {store_path}.")
+        raise NothingThereError(f"There is no store of MEIs at {store_path}.")
     if target.exists():
-        raise FileExistsError(f"{target} exists already and is not overwritten. Give another name, or move it.")
+        raise AlreadyThereError(f"{target} exists already and is not overwritten. Give another name, or move it.")
     if write is _write_netcdf:
         _check_netcdf_packages(target.suffix)
     hidden = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}.partial")
@@ -57,7 +58,7 @@ def _check_netcdf_packages(suffix: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 f'An export to {suffix} needs the package {package}: pip install "mei-lightning[export]". An export '
                 "to .npz needs none."
             ) from error

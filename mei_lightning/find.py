@@ -21,6 +21,7 @@ from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import chosen_accelerator, made_on_cpu
 from mei_lightning.effort import EffortName
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.initial import InitialStimuli
 from mei_lightning.launcher import check_fork
 from mei_lightning.mei_module import MEIModule
@@ -131,9 +132,9 @@ def find_meis(
     if strategy == NOTEBOOK and IN_NOTEBOOKS == "fork":
         check_fork()
     if strategy != "auto" and directory is None:
-        raise ValueError(f"devices={devices} needs a directory, where the devices keep their results.")
+        raise InvalidValueError(f"devices={devices} needs a directory, where the devices keep their results.")
     if _has(callbacks, ResultsWriter):
-        raise ValueError("Give find_meis the directory of the results in place of a ResultsWriter.")
+        raise InvalidValueError("Give find_meis the directory of the results in place of a ResultsWriter.")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         module = MEIModule(
             model,

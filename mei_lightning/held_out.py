@@ -11,6 +11,7 @@ import xarray as xr
 from torch import nn
 
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
@@ -94,9 +95,9 @@ def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[i
     configuration = json.loads(meis.attrs["configuration"])
     shared = sorted(set(configuration.get("members") or ()) & set(members))
     if shared:
-        raise ValueError(f"members={list(members)}: {shared} had a part in finding these MEIs.")
+        raise InvalidValueError(f"members={list(members)}: {shared} had a part in finding these MEIs.")
     if weights_digest(model) == meis.attrs["weights_digest"]:
-        raise ValueError(
+        raise InvalidValueError(
             f"Model '{model.name}' found these MEIs itself, so its score is no test of them. Give another model, or "
             "find MEIs on some members of an ensemble and score them on the others."
         )

@@ -12,6 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor
 
+from mei_lightning.exceptions import InvalidValueError
+
 
 class Launcher(_MultiProcessingLauncher):
     """Lightning's launcher, which says beforehand, and to the user, what would go wrong in the processes."""
@@ -42,7 +44,7 @@ def check_fork() -> None:
         ValueError: that says the way out.
     """
     if torch.cuda.is_initialized():
-        raise ValueError(
+        raise InvalidValueError(
             "Several devices in a notebook are computed in copies of its process (fork), and CUDA, which has begun in "
             "this one, does not work in copies. Restart the kernel, and have nothing on a GPU before the run: leave "
             'the model on the CPU (no .to("cuda"), no tensors there). Or use one device (devices=1), or the command '
@@ -62,7 +64,7 @@ def check_can_be_sent(value: Any) -> None:
     try:
         _DryRun(io.BytesIO()).dump(value)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"The processes for several devices begin anew on this system (spawn), and cannot be sent everything: "
             f"{error}. Define functions and classes at the top of a module (a file that you import them from), or use "
             "one device (devices=1)."

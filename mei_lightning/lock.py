@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
 
+from mei_lightning.exceptions import BusyStoreError
 from mei_lightning.store import explained
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -106,7 +107,7 @@ class RunLock:
         if not locked:
             file.seek(_BYTES_LOCKED)
             holder = file.read().decode(errors="replace")
-            raise BlockingIOError(
+            raise BusyStoreError(
                 errno.EAGAIN,
                 f"{self.store} is being written by another run{holder and f' ({holder})'}. Wait until that is done, or "
                 "give another directory. If its machine has gone down and a network file system still keeps the lock, "

@@ -19,6 +19,7 @@ from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.initial import InitialStimuli, PinkNoise, WhiteNoise
 from mei_lightning.initial.of_neurons import StartsOfNeurons
 from mei_lightning.models.base import RetinaModel, StimulusFormat, weights_digest
@@ -144,11 +145,11 @@ class MEIModule(PopulationModule):
         groups = [group_of(target) for target in chosen]
         _check_neurons(model, groups)
         if effort not in EFFORTS:
-            raise ValueError(f"effort={effort!r}: choose one of {', '.join(EFFORTS)}.")
+            raise InvalidValueError(f"effort={effort!r}: choose one of {', '.join(EFFORTS)}.")
         plain_optimizer = optimizer([torch.zeros(1, requires_grad=True)])
         adaptive = isinstance(plain_optimizer, AdaptivePowerMethod)
         if fast_path == "bfloat16" and not forgives_rounding(plain_optimizer):
-            raise ValueError(
+            raise InvalidValueError(
                 f"fast_path='bfloat16' with {type(plain_optimizer).__name__}, which makes rounding as large as the "
                 "rest: use the default optimizer or SGD."
             )
@@ -159,13 +160,13 @@ class MEIModule(PopulationModule):
         restarts = chosen_effort.starts if restarts is None else restarts
         max_steps = chosen_effort.max_steps if max_steps is None else max_steps
         if restarts < 1:
-            raise ValueError(f"restarts={restarts} must be at least 1.")
+            raise InvalidValueError(f"restarts={restarts} must be at least 1.")
         finalists = min(restarts, chosen_effort.finalists)
         time_steps = default_time_steps(model.stimulus_format) if time_steps is None else time_steps
         if model.stimulus_format.is_still and time_steps != 1:
-            raise ValueError(f"time_steps={time_steps}: model '{model.name}' sees still images, of 1 frame.")
+            raise InvalidValueError(f"time_steps={time_steps}: model '{model.name}' sees still images, of 1 frame.")
         if time_steps <= model.stimulus_format.frames_lost:
-            raise ValueError(
+            raise InvalidValueError(
                 f"time_steps={time_steps} leaves no response: model '{model.name}' needs more than "
                 f"{model.stimulus_format.frames_lost} frames."
             )
@@ -174,7 +175,9 @@ class MEIModule(PopulationModule):
             ranges = ranges.tolist()
         shape = model.stimulus_shape(time_steps)
         if constraint is not None and (norm is not None or ranges is not None):
-            raise ValueError("Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both.")
+            raise InvalidValueError(
+                "Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both."
+            )
         if constraint is None:
             constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
         if parameterization is not None:
@@ -189,7 +192,7 @@ class MEIModule(PopulationModule):
         digest = weights_digest(model)
         initial.check_model(model.name, digest)
         if parameterization is not None and not parameterization.finds_parameters and type(initial) is not WhiteNoise:
-            raise ValueError(
+            raise InvalidValueError(
                 f"initial={initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
             )
 
@@ -219,7 +222,7 @@ class MEIModule(PopulationModule):
             _check_responses(model, self.best_stimulus[:1], session)
         reduced = reducer.forward(torch.zeros(time_steps - model.stimulus_format.frames_lost, 2))
         if reduced.shape != (2,):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
                 "reduces the time axis, which is axis 0."
             )
@@ -290,7 +293,7 @@ class MEIModule(PopulationModule):
             ValueError: if the checkpoint is of another model, other neurons or other settings.
         """
         if differences := configuration_differences(checkpoint["configuration"], self.configuration):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The checkpoint is of another run:\n{differences}\nResume with the settings of the first run, or "
                 "start a new one."
             )
@@ -310,7 +313,7 @@ class MEIModule(PopulationModule):
 
 def _check_neurons(model: RetinaModel, groups: Sequence[Sequence[Any]]) -> None:
     if not groups:
-        raise ValueError(
+        raise InvalidValueError(
             "neurons is empty: name at least one, as (session, index). Model "
             f"'{model.name}' has {model.neurons_per_session}."
         )
@@ -320,7 +323,7 @@ def _check_neurons(model: RetinaModel, groups: Sequence[Sequence[Any]]) -> None:
             check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
     labels = pd.Series([group_label(group) for group in groups])
     if labels.duplicated().any():
-        raise ValueError(
+        raise InvalidValueError(
             f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
         )
 
@@ -331,7 +334,7 @@ def _check_responses(model: RetinaModel, stimulus: Tensor, session: str | None) 
     frames = stimulus.shape[2] - model.stimulus_format.frames_lost
     neurons = model.neurons_per_session[session or ""]
     if shape != (1, frames, neurons):
-        raise ValueError(
+        raise InvalidValueError(
             f"Model '{model.name}' answered a stimulus of {stimulus.shape[2]} frames with responses of shape {shape}, "
             f"but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
             f"{model.stimulus_format.frames_lost}, neurons_per_session, and the order of the network's output."

@@ -85,45 +85,6 @@ class SeedSimilarity(Metric):
         return self.total / self.neurons
 
 
-class Selectivity(Metric):
-    """The selectivity index of MEIs, as of ``selectivity_index``, from responses that arrive in batches of MEIs.
-
-    Args:
-        grey_response: each neuron's response to the mean level, ``[neurons]``.
-        kwargs: as for torchmetrics' ``Metric``.
-    """
-
-    full_state_update = False
-    responses: Tensor
-    known: Tensor
-    grey_response: Tensor
-
-    def __init__(self, grey_response: Tensor, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        neurons = len(grey_response)
-        self.add_state("responses", torch.zeros(neurons, neurons), dist_reduce_fx="sum")
-        self.add_state("known", torch.zeros(neurons), dist_reduce_fx="sum")
-        self.register_buffer("grey_response", grey_response, persistent=False)
-
-    def update(self, responses: Tensor, numbers: Tensor) -> None:
-        """Take in the responses of all neurons to some neurons' MEIs.
-
-        Args:
-            responses: ``[neurons, meis]``.
-            numbers: of the neurons whose MEIs these are, ``[meis]``; each once in all, on all devices together.
-        """
-        self.responses[:, numbers] = responses.to(self.responses)
-        self.known[numbers] = 1
-
-    def compute(self) -> Tensor:
-        """The index of each neuron's MEI, ``[neurons]``, from -1 to 1; NaN where there is none, or no other neuron."""
-        excitation = self.responses.where(self.known > 0, torch.nan) - self.grey_response[:, None]
-        own = excitation.diagonal()
-        relative = (excitation / own.where(own > 0, torch.nan)[:, None]).clamp(min=0)
-        others = relative.clone().fill_diagonal_(torch.nan).nanmean(dim=0)
-        return (relative.diagonal() - others) / (relative.diagonal() + others)
-
-
 def seed_similarity(stimuli: Tensor, best: Tensor, counts: Tensor) -> Tensor:
     """Mean cosine similarity of the stimuli from other seeds with the best one of a neuron.
 

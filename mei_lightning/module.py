@@ -16,6 +16,7 @@ from mei_lightning.callbacks.default_device import CPUByDefault
 from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.devices import check_device, made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.metrics import ScoreStatistics
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.models.blocks import for_few_rows
@@ -118,20 +119,22 @@ class StimulusModule(LightningModule):
     ) -> None:
         super().__init__()
         if initial_stimulus.ndim != 5 or not len(initial_stimulus):
-            raise ValueError(
+            raise InvalidValueError(
                 "A stimulus is [rows, channels, time, height, width] with at least one row, "
                 f"not {tuple(initial_stimulus.shape)}."
             )
         if check_interval < 1:
-            raise ValueError(f"check_interval={check_interval} must be at least 1 step.")
+            raise InvalidValueError(f"check_interval={check_interval} must be at least 1 step.")
         if max_steps is not None and max_steps < 1:
-            raise ValueError(f"max_steps={max_steps} leaves nothing to do; give the number of steps, at least 1.")
+            raise InvalidValueError(
+                f"max_steps={max_steps} leaves nothing to do; give the number of steps, at least 1."
+            )
         check_robustness(robustness)
         check_optimizer(optimizer)
         if parameterization is not None:
             check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
         if seeds is not None and len(seeds) != len(initial_stimulus):
-            raise ValueError(f"{len(seeds)} seeds for {len(initial_stimulus)} row(s); give one for each.")
+            raise InvalidValueError(f"{len(seeds)} seeds for {len(initial_stimulus)} row(s); give one for each.")
         # In a tuple, so that the frozen model is no part of this module: neither of its parameters and checkpoints, nor
         # moved to the CPU with it when the trainer is done.
         self._objective_in_tuple = (as_objective(objective),)
@@ -251,10 +254,12 @@ class StimulusModule(LightningModule):
         """
         optimizer = self.optimizer_factory([self.stimulus])
         if not any(parameter is self.stimulus for group in optimizer.param_groups for parameter in group["params"]):
-            raise ValueError("The optimizer does not hold the stimulus: make it for the parameters that it is given.")
+            raise InvalidValueError(
+                "The optimizer does not hold the stimulus: make it for the parameters that it is given."
+            )
         name = type(optimizer).__name__
         if name in _COUPLES_ROWS and len(self.stimulus) > 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name} couples the {len(self.stimulus)} rows of the stimulus: a neuron's MEI would depend on the "
                 "others in its batch. Optimise one row at a time (one neuron, restarts=1), or choose another "
                 "optimizer, e.g. torch.optim.SGD."
@@ -275,7 +280,7 @@ class StimulusModule(LightningModule):
         """
         precision = self.trainer.precision
         if precision != "32-true":
-            raise ValueError(
+            raise InvalidValueError(
                 f"Trainer(precision={precision!r}) would change the precision of the stimulus and not that of the "
                 "model. Leave precision out. An MEIModule and find_meis compute faster in bfloat16 with "
                 'fast_path="bfloat16" (--model.fast_path bfloat16), and in double precision on a model in double '
@@ -373,7 +378,7 @@ class StimulusModule(LightningModule):
         self._retire_in_computation(~size.isfinite(), Status.NOT_FINITE)
 
     def _refuse_without_gradient(self) -> NoReturn:
-        raise ValueError(
+        raise InvalidValueError(
             f"The score of {type(self.objective).__name__} does not depend on the stimulus in a differentiable way, "
             "so there is no gradient. Does the model detach its input or run under torch.no_grad()?"
         )
@@ -482,7 +487,7 @@ class StimulusModule(LightningModule):
             ValueError: if the trainer clips gradients or uses devices in a way that this module cannot.
         """
         if self.trainer.gradient_clip_val:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Trainer(gradient_clip_val={self.trainer.gradient_clip_val}) clips the gradients of all rows "
                 "together. Leave it out: the default optimizer normalises the gradient of each row."
             )
@@ -490,7 +495,7 @@ class StimulusModule(LightningModule):
 
     def _check_devices(self) -> None:
         if self.trainer.world_size > 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The trainer uses {self.trainer.world_size} devices; use Trainer(devices=1): the rows of a "
                 f"{type(self).__name__} are together on one device. An MEIModule shares neurons out among devices."
             )
@@ -661,7 +666,7 @@ def _made_for(parameterization: Parameterization | None, shape: torch.Size) -> P
     if parameterization is None or parameterization.shape == shape[1:]:
         return parameterization
     if parameterization.shape is not None:
-        raise ValueError(
+        raise InvalidValueError(
             f"{parameterization!r} was made for stimuli of {tuple(parameterization.shape)}, not {tuple(shape[1:])} "
             "(channels, time, height, width)."
         )
@@ -682,7 +687,7 @@ def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:
 
 def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> None:
     if values.shape != (len(stimulus),):
-        raise ValueError(
+        raise InvalidValueError(
             f"The {what} returned a tensor of shape {tuple(values.shape)} for {len(stimulus)} row(s); it must return "
             f"one number for each row, shape ({len(stimulus)},): {type(source).__name__}"
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeAlias
 
+from mei_lightning.exceptions import InvalidValueError, UnknownNeuronError
+
 
 @dataclass(frozen=True)
 class Neuron:
@@ -40,7 +42,9 @@ def as_neuron(neuron: Any) -> Neuron:
         session, index = neuron
         if (session is None or isinstance(session, str)) and isinstance(index, Integral):
             return Neuron(session or None, int(index))
-    raise ValueError(f"{neuron!r} is not a neuron: give (session, index), or an index for a model without sessions.")
+    raise InvalidValueError(
+        f"{neuron!r} is not a neuron: give (session, index), or an index for a model without sessions."
+    )
 
 
 def group_of(target: Any) -> tuple[Neuron, ...]:
@@ -54,7 +58,7 @@ def group_of(target: Any) -> tuple[Neuron, ...]:
     if isinstance(target, Sequence) and target and (target[0] is None or isinstance(target[0], str)):
         return (as_neuron(target),)
     if not isinstance(target, Sequence) or isinstance(target, str) or not target:
-        raise ValueError(f"{target!r} names no neuron: give (session, index), an index, or a list of neurons.")
+        raise InvalidValueError(f"{target!r} names no neuron: give (session, index), an index, or a list of neurons.")
     return tuple(as_neuron(member) for member in target)
 
 
@@ -88,4 +92,6 @@ def check_neuron_indices(indices: Sequence[int], num_neurons: int, session: str 
     for index in indices:
         if not 0 <= operator.index(index) < num_neurons:
             where = "The model" if session is None else f"Session {session!r}"
-            raise IndexError(f"{where} has no neuron {index}: its {num_neurons} neurons are 0 to {num_neurons - 1}.")
+            raise UnknownNeuronError(
+                f"{where} has no neuron {index}: its {num_neurons} neurons are 0 to {num_neurons - 1}."
+            )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.rows import inner_products, per_row, put_rows, row_norms
 
@@ -45,7 +46,7 @@ class AdaptivePowerMethod(Optimizer):
 
     def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
         if not math.inf > start >= smallest > 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
             )
         super().__init__(params, {"start": start, "smallest": smallest})
@@ -98,7 +99,7 @@ def check_optimizer(optimizer: object) -> None:
     """
     if not callable(optimizer):
         given = repr(optimizer) if isinstance(optimizer, str) else type(optimizer).__name__
-        raise TypeError(
+        raise InvalidTypeError(
             f"optimizer: {given} does not make an optimizer for the stimulus. Give what makes one, e.g. "
             "optimizer=functools.partial(torch.optim.SGD, lr=10.0)."
         )

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mei_lightning.exceptions import FullMemoryError
 from mei_lightning.objectives import Objective
 from mei_lightning.rows import per_row
 
@@ -45,7 +46,7 @@ class RowsAtATime:
                 if not _tells_of_full_memory(error):
                     raise
                 if part.stop - part.start == 1:
-                    raise RuntimeError(
+                    raise FullMemoryError(
                         f"The memory of the device is full with a single row ({error}). Take shorter stimuli, free "
                         'memory that other programs use, or compute on the CPU (accelerator="cpu").'
                     ) from error

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose_channels, temporal_frequency
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.figures.style import DIVERGING_MAP, RESPONSE_COLOR, STYLE, WINDOW_COLOR, channel_colors, tidy
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.video import (
@@ -81,20 +82,20 @@ def plot_stimulus_composition(
     frames_lost = facts.frames_lost
     if stimulus_format is None:
         if trace is None and window is not None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Where the window={window} of response frames lies on the stimulus depends on the frames that the "
                 "model loses. Pass stimulus_format=model.stimulus_format, or the response."
             )
         frames_lost = 0 if trace is None else max(0, time_steps - len(trace))
     if trace is not None and (len(trace) == 0 or len(trace) != time_steps - frames_lost):
-        raise ValueError(
+        raise InvalidValueError(
             f"The response has {len(trace)} frames, but a stimulus of {time_steps} frames, of which the model loses "
             f"{frames_lost}, gives {time_steps - frames_lost}."
         )
     shaded = [] if window is None else [_window_on_stimulus(window, time_steps, frames_lost)]
     for first, last in highlight_x_list or ():
         if not 0 <= first <= last < time_steps:
-            raise ValueError(
+            raise InvalidValueError(
                 f"highlight_x_list has ({first}, {last}), but the stimulus has frames 0 to {time_steps - 1}."
             )
         shaded.append((first, last))
@@ -133,7 +134,7 @@ def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> 
     labels = [str(label) for label in dataset["neuron"].values]
     if neuron not in labels:
         some = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise ValueError(f"The dataset has no neuron {neuron!r}. Its neurons: {some}.")
+        raise InvalidValueError(f"The dataset has no neuron {neuron!r}. Its neurons: {some}.")
     row = dataset.isel(neuron=labels.index(neuron))
     facts = dataset_stimulus_format(dataset)
     values = row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64)
@@ -169,7 +170,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
     """
     total = dataset.sizes["neuron"]
     if total == 0 or max_neurons < 1:
-        raise ValueError(f"There is nothing to draw: {total} neurons in the dataset, {max_neurons=}.")
+        raise InvalidValueError(f"There is nothing to draw: {total} neurons in the dataset, {max_neurons=}.")
     rows = [dataset.isel(neuron=number) for number in range(min(total, max_neurons))]
     facts = dataset_stimulus_format(dataset)
     still = dataset.sizes["time"] == 1
@@ -284,12 +285,12 @@ def _check_format(values: Array, facts: StimulusFormat) -> None:
     expected = (len(facts.channel_names), facts.height, facts.width)
     found = (values.shape[0], *values.shape[2:])
     if found != expected:
-        raise ValueError(
+        raise InvalidValueError(
             f"The stimulus has (channels, height, width) {found}, but stimulus_format has {expected} "
             f"with channels {facts.channel_names}."
         )
     if facts.frame_rate is None and values.shape[1] > 1:
-        raise ValueError(f"The stimulus has {values.shape[1]} frames, but stimulus_format has no frame_rate.")
+        raise InvalidValueError(f"The stimulus has {values.shape[1]} frames, but stimulus_format has no frame_rate.")
 
 
 def _as_trace(response: Tensor | ArrayLike) -> Array:
@@ -297,7 +298,7 @@ def _as_trace(response: Tensor | ArrayLike) -> Array:
         response = response.detach().cpu().double().numpy()
     trace = np.array(response, dtype=np.float64)
     if trace.ndim != 1:
-        raise ValueError(f"The response of one neuron is [time], but this has shape {trace.shape}.")
+        raise InvalidValueError(f"The response of one neuron is [time], but this has shape {trace.shape}.")
     return trace
 
 
@@ -305,7 +306,7 @@ def _window_on_stimulus(window: tuple[int, int], time_steps: int, frames_lost: i
     """First and last stimulus frame under a window (first, one after the last) of response frames."""
     start, stop = window
     if not 0 <= start < stop <= time_steps - frames_lost:
-        raise ValueError(
+        raise InvalidValueError(
             f"The window={window} is outside the response, which has {time_steps - frames_lost} frames "
             f"({time_steps} stimulus frames, of which the model loses {frames_lost})."
         )
@@ -321,7 +322,7 @@ def window_of(row: xr.Dataset, facts: StimulusFormat) -> tuple[int, int]:
 
 def _spread_frames(time_steps: int, num_frames: int) -> NDArray[np.int64]:
     if num_frames < 1:
-        raise ValueError(f"A contact sheet needs at least one frame, got {num_frames=}.")
+        raise InvalidValueError(f"A contact sheet needs at least one frame, got {num_frames=}.")
     return np.linspace(0, time_steps - 1, min(num_frames, time_steps)).round().astype(np.int64)
 
 

@@ -17,6 +17,7 @@ from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import TRIAL_STEPS
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.memory import rows_that_fit, rows_with_room
 from mei_lightning.metrics import ConvergedShare, SeedSimilarity, seed_similarity
 from mei_lightning.models.base import RetinaModel
@@ -116,9 +117,9 @@ class PopulationModule(StimulusModule):
         check_interval: int,
     ) -> None:
         if not isinstance(fast_path, bool) and fast_path != "bfloat16":
-            raise ValueError(f"fast_path={fast_path!r}: choose True, False or 'bfloat16'.")
+            raise InvalidValueError(f"fast_path={fast_path!r}: choose True, False or 'bfloat16'.")
         if rows_per_device is not None and rows_per_device < restarts:
-            raise ValueError(
+            raise InvalidValueError(
                 f"rows_per_device={rows_per_device} has no room for a neuron with restarts={restarts}: its rows are "
                 "computed together."
             )
@@ -274,7 +275,7 @@ class PopulationModule(StimulusModule):
     def _check_devices(self) -> None:
         strategy = self.trainer.strategy
         if self.trainer.world_size > 1 and not isinstance(strategy, ShardedStrategy):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The trainer uses {self.trainer.world_size} devices with {type(strategy).__name__}, which averages "
                 "gradients over devices; the result would be wrong, for every device has neurons of its own. Use "
                 f'Trainer(strategy="{SHARDED}").'

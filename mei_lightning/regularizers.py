@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mei_lightning.constraints import ChannelRanges, check_channel_count, check_dimensions, range_bounds
+from mei_lightning.exceptions import InvalidValueError
 
 
 def total_variation(stimulus: Tensor, dim: int) -> Tensor:
@@ -39,7 +40,7 @@ class Regularizer(nn.Module):
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
         if not math.isfinite(factor):
-            raise ValueError(f"{type(self).__name__}(factor={factor}) must be a finite number.")
+            raise InvalidValueError(f"{type(self).__name__}(factor={factor}) must be a finite number.")
         self.factor = factor
 
     def forward(self, stimulus: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class SumOfRegularizers(Regularizer):
         super().__init__(factor)
         self.regularizers = nn.ModuleList(regularizers)
         if not self.regularizers:
-            raise ValueError("SumOfRegularizers([]) has no regularizers.")
+            raise InvalidValueError("SumOfRegularizers([]) has no regularizers.")
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The cost ``[rows]``."""

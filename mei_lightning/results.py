@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
@@ -86,7 +87,7 @@ def reducer_of(meis: xr.Dataset) -> Reducer:
     for reducer in (MeanReducer(), MaxReducer()):
         if repr(reducer) == meis.attrs["score"]:
             return reducer
-    raise ValueError(f"The run's score is {meis.attrs['score']}, which is not known here: give the reducer.")
+    raise InvalidValueError(f"The run's score is {meis.attrs['score']}, which is not known here: give the reducer.")
 
 
 def ranges_of(meis: xr.Dataset) -> tuple[tuple[float | None, float | None] | None, ...] | None:
@@ -111,13 +112,15 @@ def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:
     shape = tuple(meis["stimulus"].sizes[name] for name in ("channel", "time", "y", "x"))
     wanted = model.stimulus_shape(meis.sizes["time"])[1:]
     if shape != wanted or meis.sizes["time"] <= model.stimulus_format.frames_lost:
-        raise ValueError(
+        raise InvalidValueError(
             f"Model '{model.name}' takes stimuli of shape {wanted}, of more than {model.stimulus_format.frames_lost} "
             f"frames, but the MEIs have {shape}."
         )
     if (meis["session"] != "").any() != model.has_sessions:
         has = "has sessions" if model.has_sessions else "has no sessions"
-        raise ValueError(f"Model '{model.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'.")
+        raise InvalidValueError(
+            f"Model '{model.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'."
+        )
     groups = [list(group_of_label(label, model.has_sessions)) for label in meis["neuron"].values.tolist()]
     for neuron in {neuron for group in groups for neuron in group}:
         model.check_session(neuron.session)
@@ -134,11 +137,13 @@ def check_store(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no store of MEIs at {path}.")
+        raise NothingThereError(f"There is no store of MEIs at {path}.")
     if not (path / ".zgroup").is_file():
         inside = sorted(found.parent.name for found in path.glob("*.zarr/.zgroup")) if path.is_dir() else []
         hint = f" Do you mean {path / inside[0]}?" if inside else ""
-        raise ValueError(f"{path} is not a store of MEIs, such as meis.zarr in the directory of a run's results.{hint}")
+        raise InvalidValueError(
+            f"{path} is not a store of MEIs, such as meis.zarr in the directory of a run's results.{hint}"
+        )
 
 
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
@@ -149,7 +154,7 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
+        raise AlreadyThereError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
     one_neuron = {
         str(name): {"chunks": (1, *values.shape[1:])} for name, values in dataset.items() if "time" in values.dims
     }

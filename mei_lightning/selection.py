@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
@@ -52,10 +53,12 @@ class NeuronSelection:
             table = table[_has_value(model.neurons, column, value).loc[table.index]]
         if self.sample is not None:
             if not 1 <= self.sample <= len(table):
-                raise ValueError(f"sample={self.sample} is not between 1 and the {len(table)} neurons to choose from.")
+                raise InvalidValueError(
+                    f"sample={self.sample} is not between 1 and the {len(table)} neurons to choose from."
+                )
             table = table.sample(self.sample, random_state=self.seed).sort_index()
         if table.empty:
-            raise ValueError(f"No neuron of model '{model.name}' meets all conditions of {self}.")
+            raise InvalidValueError(f"No neuron of model '{model.name}' meets all conditions of {self}.")
         neurons = [
             Neuron(session if model.has_sessions else None, int(index))
             for session, index in zip(table["session"], table["index"], strict=True)
@@ -75,10 +78,10 @@ def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:
     for wanted in values:
         if not (table[column] == wanted).any():
             existing = ", ".join(map(str, table[column].unique()[:20]))
-            raise ValueError(f"No neuron has {column} = {wanted!r}; there is {existing}.")
+            raise InvalidValueError(f"No neuron has {column} = {wanted!r}; there is {existing}.")
     return table[column].isin(values)
 
 
 def _check_column(table: pd.DataFrame, column: str) -> None:
     if column not in table:
-        raise ValueError(f"The neuron table has no column {column!r}; it has {', '.join(table.columns)}.")
+        raise InvalidValueError(f"The neuron table has no column {column!r}; it has {', '.join(table.columns)}.")

@@ -21,6 +21,14 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike
 
+from mei_lightning.exceptions import (
+    AlreadyThereError,
+    FullDiskError,
+    InvalidValueError,
+    NothingThereError,
+    NotPermittedError,
+    UnknownNeuronError,
+)
 from mei_lightning.replacing import rename, replace
 
 VERSION_ATTRIBUTE = "mei_store_version"
@@ -131,13 +139,13 @@ class MEIStore:
         path = Path(path)
         missing = [name for name in _DIMENSIONS if name not in description.sizes]
         if missing or description.data_vars:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The description of a store has coordinates along {', '.join(_DIMENSIONS)}, and no data variables; "
                 f"missing: {', '.join(missing) or 'none'}; data: {', '.join(map(str, description)) or 'none'}."
             )
         exists = f"{path} exists already; results are not overwritten. Open it with MEIStore, or give another place."
         if path.exists():
-            raise FileExistsError(exists)
+            raise AlreadyThereError(exists)
         hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         with explained(path, "Nothing was made"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +154,7 @@ class MEIStore:
                 rename(hidden, path)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise FileExistsError(exists) from error
+                    raise AlreadyThereError(exists) from error
                 raise
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -159,7 +167,7 @@ class MEIStore:
             ValueError: that lists every difference.
         """
         if differences := configuration_differences(self.configuration, configuration):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.path} holds the results of a run with other settings:\n{differences}\nGive these results' "
                 "settings to continue, give another directory, or start anew: move the store away, or say "
                 "--results.start_anew true (ResultsWriter(start_anew=True)), which keeps it under another name."
@@ -249,9 +257,9 @@ class MEIStore:
     def _check(self, result: MEIResult) -> None:
         neurons = self._stimulus_shape[0]
         if not 0 <= result.number < neurons:
-            raise IndexError(f"number={result.number}: {self.path} has neurons 0 to {neurons - 1}.")
+            raise UnknownNeuronError(f"number={result.number}: {self.path} has neurons 0 to {neurons - 1}.")
         if result.status not in _STATUSES:
-            raise ValueError(f"status='{result.status}' is none of {', '.join(_STATUSES)}.")
+            raise InvalidValueError(f"status='{result.status}' is none of {', '.join(_STATUSES)}.")
         for name, shape in (
             ("stimulus", self._stimulus_shape[1:]),
             ("response", self._summary["response"].shape[1:]),
@@ -259,7 +267,9 @@ class MEIStore:
         ):
             given = np.shape(getattr(result, name))
             if given != shape:
-                raise ValueError(f"{name} of neuron {result.number} has shape {given}, but {self.path} holds {shape}.")
+                raise InvalidValueError(
+                    f"{name} of neuron {result.number} has shape {given}, but {self.path} holds {shape}."
+                )
 
     def _append(self, record: dict[str, Any]) -> None:
         """Write a record, later than all that this object knows of."""
@@ -405,15 +415,17 @@ def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dty
 
 def _attributes(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise FileNotFoundError(f"There is no store of MEIs at {path}.")
+        raise NothingThereError(f"There is no store of MEIs at {path}.")
     try:
         attributes = json.loads((path / ".zattrs").read_bytes())
         version = attributes[VERSION_ATTRIBUTE]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a store of MEIs that a run could continue. Give another place.") from error
+        raise InvalidValueError(
+            f"{path} is not a store of MEIs that a run could continue. Give another place."
+        ) from error
     if version != _VERSION:
         made_by = json.loads(attributes["configuration"]).get("mei_lightning", "another version")
-        raise ValueError(
+        raise InvalidValueError(
             f"{path} is a store of version {version}, made by mei_lightning {made_by}; this one understands version "
             f"{_VERSION}. Continue it with the mei_lightning that made it, or give another directory to start anew."
         )
@@ -428,12 +440,12 @@ def explained(path: Path, kept: str) -> Iterator[None]:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         if error.errno in _FULL:
-            raise OSError(
+            raise FullDiskError(
                 error.errno,
                 f"No space for {path} ({reason}). {kept}: free space and run the same command again",
             ) from error
         if error.errno in _FORBIDDEN:
-            raise PermissionError(
+            raise NotPermittedError(
                 error.errno,
                 f"{path} cannot be written to ({reason}). Get permission to write there, or give another directory",
             ) from error

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 
 Frames = NDArray[np.uint8]
@@ -47,7 +48,9 @@ def stimulus_as_array(stimulus: Tensor | ArrayLike) -> NDArray[np.float64]:
     values = np.array(stimulus, dtype=np.float64)
     if values.ndim != 4 or values.size == 0:
         hint = " Pick one of the batch, stimulus[0]." if values.ndim == 5 else ""
-        raise ValueError(f"A stimulus is [channels, time, height, width], but this has shape {values.shape}.{hint}")
+        raise InvalidValueError(
+            f"A stimulus is [channels, time, height, width], but this has shape {values.shape}.{hint}"
+        )
     return values
 
 
@@ -111,7 +114,7 @@ def stimulus_to_rgb_frames(
     values = stimulus_as_array(stimulus)
     channels = len(values)
     if channels > COLORS:
-        raise ValueError(
+        raise InvalidValueError(
             f"A screen shows at most three channels, but the stimulus has {channels}. "
             "Pick some, e.g. stimulus[:3], or use plot_stimulus_composition, which shows any number."
         )
@@ -246,7 +249,7 @@ def save_meis_to_mp4_video(
     """
     _check_suffix(filepath, ".mp4")
     if dataset.sizes["neuron"] == 0:
-        raise ValueError("The dataset has no neurons: there is nothing to show.")
+        raise InvalidValueError("The dataset has no neurons: there is nothing to show.")
     rate = _frame_rate(fps, dataset_stimulus_format(dataset))
     stimuli = dataset["stimulus"].transpose("neuron", "channel", "time", "y", "x").values
     tiles = np.stack([stimulus_to_rgb_frames(stimulus) for stimulus in stimuli])
@@ -265,26 +268,28 @@ def projector_levels(values: NDArray[np.float64], facts: StimulusFormat) -> NDAr
         ValueError: if the format has no mean and sd, or other channels.
     """
     if facts.mean is None or facts.sd is None:
-        raise ValueError(
+        raise InvalidValueError(
             "The projector's values are stimulus * sd + mean, but mean and sd are not known. Give the model a "
             "StimulusFormat that has both."
         )
     if len(facts.mean) != len(values):
-        raise ValueError(f"The stimulus has {len(values)} channels, but stimulus_format has {facts.channel_names}.")
+        raise InvalidValueError(
+            f"The stimulus has {len(values)} channels, but stimulus_format has {facts.channel_names}."
+        )
     mean, sd = (np.reshape(value, (-1, 1, 1, 1)) for value in (facts.mean, facts.sd))
     return values * sd + mean
 
 
 def _check_suffix(filepath: str | Path, suffix: str) -> None:
     if Path(filepath).suffix.lower() != suffix:
-        raise ValueError(f"This writes {suffix} files, but the path is '{filepath}'. Let it end in '{suffix}'.")
+        raise InvalidValueError(f"This writes {suffix} files, but the path is '{filepath}'. Let it end in '{suffix}'.")
 
 
 def _frame_rate(fps: float | None, facts: StimulusFormat) -> Fraction:
     if fps is None:
         fps = facts.frame_rate or 30.0
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"A video needs a positive number of frames per second, got fps={fps}.")
+        raise InvalidValueError(f"A video needs a positive number of frames per second, got fps={fps}.")
     return Fraction(fps).limit_denominator(1001)
 
 
@@ -301,7 +306,7 @@ def _frames_and_rate(
     facts = stimulus_format or assumed_stimulus_format(values.shape)
     rate = _frame_rate(fps, facts)
     if not 0 <= start_at_frame < values.shape[1]:
-        raise ValueError(
+        raise InvalidValueError(
             f"The stimulus has frames 0 to {values.shape[1] - 1}, so it cannot start_at_frame={start_at_frame}."
         )
     frames = stimulus_to_rgb_frames(

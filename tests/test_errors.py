@@ -167,7 +167,7 @@ def raised(function, *arguments):
 def test_refusals_are_told_from_defects():
     assert is_explained(raised(SliceMeanReducer, 0, -1, 10))
     assert is_explained(raised(MEIStore, "nothing"))
-    # The first is Python's own message in a line of the package; the second is raised by another package.
+    # The first is Python's own error in a line of the package; the second is raised by another package.
     defects = [raised(deal, [1], []), raised(SliceMeanReducer(0, 0, 1).forward, torch.zeros(()))]
     assert [type(defect) for defect in defects] == [ValueError, IndexError]
     assert not any(map(is_explained, defects))

@@ -3,24 +3,14 @@
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from conftest import START_METHOD
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
-import mei_lightning as ml
-from mei_lightning.metrics import ConvergedShare, ScoreStatistics, SeedSimilarity, Selectivity, seed_similarity
+from mei_lightning.metrics import ConvergedShare, ScoreStatistics, SeedSimilarity, seed_similarity
 
 GENERATOR = np.random.default_rng(0)
 SCORES = GENERATOR.standard_normal(23).astype(np.float32)
-RESPONSES = GENERATOR.standard_normal((7, 7)).astype(np.float32) + 5 * np.eye(7, dtype=np.float32)
-GREY = GENERATOR.standard_normal(7).astype(np.float32) / 3
-
-
-def selectivity():
-    labels = [str(number) for number in range(7)]
-    coords = {"neuron": labels, "mei": labels, "grey_response": ("neuron", GREY)}
-    return ml.selectivity_index(xr.DataArray(RESPONSES, coords, ("neuron", "mei"))).values
 
 
 def test_score_statistics_are_those_of_all_finite_scores():
@@ -45,13 +35,9 @@ def test_shares_and_similarities():
     assert similarity.compute() == 0.75
 
 
-@pytest.mark.parametrize("metric", [ScoreStatistics(), ConvergedShare(), SeedSimilarity(), Selectivity(torch.zeros(3))])
+@pytest.mark.parametrize("metric", [ScoreStatistics(), ConvergedShare(), SeedSimilarity()])
 def test_before_anything_is_known_there_is_no_value(metric):
-    metric.update(
-        *[torch.zeros(0)]
-        if not isinstance(metric, Selectivity)
-        else [torch.zeros(3, 0), torch.zeros(0, dtype=torch.long)]
-    )
+    metric.update(torch.zeros(0))
     values = metric.compute()
     for value in values.values() if isinstance(values, dict) else [values]:
         assert value.isnan().all()
@@ -66,26 +52,15 @@ def test_similarity_of_seeds_is_the_mean_cosine_of_those_that_count():
     assert seed_similarity(stimuli, torch.tensor(2), torch.arange(4) == 2).isnan()
 
 
-def test_selectivity_in_batches_is_that_of_the_whole_table():
-    metric = Selectivity(torch.from_numpy(GREY))
-    for numbers in ([4, 0], [1, 2, 6, 5], [3]):
-        metric.update(torch.from_numpy(RESPONSES[:, numbers]), torch.tensor(numbers))
-    np.testing.assert_allclose(metric.compute(), selectivity(), rtol=1e-5)
-
-
 def on_device(rank, place):
     distributed.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=rank, world_size=3)
     # The last device has nothing yet.
     part = slice(0, 5) if rank == 0 else slice(5, None) if rank == 1 else slice(0, 0)
     scores, share, similarity = ScoreStatistics(), ConvergedShare(), SeedSimilarity()
-    index = Selectivity(torch.from_numpy(GREY))
     for metric in (scores, similarity):
         metric.update(torch.from_numpy(SCORES[part]))
     share.update(torch.from_numpy(SCORES[part]) > 0)
-    numbers = np.arange(7)[part]
-    if len(numbers):
-        index.update(torch.from_numpy(RESPONSES[:, numbers]), torch.from_numpy(numbers))
-    values = [metric.compute() for metric in (scores, share, similarity, index)]
+    values = [metric.compute() for metric in (scores, share, similarity)]
     torch.save(values, f"{place}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -94,9 +69,8 @@ def on_device(rank, place):
 def test_devices_agree_on_the_values_of_all_of_them(tmp_path):
     start_processes(on_device, (str(tmp_path),), nprocs=3, start_method=START_METHOD)
     for rank in range(3):
-        scores, share, similarity, index = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        scores, share, similarity = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert scores["mean"].item() == pytest.approx(SCORES.mean(), abs=1e-6)
         assert scores["quantile_0.25"].item() == pytest.approx(np.quantile(SCORES, 0.25), abs=1e-6)
         assert share.item() == pytest.approx((SCORES > 0).mean())
         assert similarity.item() == pytest.approx(SCORES.mean(), abs=1e-6)
-        np.testing.assert_allclose(index, selectivity(), rtol=1e-5)

@@ -19,6 +19,7 @@ from mei_lightning.analysis.cross_responses import (
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
@@ -71,7 +72,7 @@ def analyze_meis(
     targets = [store.parent / ANALYSIS, store.parent / TABLE]
     for target in targets:
         if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
+            raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
     with xr.open_zarr(store, chunks=None) as meis:
         retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
         if retina is not None and weights_digest(retina) != meis.attrs["weights_digest"]:

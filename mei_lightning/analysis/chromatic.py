@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mei_lightning.analysis.populations import position_of
 from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
 from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.loading import load_model
@@ -68,10 +69,10 @@ def chromatic_landscape(
     model = load_model(model)
     names = meis["channel"].values.tolist()
     if len(names) != 2:
-        raise ValueError(f"A chromatic landscape needs stimuli of two channels; these have {', '.join(names)}.")
+        raise InvalidValueError(f"A chromatic landscape needs stimuli of two channels; these have {', '.join(names)}.")
     grid = np.asarray(contrasts, dtype=np.float64)
     if grid.ndim != 1 or not len(grid) or not np.isfinite(grid).all():
-        raise ValueError(f"contrasts={contrasts!r}: give at least one number.")
+        raise InvalidValueError(f"contrasts={contrasts!r}: give at least one number.")
     position = position_of(meis, neuron)
     label = str(meis["neuron"].values[position])
     group = groups_of(meis.isel(neuron=[position]), model)[0]
@@ -79,10 +80,12 @@ def chromatic_landscape(
     mei = meis["stimulus"][position].values
     norms = np.linalg.norm(mei.reshape(2, -1).astype(np.float64), axis=1)
     if not np.isfinite(norms).all():
-        raise ValueError(f"Neuron {label!r} has no MEI: its status is '{meis['status'].values[position]}'.")
+        raise InvalidValueError(f"Neuron {label!r} has no MEI: its status is '{meis['status'].values[position]}'.")
     if not norms.all():
         missing = names[int(norms.argmin())]
-        raise ValueError(f"The MEI of {label!r} is zero in channel {missing!r}, so there is no contrast to change.")
+        raise InvalidValueError(
+            f"The MEI of {label!r} is zero in channel {missing!r}, so there is no contrast to change."
+        )
     mei_contrast = norms / np.sqrt(np.mean(norms**2))
     equalised = mei / mei_contrast[:, None, None, None]
 
@@ -140,7 +143,9 @@ def _within_limits(
     if ranges is None:
         return allowed
     if len(ranges) != 2:
-        raise ValueError(f"ranges={tuple(ranges)!r}: give one (low, high), or None, for each of the two channels.")
+        raise InvalidValueError(
+            f"ranges={tuple(ranges)!r}: give one (low, high), or None, for each of the two channels."
+        )
     low, high = (bound.double().numpy() for bound in range_bounds(ranges))
     extremes = np.stack([equalised.min(axis=(1, 2, 3)), equalised.max(axis=(1, 2, 3))])
     values = points[:, None, :] * extremes

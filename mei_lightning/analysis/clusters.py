@@ -10,6 +10,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
+from mei_lightning.exceptions import InvalidValueError
+
 Array = NDArray[np.floating[Any]]
 
 _MOST_CLUSTERS = 50
@@ -48,9 +50,9 @@ def cluster_meis(measures: xr.Dataset, clusters: int | None = None, *, seed: int
     present = np.isfinite(features.values).all(axis=1)
     count = int(present.sum())
     if count < 2:
-        raise ValueError(f"{count} of these {len(present)} neurons have an MEI: clusters need at least two.")
+        raise InvalidValueError(f"{count} of these {len(present)} neurons have an MEI: clusters need at least two.")
     if clusters is not None and not 1 <= clusters <= count:
-        raise ValueError(f"clusters={clusters} is not between 1 and the number of neurons with an MEI, {count}.")
+        raise InvalidValueError(f"clusters={clusters} is not between 1 and the number of neurons with an MEI, {count}.")
     components = _principal_components(features.values[present])
     # Random starts are drawn by position; sorted, they do not depend on the order of the neurons.
     order = np.lexsort(components.T)

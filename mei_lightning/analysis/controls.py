@@ -13,6 +13,7 @@ from mei_lightning.analysis.populations import neurons_with_mei, types_of
 from mei_lightning.analysis.standard_stimuli import StandardStimulus, standard_stimuli
 from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
 from mei_lightning.prediction import predict_all_pairs, predict_rows
@@ -66,7 +67,7 @@ def compare_with_standard_stimuli(
     chosen = standard_stimuli(model.stimulus_format, meis.sizes["time"]) if stimuli is None else list(stimuli)
     present = neurons_with_mei(meis)
     if not len(present) or not chosen:
-        raise ValueError("There is nothing to compare: give at least one MEI that is done, and one stimulus.")
+        raise InvalidValueError("There is nothing to compare: give at least one MEI that is done, and one stimulus.")
     ranges = ranges_of(meis) if ranges is None else ranges
     bounds = None if ranges is None else range_bounds(ranges)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mei_lightning.analysis.populations import neurons_with_mei, types_of
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
 from mei_lightning.prediction import predict_all_pairs
@@ -166,7 +167,7 @@ def type_responses(responses: xr.DataArray) -> xr.DataArray:
         ValueError: if no types are known.
     """
     if "type" not in responses.coords:
-        raise ValueError("These responses have no types: the model's neuron table has no column 'type'.")
+        raise InvalidValueError("These responses have no types: the model's neuron table has no column 'type'.")
     types = responses["type"].values
     excitation = relative_responses(responses).clip(min=0).values
     names = sorted(set(types) - {""})

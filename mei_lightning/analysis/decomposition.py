@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mei_lightning.exceptions import InvalidValueError
+
 Array = NDArray[np.floating[Any]]
 
 _MOST_ALTERNATIONS = 300
@@ -30,9 +32,13 @@ def decompose(stimulus: ArrayLike) -> tuple[Array, Array, float]:
     """
     values = np.asarray(stimulus, dtype=np.float64)
     if values.ndim != 3 or values.size == 0:
-        raise ValueError(f"One channel of a stimulus is [time, height, width], but this has shape {values.shape}.")
+        raise InvalidValueError(
+            f"One channel of a stimulus is [time, height, width], but this has shape {values.shape}."
+        )
     if not np.isfinite(values).all():
-        raise ValueError(f"The stimulus has {np.count_nonzero(~np.isfinite(values))} values that are not finite.")
+        raise InvalidValueError(
+            f"The stimulus has {np.count_nonzero(~np.isfinite(values))} values that are not finite."
+        )
     time_steps, height, width = values.shape
     scale = np.abs(values).max()
     if scale == 0:
@@ -95,7 +101,7 @@ def unclipped_shape(stimulus: ArrayLike, is_clipped: ArrayLike) -> Array:
     free = ~np.asarray(is_clipped, dtype=bool)
     values = np.asarray(stimulus, dtype=np.float64)
     if free.shape != values.shape:
-        raise ValueError(f"The stimulus has shape {values.shape}, but is_clipped has {free.shape}.")
+        raise InvalidValueError(f"The stimulus has shape {values.shape}, but is_clipped has {free.shape}.")
     if free.all() or not spatial.any():
         return spatial
     weight = free.reshape(len(free), -1).astype(np.float64)
@@ -135,9 +141,11 @@ def amplitude_spectrum(temporal: ArrayLike, frame_rate: float, cutoff: float = 1
     """
     values = np.asarray(temporal, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"A temporal course is [time], but this has shape {values.shape}.")
+        raise InvalidValueError(f"A temporal course is [time], but this has shape {values.shape}.")
     if frame_rate <= 0 or cutoff <= 0:
-        raise ValueError(f"Frequencies need a positive frame rate and cutoff, got {frame_rate=} and {cutoff=} (Hz).")
+        raise InvalidValueError(
+            f"Frequencies need a positive frame rate and cutoff, got {frame_rate=} and {cutoff=} (Hz)."
+        )
     frequencies = np.fft.rfftfreq(len(values), 1 / frame_rate)
     amplitudes = 2 / len(values) * np.abs(np.fft.rfft(values))
     rounding = 1e-9 * cutoff

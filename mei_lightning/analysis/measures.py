@@ -25,6 +25,7 @@ from mei_lightning.analysis.spatial import DifferenceOfGaussians, fit_difference
 from mei_lightning.analysis.temporal import OPPONENCY_BOUNDARY, opponency_angle, temporal_contrast
 from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.held_out import HELD_OUT_SCORE
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
@@ -210,7 +211,7 @@ def _check_dataset(meis: xr.Dataset) -> None:
     missing = [name for name in ("stimulus", "score", "status") if name not in meis]
     missing += [name for name in _COORDINATES if name not in meis.coords]
     if missing:
-        raise ValueError(f"This is not a dataset of MEIs, as from find_meis: it has no {', '.join(missing)}.")
+        raise InvalidValueError(f"This is not a dataset of MEIs, as from find_meis: it has no {', '.join(missing)}.")
 
 
 def _empty(meis: xr.Dataset) -> dict[str, np.ndarray]:

@@ -6,6 +6,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike
 
+from mei_lightning.exceptions import InvalidValueError
+
 
 @dataclass(frozen=True)
 class Motion:
@@ -43,9 +45,11 @@ def motion(stimulus: ArrayLike) -> Motion:
     """
     values = np.asarray(stimulus, dtype=np.float64)
     if values.ndim != 4 or values.size == 0:
-        raise ValueError(f"A stimulus is [channel, time, height, width], but this has shape {values.shape}.")
+        raise InvalidValueError(f"A stimulus is [channel, time, height, width], but this has shape {values.shape}.")
     if not np.isfinite(values).all():
-        raise ValueError(f"The stimulus has {np.count_nonzero(~np.isfinite(values))} values that are not finite.")
+        raise InvalidValueError(
+            f"The stimulus has {np.count_nonzero(~np.isfinite(values))} values that are not finite."
+        )
     # A square of padded pixels samples all orientations alike.
     side = scipy.fft.next_fast_len(2 * max(values.shape[2:]))
     frames = scipy.fft.next_fast_len(values.shape[1], real=True)

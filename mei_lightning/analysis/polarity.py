@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mei_lightning.analysis.decomposition import Array
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import MeanReducer, NeuronObjective
@@ -42,7 +43,7 @@ def polarity_of_course(temporal: ArrayLike) -> Polarity:
     """
     values = np.asarray(temporal, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"A temporal course is [time], but this has shape {values.shape}.")
+        raise InvalidValueError(f"A temporal course is [time], but this has shape {values.shape}.")
     magnitude = np.abs(values)
     if not magnitude.max() > 0:
         return ""

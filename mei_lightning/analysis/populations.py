@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
 from mei_lightning.results import groups_of
@@ -30,7 +31,9 @@ def position_of(meis: xr.Dataset, neuron: str | NeuronOrGroup) -> int:
     labels = meis["neuron"].values.tolist()
     if label not in labels:
         more = ", ..." if len(labels) > 10 else ""
-        raise ValueError(f"There is no neuron {label!r} among these MEIs; there are {', '.join(labels[:10])}{more}.")
+        raise InvalidValueError(
+            f"There is no neuron {label!r} among these MEIs; there are {', '.join(labels[:10])}{more}."
+        )
     return labels.index(label)
 
 

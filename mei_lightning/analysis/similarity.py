@@ -5,6 +5,7 @@ import xarray as xr
 from scipy import fft
 
 from mei_lightning.analysis.populations import neurons_with_mei, position_of
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.neurons import NeuronOrGroup
 
 _BYTES_AT_A_TIME = 2**26
@@ -33,12 +34,12 @@ def most_similar_meis(meis: xr.Dataset, neuron: str | NeuronOrGroup, n: int = 5)
         ValueError: if there is no such neuron or it has no MEI, or ``n`` is not positive.
     """
     if n < 1:
-        raise ValueError(f"n={n}: ask for at least one MEI.")
+        raise InvalidValueError(f"n={n}: ask for at least one MEI.")
     position = position_of(meis, neuron)
     present = neurons_with_mei(meis)
     if position not in present:
         label = str(meis["neuron"].values[position])
-        raise ValueError(f"Neuron {label!r} has no MEI: its status is '{meis['status'].values[position]}'.")
+        raise InvalidValueError(f"Neuron {label!r} has no MEI: its status is '{meis['status'].values[position]}'.")
     others = present[present != position]
     own = meis["stimulus"][position].values.astype(np.float64)
     # Without padding, what leaves the image on one side would come back on the other.

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
 from mei_lightning.analysis.decomposition import Array
+from mei_lightning.exceptions import InvalidValueError
 
 _SMALLEST_SD = 0.3
 _SD_RATIOS = (1.5, 10.0)
@@ -61,7 +62,9 @@ def fit_difference_of_gaussians(spatial: ArrayLike) -> DifferenceOfGaussians:
     """
     values = np.asarray(spatial, dtype=np.float64)
     if values.ndim != 2:
-        raise ValueError(f"The spatial part of a stimulus is [height, width], but this has shape {values.shape}.")
+        raise InvalidValueError(
+            f"The spatial part of a stimulus is [height, width], but this has shape {values.shape}."
+        )
     if not np.isfinite(values).all() or values.size == 0 or values.max() <= 0 or np.ptp(values) == 0:
         return _UNKNOWN
     image = values / values.max()

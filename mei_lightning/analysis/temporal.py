@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 from scipy.signal import find_peaks
 
 from mei_lightning.analysis.decomposition import Array
+from mei_lightning.exceptions import InvalidValueError
 
 OPPONENCY_BOUNDARY = np.pi / 4
 """Opponency angle (radians) beyond which two channels change in opposite directions."""
@@ -32,7 +33,7 @@ def last_peaks(temporal: ArrayLike) -> tuple[int, int]:
     """
     values = np.asarray(temporal, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"A temporal course is [time], but this has shape {values.shape}.")
+        raise InvalidValueError(f"A temporal course is [time], but this has shape {values.shape}.")
     return _last_peak(values), _last_peak(-values)
 
 
@@ -61,7 +62,7 @@ def temporal_contrast(temporal: ArrayLike, reference: int) -> Array:
     """
     values = np.asarray(temporal, dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"Temporal courses are [channel, time], but these have shape {values.shape}.")
+        raise InvalidValueError(f"Temporal courses are [channel, time], but these have shape {values.shape}.")
     if values.shape[1] == 1:
         return values[:, 0].copy()
     if np.ptp(values[reference]) == 0:
@@ -87,7 +88,7 @@ def opponency_angle(contrast: ArrayLike) -> float:
     """
     values = np.asarray(contrast, dtype=np.float64)
     if values.shape != (2,):
-        raise ValueError(f"Opponency is between two channels, but the contrasts have shape {values.shape}.")
+        raise InvalidValueError(f"Opponency is between two channels, but the contrasts have shape {values.shape}.")
     if not values.any():
         return float("nan")
     return float(np.arctan2(abs(values[1] - values[0]), abs(values[1] + values[0])))

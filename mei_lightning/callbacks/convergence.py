@@ -3,6 +3,7 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.module import Status, StimulusModule
 
 
@@ -22,7 +23,7 @@ class RowConvergence(Callback):
 
     def __init__(self, relative_gain: float = 1e-3, patience: int = 5) -> None:
         if not relative_gain >= 0 or patience < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"RowConvergence(relative_gain={relative_gain}, patience={patience}) needs relative_gain >= 0 and "
                 "patience >= 1."
             )

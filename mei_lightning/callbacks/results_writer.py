@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.callbacks.interrupt import InterruptedTogether
+from mei_lightning.exceptions import InvalidTypeError
 from mei_lightning.lock import RunLock
 from mei_lightning.module import Status, warn_of_failures
 from mei_lightning.plotting import plot_mei, plot_meis
@@ -63,7 +64,9 @@ class ResultsWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse modules without named neurons."""
         if not isinstance(pl_module, PopulationModule):
-            raise TypeError(f"ResultsWriter writes the results of an MEIModule, not of a {type(pl_module).__name__}.")
+            raise InvalidTypeError(
+                f"ResultsWriter writes the results of an MEIModule, not of a {type(pl_module).__name__}."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the store, or open the one to continue, and leave out the neurons that are done."""

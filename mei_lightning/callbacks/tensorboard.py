@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from mei_lightning.callbacks.results_writer import ResultsWriter
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.module import StimulusModule
 from mei_lightning.plotting import contact_sheet, plot_meis, plot_stimulus_composition
 from mei_lightning.population import PopulationModule
@@ -40,7 +41,7 @@ class StimulusLogger(Callback):
 
     def __init__(self, neurons: Sequence[str] | None = None, every_n_checks: int = 2) -> None:
         if every_n_checks < 1:
-            raise ValueError(f"StimulusLogger(every_n_checks={every_n_checks}) must be at least 1.")
+            raise InvalidValueError(f"StimulusLogger(every_n_checks={every_n_checks}) must be at least 1.")
         self.neurons = None if neurons is None else list(neurons)
         self.every_n_checks = every_n_checks
         self._done_when_extremes_shown = 0
@@ -50,7 +51,7 @@ class StimulusLogger(Callback):
         labels = _module(pl_module).labels
         for neuron in self.neurons or ():
             if neuron not in labels:
-                raise ValueError(f"StimulusLogger cannot show {neuron!r}; the run has {', '.join(labels[:20])}.")
+                raise InvalidValueError(f"StimulusLogger cannot show {neuron!r}; the run has {', '.join(labels[:20])}.")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log at each n-th check."""
@@ -121,7 +122,9 @@ class StimulusLogger(Callback):
 
 def _module(pl_module: LightningModule) -> StimulusModule:
     if not isinstance(pl_module, StimulusModule):
-        raise TypeError(f"StimulusLogger shows the stimuli of a StimulusModule, not of a {type(pl_module).__name__}.")
+        raise InvalidTypeError(
+            f"StimulusLogger shows the stimuli of a StimulusModule, not of a {type(pl_module).__name__}."
+        )
     return pl_module
 
 

@@ -5,6 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from mei_lightning.analysis.cross_responses import relative_responses
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.figures.style import (
     DIVERGING_MAP,
     SEQUENTIAL_MAP,
@@ -38,7 +39,7 @@ def plot_cross_responses(responses: xr.DataArray, ax: Axes | None = None) -> Axe
     """
     responses = responses.transpose("neuron", "mei")
     if responses["neuron"].values.tolist() != responses["mei"].values.tolist():
-        raise ValueError(
+        raise InvalidValueError(
             f"Cross-responses are of the same neurons and MEIs in the same order, but there are "
             f"{responses.sizes['neuron']} neurons and {responses.sizes['mei']} MEIs that are not theirs."
         )

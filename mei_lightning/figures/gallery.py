@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mei_lightning.analysis.decomposition import decompose_channels
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.figures.style import STYLE, WIDTH, channel_colors, neuron_types, readable, tidy
 from mei_lightning.plotting import draw_scale_bar, draw_tiles, shade, window_of
 from mei_lightning.video import dataset_stimulus_format
@@ -39,12 +40,12 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
         ValueError: if no neuron has a finite stimulus, or ``per_type`` is not positive.
     """
     if per_type < 1:
-        raise ValueError(f"A gallery shows at least one MEI of each type, got {per_type=}.")
+        raise InvalidValueError(f"A gallery shows at least one MEI of each type, got {per_type=}.")
     facts = dataset_stimulus_format(meis)
     temporal, spatial = _kernels(meis)
     finite = np.isfinite(temporal).all(axis=(1, 2)) & np.isfinite(spatial).all(axis=(1, 2, 3))
     if not finite.any():
-        raise ValueError("No neuron has a finite stimulus: there is nothing to draw.")
+        raise InvalidValueError("No neuron has a finite stimulus: there is nothing to draw.")
     types, scores = neuron_types(meis), np.nan_to_num(meis["score"].values, nan=-np.inf)
     names = [str(name) for name in np.unique(types[finite])]
     still = meis.sizes["time"] == 1

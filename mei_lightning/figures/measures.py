@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.figures.style import (
     OTHER_COLORS,
     POINTS_AS_VECTORS,
@@ -60,7 +61,7 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
     """
     if name not in measures or not _has_values(measures[name]):
         known = ", ".join(plottable_measures(measures))
-        raise ValueError(f"The dataset has no values of a measure {name!r}. It has {known or 'none'}.")
+        raise InvalidValueError(f"The dataset has no values of a measure {name!r}. It has {known or 'none'}.")
     types = neuron_types(measures)
     names = list(type_looks(types))
     values = measures[name]
@@ -92,7 +93,7 @@ def plot_measures(measures: xr.Dataset, names: Sequence[str] | None = None, figu
     """
     chosen = plottable_measures(measures) if names is None else list(names)
     if not chosen:
-        raise ValueError("The dataset has no measures with values: there is nothing to draw.")
+        raise InvalidValueError("The dataset has no measures with values: there is nothing to draw.")
     columns = min(3, len(chosen))
     lines = math.ceil(len(chosen) / columns)
     types = len(type_looks(neuron_types(measures)))
@@ -128,7 +129,7 @@ def plot_chromatic_contrast(measures: xr.Dataset, ax: Axes | None = None) -> Axe
         ValueError: if there is no temporal contrast, or not of two channels.
     """
     if "temporal_contrast" not in measures or measures.sizes.get("channel") != 2:
-        raise ValueError(
+        raise InvalidValueError(
             "Chromatic contrast is the temporal_contrast of two channels, but the dataset has variables "
             f"{', '.join(map(str, measures.data_vars))} and {measures.sizes.get('channel', 0)} channels."
         )

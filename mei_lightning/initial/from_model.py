@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
 from mei_lightning.arguments import is_whole
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.blocks import ROWS_PER_BLOCK
@@ -53,14 +54,14 @@ class BestNaturalClip(InitialStimuli):
 
     def __init__(self, clips: int = 100) -> None:
         if not is_whole(clips, 1):
-            raise ValueError(f"BestNaturalClip(clips={clips!r}) has to be a whole number, at least 1.")
+            raise InvalidValueError(f"BestNaturalClip(clips={clips!r}) has to be a whole number, at least 1.")
         self.clips = clips
         self._made: dict[tuple[int, ...], Tensor] = {}
 
     def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """The best clips ``[restarts, channels, time, height, width]``."""
         if len(seeds) > self.clips:
-            raise ValueError(f"{self!r} has too few clips for {len(seeds)} restarts; give more clips.")
+            raise InvalidValueError(f"{self!r} has too few clips for {len(seeds)} restarts; give more clips.")
         model = neuron.objective.model
         assert isinstance(model, RetinaModel)
         if neuron.shape not in self._made:

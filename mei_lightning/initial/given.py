@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mei_lightning.arguments import is_positive
+from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.results import check_store
 from mei_lightning.stimulus import initial_stimulus
@@ -36,7 +37,7 @@ class GivenStimuli(InitialStimuli):
 
     def __init__(self, stimuli: str | Path | np.ndarray | Tensor | xr.Dataset, noise: float = 0.5) -> None:
         if not is_positive(noise):
-            raise ValueError(f"GivenStimuli(noise={noise!r}) has to be a positive share of the stimulus' norm.")
+            raise InvalidValueError(f"GivenStimuli(noise={noise!r}) has to be a positive share of the stimulus' norm.")
         self.noise = noise
         if isinstance(stimuli, str | Path):
             stimuli = _read(Path(stimuli))
@@ -45,13 +46,15 @@ class GivenStimuli(InitialStimuli):
         if isinstance(stimuli, xr.Dataset):
             found = stimuli["stimulus"].dims if "stimulus" in stimuli else ()
             if set(found) != set(_DIMENSIONS):
-                raise ValueError(f"Stimuli with dimensions {', '.join(map(str, found))} are no MEIs: give an array.")
+                raise InvalidValueError(
+                    f"Stimuli with dimensions {', '.join(map(str, found))} are no MEIs: give an array."
+                )
             self._stimuli = stimuli["stimulus"].transpose(*_DIMENSIONS)
             self._model = stimuli.attrs.get("model"), stimuli.attrs.get("weights_digest")
         else:
             values = stimuli.detach().cpu().numpy() if isinstance(stimuli, Tensor) else np.asarray(stimuli)
             if values.ndim not in (4, 5):
-                raise ValueError(
+                raise InvalidValueError(
                     f"Stimuli of shape {values.shape} should be [channels, time, height, width], for all neurons, or "
                     "[neurons, channels, time, height, width]."
                 )
@@ -61,26 +64,26 @@ class GivenStimuli(InitialStimuli):
         """Raise a ValueError unless each neuron has a stimulus of this shape, finite and other than 0."""
         given = tuple(self._stimuli.sizes[name] for name in _DIMENSIONS[1:])
         if given != tuple(shape):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The given stimuli have shape {given} (channels, time, height, width), the model's {tuple(shape)}. "
                 "Choose time_steps accordingly, or give others."
             )
         if self._by_label:
             there = self._stimuli["neuron"].values.tolist()
             if missing := sorted(set(labels) - set(there)):
-                raise ValueError(
+                raise InvalidValueError(
                     f"There is no given stimulus for {_shortened(missing)}: they are for {_shortened(there)}. Leave "
                     "these neurons out, or give an array."
                 )
         elif self._stimuli.ndim == len(_DIMENSIONS) and self._stimuli.sizes["neuron"] != len(labels):
-            raise ValueError(f"{self._stimuli.sizes['neuron']} stimuli are given for {len(labels)} neurons.")
+            raise InvalidValueError(f"{self._stimuli.sizes['neuron']} stimuli are given for {len(labels)} neurons.")
         values = [self._of(label, number) for number, label in enumerate(labels)]
         if failed := [label for label, own in zip(labels, values, strict=True) if not np.isfinite(own).all()]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The given stimuli of {_shortened(failed)} are not finite in single precision, or not there yet."
             )
         if empty := [label for label, own in zip(labels, values, strict=True) if not own.any()]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The given stimuli of {_shortened(empty)} are 0 everywhere, where no direction leads to a norm. Give "
                 "others, or start near 0: initial=WhiteNoise(0.01), constraint=MaximalNorm(norm)."
             )
@@ -132,11 +135,11 @@ def _read(path: Path) -> np.ndarray | xr.Dataset:
 
 def _load(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no array at {path}.")
+        raise NothingThereError(f"There is no array at {path}.")
     try:
         return np.load(path)  # type: ignore[no-any-return]
     except ValueError as error:
-        raise ValueError(f"{path} holds no array of numbers: {error}") from error
+        raise InvalidValueError(f"{path} holds no array of numbers: {error}") from error
 
 
 def _shortened(labels: Sequence[str]) -> str:

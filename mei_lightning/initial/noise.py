@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.arguments import is_positive
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.stimulus import initial_stimulus
 
@@ -74,5 +75,5 @@ def pink_noise(white: Tensor) -> Tensor:
 
 def _checked(amplitude: float, noise: InitialStimuli) -> float:
     if not is_positive(amplitude):
-        raise ValueError(f"{type(noise).__name__}(amplitude={amplitude!r}) has to be positive and finite.")
+        raise InvalidValueError(f"{type(noise).__name__}(amplitude={amplitude!r}) has to be positive and finite.")
     return amplitude

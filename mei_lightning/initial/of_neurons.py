@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.constraints import Constraint
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.neurons import Neuron, group_label, seed_of_row
 from mei_lightning.objectives import NeuronObjective
@@ -52,7 +53,7 @@ class StartsOfNeurons:
         seeds = [self.seed_of(number, restart) for restart in range(self.restarts)]
         stimuli = self.initial(neuron, seeds).to(self.dtype)
         if stimuli.shape != (self.restarts, *self.shape):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.initial!r} made stimuli of shape {tuple(stimuli.shape)}; it should be "
                 f"{(self.restarts, *self.shape)}: [restarts, channels, time, height, width]."
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mei_lightning.constraints import ChannelRanges, Constraint
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.memory import most_rows
 from mei_lightning.methods.fitting import Neurons, fit_rows
@@ -81,9 +82,9 @@ def cluster_by_stimulus(
         IndexError: if a session has no such neuron.
     """
     if not 0 < distinct < 1:
-        raise ValueError(f"distinct={distinct} has to be between 0 and 1.")
+        raise InvalidValueError(f"distinct={distinct} has to be between 0 and 1.")
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive.")
+        raise InvalidValueError(f"temperature={temperature} must be positive.")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         module = MEIModule(
             load_model(model).to("cpu"),
@@ -96,7 +97,7 @@ def cluster_by_stimulus(
             seed=seed,
         )
         if not 2 <= clusters <= len(module.groups):
-            raise ValueError(f"clusters={clusters} has to be between 2 and the {len(module.groups)} neurons.")
+            raise InvalidValueError(f"clusters={clusters} has to be between 2 and the {len(module.groups)} neurons.")
         search = _Search(module, temperature, steps, np.random.default_rng(seed))
         members = search.random_groups(np.arange(len(module.groups)), clusters)
         stimuli = search.noise(clusters)

@@ -5,6 +5,7 @@ from typing import Any
 
 import xarray as xr
 
+from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.methods.clusters import cluster_by_stimulus
 from mei_lightning.methods.diverse import find_diverse_stimuli
 from mei_lightning.methods.fitting import Neurons
@@ -89,7 +90,9 @@ METHODS = {
 
 def _check_free(target: Path) -> None:
     if target.exists():
-        raise FileExistsError(f"{target} exists already; results are not overwritten. Give another target, or move it.")
+        raise AlreadyThereError(
+            f"{target} exists already; results are not overwritten. Give another target, or move it."
+        )
 
 
 def _save(found: xr.Dataset, target: Path) -> None:

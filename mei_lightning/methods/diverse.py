@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import DiverseObjective
@@ -54,9 +55,9 @@ def find_diverse_stimuli(
         IndexError: if a session has no such neuron.
     """
     if number < 2:
-        raise ValueError(f"number={number}: stimuli differ from each other if there are at least 2.")
+        raise InvalidValueError(f"number={number}: stimuli differ from each other if there are at least 2.")
     if not 0 < least <= 1:
-        raise ValueError(f"least={least} has to be a share of the MEI's response, above 0 and at most 1.")
+        raise InvalidValueError(f"least={least} has to be a share of the MEI's response, above 0 and at most 1.")
     with from_meis(model, neurons, **options) as begun:
         stimuli = diverse_stimuli(begun, number, least, max_steps)
         of_row = [neuron for neuron in range(len(begun.groups)) for _ in range(number)]

@@ -17,6 +17,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.constraints import ChannelRanges, Constraint
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.effort import EffortName
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.find import find_meis
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.memory import rows_that_fit
@@ -149,7 +150,9 @@ def from_meis(
         ).load()
         failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
         if len(failed):
-            raise ValueError(f"There is no finite MEI to go on from for {', '.join(failed)}: leave these neurons out.")
+            raise InvalidValueError(
+                f"There is no finite MEI to go on from for {', '.join(failed)}: leave these neurons out."
+            )
         assert module.constraint is not None
         yield Beginning(module.retina, module.groups, module.objective, module.constraint, meis, seed)
 

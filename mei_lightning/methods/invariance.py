@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.diverse import diverse_stimuli
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
@@ -63,7 +64,7 @@ def find_invariance_paths(
         IndexError: if a session has no such neuron.
     """
     if points < 3:
-        raise ValueError(f"points={points}: a path has two ends and at least one point between them.")
+        raise InvalidValueError(f"points={points}: a path has two ends and at least one point between them.")
     with from_meis(model, neurons, **options) as begun:
         pairs = _ends(begun, ends, least, max_steps)
         number = len(begun.groups)
@@ -103,7 +104,7 @@ def _ends(begun: Beginning, ends: Tensor | None, least: float, max_steps: int) -
     if ends is None:
         return diverse_stimuli(begun, 2, least, max_steps).unflatten(0, (-1, 2))
     if ends.shape != (len(meis), 2, *meis.shape[1:]):
-        raise ValueError(f"ends of shape {tuple(ends.shape)} should be {(len(meis), 2, *meis.shape[1:])}.")
+        raise InvalidValueError(f"ends of shape {tuple(ends.shape)} should be {(len(meis), 2, *meis.shape[1:])}.")
     return begun.constraint(ends.to(meis).flatten(0, 1)).unflatten(0, (-1, 2))
 
 

@@ -7,6 +7,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.mei_module import MEIModule
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons
@@ -58,7 +59,7 @@ def find_receptive_fields(
         try:
             stimuli = stimuli.expand(shape)
         except RuntimeError:
-            raise ValueError(
+            raise InvalidValueError(
                 f"at of shape {tuple(stimuli.shape)} should be {shape[1:]}, or {shape} with one for each neuron."
             ) from None
         gradients, responses = [], []

@@ -11,6 +11,7 @@ from torch import nn
 
 from mei_lightning.constraints import NormAndRange
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import SurroundObjective
@@ -30,7 +31,7 @@ def centre_mask(stimulus: ArrayLike, least: float = 0.1) -> NDArray[np.bool_]:
         ``[height, width]``.
     """
     if not 0 < least < 1:
-        raise ValueError(f"least={least} has to be a share of the largest strength, between 0 and 1.")
+        raise InvalidValueError(f"least={least} has to be a share of the largest strength, between 0 and 1.")
     strength = np.sqrt(np.square(np.asarray(stimulus, dtype=np.float64)).mean(axis=(0, 1)))
     regions, _ = ndimage.label(strength >= least * strength.max(), structure=np.ones((3, 3)))
     own = regions == regions[np.unravel_index(strength.argmax(), strength.shape)]
@@ -74,15 +75,17 @@ def find_surrounds(
         IndexError: if a session has no such neuron.
     """
     if starts < 1:
-        raise ValueError(f"starts={starts} must be at least 1.")
+        raise InvalidValueError(f"starts={starts} must be at least 1.")
     if options.get("constraint") is not None:
-        raise ValueError("A surround takes norm and ranges in place of a constraint: both hold in it too.")
+        raise InvalidValueError("A surround takes norm and ranges in place of a constraint: both hold in it too.")
     with from_meis(model, neurons, **options) as begun:
         meis = begun.stimuli
         masks = torch.from_numpy(np.stack([centre_mask(mei, centre) for mei in meis.numpy()]))
         filled = begun.meis["neuron"].values[masks.flatten(1).all(dim=1).numpy()]
         if len(filled):
-            raise ValueError(f"There is no room for a surround: the centre of {', '.join(filled)} fills the image.")
+            raise InvalidValueError(
+                f"There is no room for a surround: the centre of {', '.join(filled)} fills the image."
+            )
         free = ~masks[:, None, None]
         centres = meis * ~free
         norm = float(meis.flatten(1).norm(dim=1).max()) if surround_norm is None else surround_norm

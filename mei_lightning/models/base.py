@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
@@ -47,15 +48,17 @@ class StimulusFormat:
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
         if not self.channel_names or self.height < 1 or self.width < 1 or self.frames_lost < 0:
-            raise ValueError(f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}.")
+            raise InvalidValueError(
+                f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}."
+            )
         for name in ("frame_rate", "pixel_size"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"StimulusFormat({name}={value}) must be positive, or None if it is not known.")
+                raise InvalidValueError(f"StimulusFormat({name}={value}) must be positive, or None if it is not known.")
         for name in ("mean", "sd"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.channel_names):
-                raise ValueError(
+                raise InvalidValueError(
                     f"StimulusFormat({name}={value}) needs one value for each of the "
                     f"{len(self.channel_names)} channels {self.channel_names}."
                 )
@@ -154,7 +157,9 @@ class RetinaModel(nn.Module):
         """
         num_rows = len(neurons) if rows is None else len(rows)
         if not neurons or num_rows != len(neurons):
-            raise ValueError(f"read_out needs a row for each of at least one neuron: {num_rows} and {len(neurons)}.")
+            raise InvalidValueError(
+                f"read_out needs a row for each of at least one neuron: {num_rows} and {len(neurons)}."
+            )
         indices: dict[str | None, list[int]] = {}
         for neuron in neurons:
             indices.setdefault(neuron.session, []).append(neuron.index)
@@ -171,9 +176,9 @@ class RetinaModel(nn.Module):
     def check_session(self, session: str | None) -> None:
         """Raise a ValueError that lists the sessions unless ``session`` is one of them."""
         if not self.has_sessions and session not in (None, ""):
-            raise ValueError(f"Model '{self.name}' has no sessions, but session {session!r} was asked for.")
+            raise InvalidValueError(f"Model '{self.name}' has no sessions, but session {session!r} was asked for.")
         if self.has_sessions and session not in self._neurons_per_session:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Model '{self.name}' has no session {session!r}. Its sessions: {', '.join(self._neurons_per_session)}."
             )
 

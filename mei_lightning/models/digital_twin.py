@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import MaskReadOut, gather_neurons
 from mei_lightning.models.simulated import STIMULUS_FORMAT, SimulatedRetina
@@ -243,14 +244,14 @@ def load_weights(network: DigitalTwinNetwork, path: Path) -> None:
         ValueError: if the file does not hold exactly the network's weights.
     """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise NothingThereError(
             f"There are no digital twin weights at {path}. Leave `weights` out for those that come with the package, "
             "or write some with scripts/train_digital_twin.py."
         )
     try:
         network.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{path} does not hold the weights of a digital twin: scripts/train_digital_twin.py writes them. ({error})"
         ) from error
 

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import MeanReadOut
 from mei_lightning.neurons import Neuron
@@ -27,10 +28,10 @@ class Ensemble(RetinaModel):
     def __init__(self, members: Sequence[RetinaModel], name: str = "Ensemble") -> None:
         members = list(members)
         if not members:
-            raise ValueError("Ensemble([]) has no members; give at least one model.")
+            raise InvalidValueError("Ensemble([]) has no members; give at least one model.")
         for index, member in enumerate(members):
             if not isinstance(member, RetinaModel):
-                raise TypeError(
+                raise InvalidTypeError(
                     f"Member {index} of the ensemble is a {type(member).__name__}, not a RetinaModel. Wrap it first: "
                     "load_model(network) for an openretina model, otherwise "
                     "RetinaModel(network, StimulusFormat(...), neurons_per_session)."
@@ -76,12 +77,14 @@ def select_members(model: RetinaModel, members: Sequence[int]) -> Ensemble:
     """
     existing = model.members
     if len(existing) == 1:
-        raise TypeError(
+        raise InvalidTypeError(
             f"Model '{model.name}' is not an ensemble of several models, so it has no members to choose from: "
             f"{members}."
         )
     if not members or len(set(members)) != len(members) or not all(0 <= member < len(existing) for member in members):
-        raise ValueError(f"members={list(members)}: name some of the members 0 to {len(existing) - 1}, each once.")
+        raise InvalidValueError(
+            f"members={list(members)}: name some of the members 0 to {len(existing) - 1}, each once."
+        )
     chosen = ", ".join(str(member) for member in members)
     return Ensemble([existing[member] for member in members], name=f"{model.name} (members {chosen})")
 
@@ -91,11 +94,11 @@ def _check_same_neurons(first: RetinaModel, member: RetinaModel, index: int) -> 
     for field in fields(first.stimulus_format):
         expected, found = getattr(first.stimulus_format, field.name), getattr(member.stimulus_format, field.name)
         if expected != found:
-            raise ValueError(f"{who} in its stimulus: {field.name} is {found}, not {expected}.")
+            raise InvalidValueError(f"{who} in its stimulus: {field.name} is {found}, not {expected}.")
     expected_sessions, found_sessions = first.neurons_per_session, member.neurons_per_session
     for session in expected_sessions | found_sessions:
         expected_count, found_count = expected_sessions.get(session), found_sessions.get(session)
         if expected_count != found_count:
             found_text = "is missing" if found_count is None else f"has {found_count} neurons"
             expected_text = "does not have that session" if expected_count is None else f"has {expected_count}"
-            raise ValueError(f"{who}: session '{session}' {found_text} there, member 0 {expected_text}.")
+            raise InvalidValueError(f"{who}: session '{session}' {found_text} there, member 0 {expected_text}.")

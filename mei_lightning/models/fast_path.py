@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import CompilationError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.blocks import ROWS_OF_SMALLEST_BLOCK, ROWS_PER_BLOCK, on_one_thread_each
 from mei_lightning.models.fast_convolutions import FastConvolutions
@@ -166,7 +167,7 @@ def prepare(
         RuntimeError: if ``torch.compile`` fails.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"prepare(precision={precision!r}): choose one of {', '.join(get_args(Precision))}.")
+        raise InvalidValueError(f"prepare(precision={precision!r}): choose one of {', '.join(get_args(Precision))}.")
     device = torch.device(device) if device is not None else _weight_of(model).device
     shape = tuple(stimulus_shape)
     # Without the number of rows: the result of a row must not depend on how many others there are.
@@ -248,7 +249,7 @@ def _lower_precision(fast: FastModel, shape: tuple[int, ...]) -> None:
     """Let the rewritten cores compute in bfloat16, and log what that changes."""
     cores = [part for part in fast.modules() if isinstance(part, _CoreOfOneSize)]
     if not cores:
-        raise ValueError(
+        raise InvalidValueError(
             f"fast_path='bfloat16' (of prepare: precision='bfloat16'): no core of the model '{fast.name}' could be "
             "rewritten to compute in this precision. Use fast_path=True (precision='float32')."
         )
@@ -294,7 +295,7 @@ def _compile(fast: FastModel, shape: tuple[int, ...]) -> None:
     try:
         _step(fast, _random_stimulus((1, *shape[1:]), _weight_of(fast)))
     except Exception as error:
-        raise RuntimeError(
+        raise CompilationError(
             f"prepare(compile=True): torch.compile cannot compile the model '{fast.name}' here ({error}). "
             "Leave compile=False."
         ) from error

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 
 Position = Literal["centre", "mean"] | tuple[int, int]
@@ -44,7 +45,7 @@ class InnerUnits(RetinaModel):
     ) -> None:
         names = [name for name, _ in model.network.named_modules() if name]
         if layer not in names:
-            raise ValueError(f"Model '{model.name}' has no layer {layer!r}. Its layers: {', '.join(names)}.")
+            raise InvalidValueError(f"Model '{model.name}' has no layer {layer!r}. Its layers: {', '.join(names)}.")
         if session is None and model.has_sessions:
             session = next(iter(model.neurons_per_session))
         model.check_session(session)
@@ -76,12 +77,16 @@ class InnerUnits(RetinaModel):
             return self._at_position(reached.output)
         finally:
             hook.remove()
-        raise ValueError(f"A pass of model '{model.name}' for session {self.session!r} does not use {self.layer!r}.")
+        raise InvalidValueError(
+            f"A pass of model '{model.name}' for session {self.session!r} does not use {self.layer!r}."
+        )
 
     def _at_position(self, output: Any) -> Tensor:
         if not isinstance(output, Tensor) or not 2 <= output.ndim <= 5:
             form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"Layer {self.layer!r} puts out {form}, not features as a tensor of 2 to 5 dimensions.")
+            raise InvalidValueError(
+                f"Layer {self.layer!r} puts out {form}, not features as a tensor of 2 to 5 dimensions."
+            )
         if output.ndim < 4:
             return output[:, None] if output.ndim == 2 else output
         features = output[:, :, None] if output.ndim == 4 else output
@@ -90,7 +95,9 @@ class InnerUnits(RetinaModel):
         height, width = features.shape[3:]
         row, column = (height // 2, width // 2) if self.position == "centre" else self.position
         if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(f"position={self.position} is outside the {height} x {width} map of layer {self.layer!r}.")
+            raise InvalidValueError(
+                f"position={self.position} is outside the {height} x {width} map of layer {self.layer!r}."
+            )
         return features[:, :, :, row, column].mT
 
 

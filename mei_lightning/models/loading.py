@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, freeze
 from mei_lightning.models.openretina import OpenRetinaModel, is_openretina_module
 
@@ -37,13 +38,13 @@ def load_model(
     if isinstance(name_or_path, nn.Module) and not isinstance(name_or_path, RetinaModel):
         if is_openretina_module(name_or_path):
             return OpenRetinaModel.from_module(name_or_path, centred_readouts=centred_readouts)
-        raise TypeError(
+        raise InvalidTypeError(
             f"A {type(name_or_path).__name__} does not say what its stimulus is. Wrap it: RetinaModel(network, "
             "StimulusFormat(channel_names=..., height=..., width=..., frame_rate=...), neurons_per_session)."
         )
     if centred_readouts and (isinstance(name_or_path, RetinaModel) or name_or_path in BUILT_IN_MODELS):
         name = name_or_path.name if isinstance(name_or_path, RetinaModel) else name_or_path
-        raise ValueError(
+        raise InvalidValueError(
             f"centred_readouts=True is for models that openretina loads, not for '{name}'. "
             "Leave centred_readouts=False."
         )
@@ -78,7 +79,7 @@ def _openretina_source(name_or_path: str | Path) -> str | Path:
     path = os.path.expanduser(name_or_path)
     if os.path.exists(path) or path.endswith(".ckpt"):
         return Path(path)
-    raise ValueError(
+    raise InvalidValueError(
         f"There is no model '{name_or_path}'. Give a built-in model ({', '.join(map(repr, BUILT_IN_MODELS))}), "
         f"a model on openretina's hub ('{_OPENRETINA_PREFIX}NAME'), or the path of an openretina checkpoint (.ckpt)."
     )

@@ -14,6 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import (
+    DownloadError,
+    InvalidValueError,
+    MissingPackageError,
+    NothingThereError,
+    NotPermittedError,
+)
 from mei_lightning.models.base import RetinaModel, StimulusFormat, freeze
 from mei_lightning.models.openretina_read_out import computes_core_then_readout, is_ensemble, network_read_out
 from mei_lightning.models.read_out import MeanReadOut
@@ -68,9 +75,9 @@ class OpenRetinaModel(RetinaModel):
         path = Path(source).expanduser()
         is_path = isinstance(source, Path) or path.suffix == ".ckpt" or len(path.parts) > 1
         if is_path and not path.exists():
-            raise FileNotFoundError(f"There is no openretina checkpoint at '{source}'.")
+            raise NothingThereError(f"There is no openretina checkpoint at '{source}'.")
         if not (allow_unpickling or os.environ.get(CONSENT_VARIABLE) == "1"):
-            raise PermissionError(
+            raise NotPermittedError(
                 f"Loading the openretina model '{source}' unpickles a file, and a pickle can run any code that its "
                 "author put into it. If you trust the source, consent with allow_unpickling=True or with the "
                 f"environment variable {CONSENT_VARIABLE}=1. The built-in model 'digital_twin' needs no consent."
@@ -186,7 +193,7 @@ def _import_core_readout() -> ModuleType:
     try:
         return importlib.import_module("openretina.models.core_readout")
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"An openretina model needs the openretina package, which could not be imported ({error}). Install it "
             "with: pip install \"mei-lightning[openretina]\" - or use the built-in model 'digital_twin'."
         ) from error
@@ -194,7 +201,9 @@ def _import_core_readout() -> ModuleType:
 
 def _load_path(path: Path) -> nn.Module:
     if path.is_dir() and not any(path.glob("config_*.yaml")):
-        raise ValueError(f"The folder '{path}' holds no ensemble in openretina's layout (there is no config_*.yaml).")
+        raise InvalidValueError(
+            f"The folder '{path}' holds no ensemble in openretina's layout (there is no config_*.yaml)."
+        )
     try:
         if path.is_dir():
             ensembles = importlib.import_module("openretina.utils.nnfabrik_model_loading")
@@ -203,7 +212,7 @@ def _load_path(path: Path) -> nn.Module:
             warnings.simplefilter("ignore", UserWarning)
             return _import_core_readout().load_core_readout_model(str(path), "cpu")
     except Exception as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"'{path}' does not hold a model that openretina can load ({type(error).__name__}: {error})."
         ) from error
 
@@ -211,7 +220,7 @@ def _load_path(path: Path) -> nn.Module:
 def _load_from_hub(core_readout: ModuleType, name: str, cache_directory: str | os.PathLike[str] | None) -> nn.Module:
     locations: Mapping[str, str] = core_readout._MODEL_NAME_TO_REMOTE_LOCATION
     if name not in locations:
-        raise ValueError(
+        raise InvalidValueError(
             f"openretina has no model '{name}', and no file of that name exists. The models it knows: "
             f"{', '.join(locations)}."
         )
@@ -221,7 +230,7 @@ def _load_from_hub(core_readout: ModuleType, name: str, cache_directory: str | o
         try:
             path = Path(core_readout.get_local_file_path(locations[name], cache))
         except Exception as error:
-            raise ConnectionError(
+            raise DownloadError(
                 f"The openretina model '{name}' could not be downloaded ({type(error).__name__}: {error}). Give the "
                 "path of a checkpoint (.ckpt) that you have, or use the built-in model 'digital_twin'."
             ) from error
@@ -241,7 +250,7 @@ def _input_shape(network: Any, facts: Mapping[str, Any]) -> tuple[int, int, int]
     elif not hasattr(network, "data_info") and hasattr(network, "stimulus_shape"):
         _, channels, _, height, width = network.stimulus_shape(1)
     else:
-        raise ValueError(
+        raise InvalidValueError(
             f"{type(network).__name__} does not say the shape of its stimulus (no 'input_shape' in its data_info). "
             "Wrap it yourself: RetinaModel(network, StimulusFormat(...), neurons_per_session)."
         )
@@ -267,7 +276,7 @@ def _measure(network: nn.Module, channels: int, height: int, width: int) -> tupl
         response_frames = next(iter(responses.values())).shape[1]
         if response_frames > 0:
             return frames - response_frames, neurons_per_session
-    raise ValueError(
+    raise InvalidValueError(
         f"{type(network).__name__} gives no response to {frames} frames of {channels} x {height} x {width}."
     ) from failure
 
@@ -339,7 +348,7 @@ def _readout_position(session: str, readout: Any) -> Tensor:
         return readout.mask_mean
     if "_mu" in dict(readout.named_parameters()) and not (readout._predicted_grid or readout._shared_grid):
         return readout._mu
-    raise ValueError(
+    raise InvalidValueError(
         f"centred_readouts=True needs a Gaussian mask for each neuron, but session '{session}' has a "
         f"{type(readout).__name__}, which has none of its own. Leave centred_readouts=False."
     )

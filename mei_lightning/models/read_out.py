@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.blocks import ROWS_LAST
 from mei_lightning.neurons import Neuron, check_neuron_indices
 from mei_lightning.rounding import summing_precision
@@ -206,7 +207,7 @@ def session_responses(model: nn.Module, stimulus: Tensor, session: str | None) -
     if responses.ndim == 2:
         responses = responses[:, None]
     if responses.ndim != 3:
-        raise ValueError(
+        raise InvalidValueError(
             f"The model returned responses of shape {tuple(responses.shape)} for a stimulus of shape "
             f"{tuple(stimulus.shape)}; expected [batch, time', neurons] or [batch, neurons]."
         )

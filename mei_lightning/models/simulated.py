@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 
 STIMULUS_FORMAT = StimulusFormat(
@@ -348,9 +349,9 @@ class SimulatedRetina(RetinaModel):
         self.check_session(session)
         cells = self._cells[session]
         if not 0 <= index < len(cells):
-            raise ValueError(f"Session '{session}' has the neurons 0 to {len(cells) - 1}, not {index}.")
+            raise InvalidValueError(f"Session '{session}' has the neurons 0 to {len(cells) - 1}, not {index}.")
         if cells[index].type not in LINEAR_TYPES:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Neuron {index} of session '{session}' is of type '{cells[index].type}', which has no linear filter. "
                 f"The linear types: {', '.join(LINEAR_TYPES)}."
             )

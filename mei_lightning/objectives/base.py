@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidTypeError
+
 
 class Objective(nn.Module):
     """A score for each row of a stimulus; subclass it and write ``forward``.
@@ -101,7 +103,7 @@ def as_objective(objective: object) -> Objective:
         return RowByRowObjective(forward)
     if callable(objective):
         return FunctionObjective(objective)
-    raise TypeError(
+    raise InvalidTypeError(
         f"{objective!r} is not an objective: give an Objective, or a function that maps stimuli "
         "[rows, channels, time, height, width] to scores [rows]."
     )

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
@@ -65,7 +66,7 @@ class ContrastiveNeuronObjective(Objective):
         self.groups = [list(group) for group in (on_cluster_idc, *off_cluster_idc_list)]
         _check_contrast([len(self.groups)], temperature)
         if not all(self.groups):
-            raise ValueError(f"A group has no neurons: on {on_cluster_idc}, off {off_cluster_idc_list}.")
+            raise InvalidValueError(f"A group has no neurons: on {on_cluster_idc}, off {off_cluster_idc_list}.")
         self.data_key = data_key
         self.response_reducer = response_reducer
         self.temperature = temperature
@@ -200,7 +201,7 @@ class OneHotObjective(ContrastObjective):
         temperature: float = 1.0,
     ) -> None:
         if not isinstance(model, RetinaModel):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"OneHotObjective needs to know the neurons of the {type(model).__name__}: wrap it in "
                 "RetinaModel(network, stimulus_format, neurons_per_session)."
             )
@@ -219,12 +220,12 @@ def _neighbours(model: RetinaModel, table: pd.DataFrame, group: Sequence[Neuron]
     others = table[[not mine for mine in is_own]]
     if count is not None:
         if not {"y", "x"} <= set(table.columns):
-            raise ValueError(
+            raise InvalidValueError(
                 f"neighbours={count}: model '{model.name}' does not know where its neurons are (columns y "
                 "and x of model.neurons). Leave neighbours out for all neurons of the session."
             )
         if not 1 <= count <= len(others):
-            raise ValueError(f"neighbours={count} of {group_label(group)} is not between 1 and {len(others)}.")
+            raise InvalidValueError(f"neighbours={count} of {group_label(group)} is not between 1 and {len(others)}.")
         places = table[["y", "x"]]
         distance = (places.loc[others.index] - places[is_own].mean()).pow(2).sum(axis=1)
         others = others.loc[distance.sort_values(kind="stable").index[:count]]
@@ -235,6 +236,6 @@ def _neighbours(model: RetinaModel, table: pd.DataFrame, group: Sequence[Neuron]
 
 def _check_contrast(counts: Sequence[int], temperature: float) -> None:
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive.")
+        raise InvalidValueError(f"temperature={temperature} must be positive.")
     if counts and min(counts) < 2:
-        raise ValueError("There is only one group of neurons: a contrast needs others to tell it from.")
+        raise InvalidValueError("There is only one group of neurons: a contrast needs others to tell it from.")

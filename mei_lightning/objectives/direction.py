@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives.per_row import Values, for_each_row
 from mei_lightning.objectives.reducers import Reducer
@@ -40,7 +41,7 @@ class DirectionObjective(NeuronObjective):
         size = len(self.direction[0])
         for group, direction in zip(self.groups, self.direction, strict=True):
             if len(group) != size or not any(direction):
-                raise ValueError(
+                raise InvalidValueError(
                     f"A direction for a group of {len(group)} neurons needs as many numbers, not all of "
                     f"them 0, but has {size}."
                 )

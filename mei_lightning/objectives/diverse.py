@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.objectives.base import Objective
 from mei_lightning.objectives.responses import NeuronObjective
 
@@ -41,13 +42,13 @@ class DiverseObjective(Objective):
     ) -> None:
         super().__init__()
         if not len(objective.groups) == len(neuron_of_row) == len(best):
-            raise ValueError(
+            raise InvalidValueError(
                 f"DiverseObjective needs a neuron and a best response for each of {len(objective.groups)} rows."
             )
         if not 0 < least <= 1:
-            raise ValueError(f"least={least} has to be a share of the best response, above 0 and at most 1.")
+            raise InvalidValueError(f"least={least} has to be a share of the best response, above 0 and at most 1.")
         if not all(response > 0 for response in best):
-            raise ValueError(f"A share of the best response needs it to be positive, not {min(best)}.")
+            raise InvalidValueError(f"A share of the best response needs it to be positive, not {min(best)}.")
         self.objective = objective
         self.neuron_of_row = list(neuron_of_row)
         self.best = list(best)

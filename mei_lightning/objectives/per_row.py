@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from mei_lightning.exceptions import InvalidValueError
+
 Values: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -12,9 +14,11 @@ def for_each_row(name: str, values: float | Values, rows: int, dimensions: int) 
     """A setting of each row, from one for each or one for all, with so many dimensions."""
     given = np.asarray(values, dtype=np.float64)
     if not np.isfinite(given).all():
-        raise ValueError(f"{name} has values that are not finite.")
+        raise InvalidValueError(f"{name} has values that are not finite.")
     if given.ndim == dimensions:
         given = np.broadcast_to(given, (rows, *given.shape))
     if given.ndim != dimensions + 1 or len(given) != rows:
-        raise ValueError(f"{name} of shape {np.shape(values)}: give one for all, or one for each of the {rows} rows.")
+        raise InvalidValueError(
+            f"{name} of shape {np.shape(values)}: give one for all, or one for each of the {rows} rows."
+        )
     return given.tolist()

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from mei_lightning.exceptions import InvalidValueError
+
 
 class Reducer:
     """Responses over time to one number; derive from it and write ``forward`` for one of your own.
@@ -60,7 +62,9 @@ class SliceMeanReducer(Reducer):
     def __init__(self, axis: int, start: int, length: int) -> None:
         super().__init__(axis)
         if start < 0 or length < 1:
-            raise ValueError(f"SliceMeanReducer(start={start}, length={length}) needs start >= 0 and length >= 1.")
+            raise InvalidValueError(
+                f"SliceMeanReducer(start={start}, length={length}) needs start >= 0 and length >= 1."
+            )
         self.start = start
         self.length = length
 
@@ -72,7 +76,7 @@ class SliceMeanReducer(Reducer):
         """
         frames = responses.shape[self.axis]
         if self.start + self.length > frames:
-            raise ValueError(
+            raise InvalidValueError(
                 f"SliceMeanReducer(start={self.start}, length={self.length}) needs response frames {self.start} to "
                 f"{self.start + self.length - 1}, but the response has {frames} frames. Choose a window inside it, "
                 "or a stimulus with more time steps."

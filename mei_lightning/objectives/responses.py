@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import SessionReadOut, session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_of
@@ -39,7 +40,7 @@ class IncreaseObjective(Objective):
         self.model = model
         self.neuron_indices = [operator.index(index) for index in np.atleast_1d(neuron_indices).tolist()]
         if not self.neuron_indices:
-            raise ValueError("neuron_indices is empty: name at least one neuron.")
+            raise InvalidValueError("neuron_indices is empty: name at least one neuron.")
         self.data_key = data_key
         self.response_reducer = response_reducer
 
@@ -124,7 +125,7 @@ class NeuronObjective(Objective):
         self.model = model
         self.groups = [group_of(target) for target in neurons]
         if not self.groups:
-            raise ValueError("neurons is empty: name at least one neuron.")
+            raise InvalidValueError("neurons is empty: name at least one neuron.")
         self.response_reducer = response_reducer
         self._read(range(len(self.groups)))
 

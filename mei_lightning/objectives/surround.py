@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.objectives.base import Objective
 
 
@@ -30,7 +31,7 @@ class SurroundObjective(Objective):
     def __init__(self, objective: Objective, centre: Tensor, free: Tensor, suppressing: bool = False) -> None:
         super().__init__()
         if (centre * free).any():
-            raise ValueError("The centre is not 0 everywhere in the surround: multiply it by ~free.")
+            raise InvalidValueError("The centre is not 0 everywhere in the surround: multiply it by ~free.")
         self.objective = objective
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("free", free.expand(len(centre), *free.shape[1:]), persistent=False)

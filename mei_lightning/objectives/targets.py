@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives.per_row import Values, for_each_row
 from mei_lightning.objectives.reducers import Reducer
@@ -76,7 +77,7 @@ class TargetTraceObjective(NeuronObjective):
         """Scores ``[rows]`` of responses ``[rows, time']``."""
         target = traces.new_tensor(self.trace)
         if target.shape != traces.shape:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The trace to follow has {target.shape[1]} frames, but the response has {traces.shape[1]}."
             )
         return -super().score((traces - target).square())

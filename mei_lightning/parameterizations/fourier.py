@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.arguments import is_positive
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -56,9 +57,11 @@ class Fourier(Parameterization):
         self.temporal = _checked("temporal", temporal)
         self.spatial = _checked("spatial", spatial)
         if decay != 0 and not is_positive(decay):
-            raise ValueError(f"Fourier(decay={decay!r}) must be at least 0 and finite.")
+            raise InvalidValueError(f"Fourier(decay={decay!r}) must be at least 0 and finite.")
         if micrometres_per_degree is not None and not is_positive(micrometres_per_degree):
-            raise ValueError(f"Fourier(micrometres_per_degree={micrometres_per_degree!r}) must be positive and finite.")
+            raise InvalidValueError(
+                f"Fourier(micrometres_per_degree={micrometres_per_degree!r}) must be positive and finite."
+            )
         self.decay = decay
         self.micrometres_per_degree = micrometres_per_degree
 
@@ -80,7 +83,7 @@ class Fourier(Parameterization):
             unit = "mm" if self.micrometres_per_degree is None else "degree"
             existing.append(f"spatial ones {_described(cycles)} cycles per {unit}")
         if not within.any():
-            raise ValueError(
+            raise InvalidValueError(
                 f"A stimulus of {sides[0]} frames of {sides[1]} x {sides[2]} pixels has no frequency within the bands "
                 f"of {self!r}: its {', and its '.join(existing)}. Choose other bands, or a longer stimulus."
             )
@@ -90,19 +93,19 @@ class Fourier(Parameterization):
 
     def _frame_rate(self, stimulus_format: StimulusFormat | None) -> float:
         if stimulus_format is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Fourier(temporal={self.temporal}) is in Hz, which needs the frame rate of the stimulus: give "
                 "for_stimuli(shape, stimulus_format) one with a frame_rate, or leave temporal out."
             )
         if stimulus_format.frame_rate is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Fourier(temporal={self.temporal}) is in Hz, and still images have no frame rate: leave temporal out."
             )
         return stimulus_format.frame_rate
 
     def _pixels_per_unit(self, stimulus_format: StimulusFormat | None) -> float:
         if stimulus_format is None or stimulus_format.pixel_size is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Fourier(spatial={self.spatial}) needs the size of a pixel on the retina: give "
                 "for_stimuli(shape, stimulus_format) one with a pixel_size, or leave spatial out."
             )
@@ -138,10 +141,12 @@ def _checked(name: str, band: Band | None) -> Band | None:
         return None
     pair = hasattr(band, "__len__") and len(band) == 2
     if not pair or not all(value is None or isinstance(value, Real) for value in band):
-        raise ValueError(f"Fourier({name}={band!r}) must be (low, high), one of which can be None, or None for all.")
+        raise InvalidValueError(
+            f"Fourier({name}={band!r}) must be (low, high), one of which can be None, or None for all."
+        )
     low, high = (None if value is None else float(value) for value in band)
     if not 0 <= (low or 0.0) <= (math.inf if high is None else high):
-        raise ValueError(f"Fourier({name}={band!r}) is empty: 0 <= low <= high has to hold.")
+        raise InvalidValueError(f"Fourier({name}={band!r}) is empty: 0 <= low <= high has to hold.")
     return low, high
 
 

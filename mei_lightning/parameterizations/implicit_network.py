@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from mei_lightning.arguments import is_positive, is_whole
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.parameterizations.base import Parameterization
@@ -49,9 +50,9 @@ class ImplicitNetwork(Parameterization):
     def __init__(self, hidden: int = 32, frequency: float = 10.0) -> None:
         super().__init__()
         if not is_whole(hidden, 1):
-            raise ValueError(f"ImplicitNetwork(hidden={hidden!r}) must be a whole number, at least 1.")
+            raise InvalidValueError(f"ImplicitNetwork(hidden={hidden!r}) must be a whole number, at least 1.")
         if not is_positive(frequency):
-            raise ValueError(f"ImplicitNetwork(frequency={frequency!r}) must be positive and finite.")
+            raise InvalidValueError(f"ImplicitNetwork(frequency={frequency!r}) must be positive and finite.")
         self.hidden = hidden
         self.frequency = frequency
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.arguments import is_whole
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -29,14 +30,14 @@ class LowRank(Parameterization):
     def __init__(self, rank: int = 1) -> None:
         super().__init__()
         if not is_whole(rank, 1):
-            raise ValueError(f"LowRank(rank={rank!r}) must be a whole number, at least 1.")
+            raise InvalidValueError(f"LowRank(rank={rank!r}) must be a whole number, at least 1.")
         self.rank = rank
 
     def prepare(self, shape: torch.Size, stimulus_format: StimulusFormat | None) -> None:
         """Check that the stimulus has frames and pixels enough for the rank."""
         _, time, height, width = shape
         if self.rank > min(time, height * width):
-            raise ValueError(
+            raise InvalidValueError(
                 f"LowRank(rank={self.rank}) is more than a stimulus of {time} frame(s) and {height * width} pixels can "
                 f"have: at most {min(time, height * width)}."
             )

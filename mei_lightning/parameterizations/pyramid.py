@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.arguments import is_whole
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.parameterizations.base import Parameterization
 
@@ -34,14 +35,14 @@ class Pyramid(Parameterization):
     def __init__(self, levels: int = 3) -> None:
         super().__init__()
         if not is_whole(levels, 1):
-            raise ValueError(f"Pyramid(levels={levels!r}) must be a whole number, at least 1.")
+            raise InvalidValueError(f"Pyramid(levels={levels!r}) must be a whole number, at least 1.")
         self.levels = levels
 
     def prepare(self, shape: torch.Size, stimulus_format: StimulusFormat | None) -> None:
         """Make the interpolations of all levels."""
         _, *sides = shape
         if self.levels > 1 and 2 ** (self.levels - 2) >= max(sides):
-            raise ValueError(
+            raise InvalidValueError(
                 f"Pyramid(levels={self.levels}) is too many for {sides[0]} frames of {sides[1]} x {sides[2]} pixels: "
                 "the coarsest two would be the same single sample."
             )

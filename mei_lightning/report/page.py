@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from mei_lightning.analysis.analyze import ANALYSIS
 from mei_lightning.analysis.measures import measures_table
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.figures.across import plot_cross_responses
 from mei_lightning.figures.gallery import plot_gallery
 from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measures, plottable_measures
@@ -71,10 +72,10 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
     check_store(store)
     target = store.parent / REPORT if target is None else Path(target)
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
+        raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
     with xr.open_zarr(store, chunks=None) as meis:
         if meis.sizes["neuron"] == 0:
-            raise ValueError(f"{store} has no neurons: there is nothing to report.")
+            raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
         parts = _parts(meis, _analysis_of(store, meis))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))
@@ -115,7 +116,7 @@ def _analysis_of(store: Path, meis: xr.Dataset) -> xr.Dataset | None:
         analysis = opened.load()
     same_run = analysis.attrs.get("configuration") == meis.attrs.get("configuration")
     if not same_run or analysis["neuron"].values.tolist() != meis["neuron"].values.tolist():
-        raise ValueError(f"{path} is of other MEIs than {store}. Analyse these with overwrite, or move it away.")
+        raise InvalidValueError(f"{path} is of other MEIs than {store}. Analyse these with overwrite, or move it away.")
     return analysis
 
 

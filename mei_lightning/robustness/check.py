@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mei_lightning.arguments import check_instance
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.robustness.base import Robustness
 from mei_lightning.robustness.members import RandomMember
 
@@ -16,9 +17,11 @@ def check_robustness(robustness: object) -> None:
     """
     several = isinstance(robustness, Sequence) and not isinstance(robustness, str)
     if isinstance(robustness, Robustness):
-        raise TypeError(f"robustness={robustness!r} is not a list: give robustness=[{robustness!r}].")
+        raise InvalidTypeError(f"robustness={robustness!r} is not a list: give robustness=[{robustness!r}].")
     parts = list(robustness) if several else [robustness]  # type: ignore[call-overload]
     for part in parts:
         check_instance("robustness", part, Robustness, "Jitter(space=1)", "[{}]")
     if sum(isinstance(part, RandomMember) for part in parts) > 1:
-        raise ValueError("robustness names RandomMember() more than once: a step follows one member. Name it once.")
+        raise InvalidValueError(
+            "robustness names RandomMember() more than once: a step follows one member. Name it once."
+        )

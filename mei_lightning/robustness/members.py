@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mei_lightning.exceptions import InvalidTypeError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.robustness.base import Robustness
@@ -21,12 +22,12 @@ class RandomMember(Robustness):
         """Raise a TypeError unless the objective is of neurons of an ensemble."""
         model = getattr(objective, "model", None)
         if not isinstance(objective, NeuronObjective) or not isinstance(model, RetinaModel):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"RandomMember() needs the objective of neurons of an Ensemble, a NeuronObjective; this is a "
                 f"{type(objective).__name__}. Leave RandomMember out, or give another objective."
             )
         if len(model.members) == 1:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"RandomMember(): model '{model.name}' is not an ensemble of several models. Leave RandomMember "
                 "out, or give Ensemble([model_1, model_2])."
             )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mei_lightning.arguments import is_positive, is_whole
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.blocks import for_few_rows
 from mei_lightning.objectives import Objective
 from mei_lightning.robustness.base import Perturbation
@@ -28,7 +29,7 @@ class Jitter(Perturbation):
 
     def __init__(self, space: int = 0, time: int = 0) -> None:
         if not is_whole(space, 0) or not is_whole(time, 0) or not (space or time):
-            raise ValueError(
+            raise InvalidValueError(
                 f"Jitter(space={space!r}, time={time!r}) needs whole numbers of pixels and frames, not both 0."
             )
         self.space = space
@@ -38,9 +39,9 @@ class Jitter(Perturbation):
         """Raise a ValueError if nothing would be left of the stimulus, or a still image were to move in time."""
         frames, height, width = stimulus_shape[-3:]
         if self.time and frames == 1:
-            raise ValueError(f"{self!r} moves in time, which a still image does not have: leave time out.")
+            raise InvalidValueError(f"{self!r} moves in time, which a still image does not have: leave time out.")
         if self.time >= frames or self.space >= min(height, width):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self!r} can move a stimulus of {frames} frame(s) of {height} x {width} pixels out of sight. Choose "
                 "less."
             )
@@ -84,7 +85,7 @@ class Noise(Perturbation):
 
     def __init__(self, standard_deviation: float) -> None:
         if not is_positive(standard_deviation):
-            raise ValueError(f"Noise(standard_deviation={standard_deviation!r}) has to be positive and finite.")
+            raise InvalidValueError(f"Noise(standard_deviation={standard_deviation!r}) has to be positive and finite.")
         self.standard_deviation = standard_deviation
 
     def __call__(self, stimulus: Tensor, keys: Tensor) -> Tensor:
