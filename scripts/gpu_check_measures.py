@@ -123,8 +123,12 @@ def kernels_of_run(check: Check) -> Iterator[Row]:
 
 def longest_kernels(events: Iterable[Any], seconds: float) -> list[Row]:
     """A line for all kernels and copies of a profile of so many seconds, and one for each of the longest."""
-    # Of the CPU's events each holds the time of the kernels that it launched once more.
-    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    # The CPU's events hold the time of the kernels that they launched once more, and so do named spans of the device's.
+    kernels = [
+        event
+        for event in events
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
 
     def line(name: str, of: Sequence[Any]) -> Row:
         busy = sum(kernel.self_device_time_total for kernel in of) / 1e6

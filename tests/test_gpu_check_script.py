@@ -213,10 +213,13 @@ def test_waits_are_told_by_the_innermost_line_of_the_package(measures):
 
 
 def test_kernels_are_those_of_the_device(measures):
-    def event(key, count, time, kind=DeviceType.CUDA):
-        return SimpleNamespace(key=key, count=count, self_device_time_total=time, device_type=kind)
+    def event(key, count, time, kind=DeviceType.CUDA, is_span=False):
+        return SimpleNamespace(
+            key=key, count=count, self_device_time_total=time, device_type=kind, is_user_annotation=is_span
+        )
 
     events = [event("short", 30, 1e5), event("aten::mm", 10, 4e5, DeviceType.CPU), event("long", 10, 4e5)]
+    events.append(event("Optimizer.step", 3, 5e5, is_span=True))
     whole, *longest = measures.longest_kernels(events, seconds=2.0)
     assert whole == {"kernel": "all", "count": 40, "milliseconds": 500.0, "share": 0.25}
     assert [row["kernel"] for row in longest] == ["long", "short"]
