@@ -39,7 +39,7 @@ class _Block:
 
 
 class ObjectiveInBlocks(Objective):
-    """An objective whose rows a processor computes in blocks, each from stimulus to gradient on one thread.
+    """An objective whose rows a CPU computes in blocks, each from stimulus to gradient on one thread.
 
     The gradient is computed along with the scores, so that what a block keeps for it never leaves the caches, and
     memory does not grow with the number of rows. It is that of minus their sum, for which a loss asks; to weigh scores

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.projection import project_norm_and_range
+from mei_lightning.wording import first_few
 
 ChannelRanges = Sequence[tuple[float | None, float | None] | None]
 """One ``(low, high)`` for each channel; None in place of a number, or of a pair, means unbounded."""
@@ -103,8 +104,7 @@ class Constraint(nn.Module):
 def _refuse_rows(at_fault: Tensor, what: str) -> None:
     rows = at_fault.nonzero().flatten().tolist()
     if rows:
-        more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-        raise InvalidValueError(f"Row(s) {', '.join(map(str, rows[:10]))}{more} of the initial stimulus {what}.")
+        raise InvalidValueError(f"Row(s) {first_few(rows)} of the initial stimulus {what}.")
 
 
 class NormAndRange(Constraint):

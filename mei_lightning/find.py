@@ -99,7 +99,7 @@ def find_meis(
         restarts: the number of initial stimuli, in place of the effort's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
-            as many as fit into half of its free memory, at most 64 for each thread of a processor, 128 for a single one
+            as many as fit into half of its free memory, at most 64 for each thread of a CPU, 128 for a single one
             (16 and 32 if the model is not understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.

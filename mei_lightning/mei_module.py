@@ -40,6 +40,7 @@ from mei_lightning.robustness import Robustness, check_robustness
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.stimulus import default_norm, default_time_steps
 from mei_lightning.store import configuration_differences
+from mei_lightning.wording import first_few
 
 
 class MEIModule(PopulationModule):
@@ -82,7 +83,7 @@ class MEIModule(PopulationModule):
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps that a row takes, in place of the effort's.
         rows_per_device: the most rows that a device computes at a time; by default as many as fit into half of its
-            free memory, at most 64 for each thread of a processor, 128 for a single one (16 and 32 if the model is not
+            free memory, at most 64 for each thread of a CPU, 128 for a single one (16 and 32 if the model is not
             understood), and 256 on a GPU.
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
@@ -249,7 +250,7 @@ class MEIModule(PopulationModule):
             "mei_lightning": version("mei-lightning"),
         }
         self.description = describe_results(model, groups, time_steps, restarts, score, self.configuration)
-        self.save_hyperparameters({**self.configuration, "neurons": _shortened(self.labels)})
+        self.save_hyperparameters({**self.configuration, "neurons": first_few(self.labels)})
 
     def configure_callbacks(self) -> list[Callback]:
         """As in ``StimulusModule``; results are written also if nobody asked for it."""
@@ -277,7 +278,7 @@ class MEIModule(PopulationModule):
             less = f"less of {', '.join(map(repr, self.robustness))}, or " if self.robustness else ""
             rank_zero_warn(
                 f"Called converged, but still the noise that they began with, of which a single step makes a better "
-                f"stimulus: {_shortened(labels)}, and perhaps others. Try {less}{steps} of {optimizer}."
+                f"stimulus: {first_few(labels)}, and perhaps others. Try {less}{steps} of {optimizer}."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -339,11 +340,6 @@ def _check_responses(model: RetinaModel, stimulus: Tensor, session: str | None) 
             f"but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
             f"{model.stimulus_format.frames_lost}, neurons_per_session, and the order of the network's output."
         )
-
-
-def _shortened(labels: Sequence[str], longest: int = 10) -> str:
-    more = f", ... ({len(labels)} in all)" if len(labels) > longest else ""
-    return ", ".join(labels[:longest]) + more
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

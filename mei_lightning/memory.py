@@ -18,11 +18,11 @@ _COPIES_OF_STIMULUS = 16
 
 
 def most_rows(device: torch.device, in_blocks: bool) -> int:
-    """The most rows that are worth computing at a time, if there is room: on a processor at least as for two threads.
+    """The most rows that are worth computing at a time, if there is room: on a CPU at least as for two threads.
 
     Args:
         device: where.
-        in_blocks: whether that is in blocks (``ObjectiveInBlocks``). If not, more rows would leave a processor's
+        in_blocks: whether that is in blocks (``ObjectiveInBlocks``). If not, more rows would leave a CPU's
             caches: 256 rows take twice the time per row of 32.
     """
     if device.type != "cpu":

@@ -28,6 +28,7 @@ from mei_lightning.robustness import Perturbation, RandomMember, Robustness, che
 from mei_lightning.robustness.draws import keys_of
 from mei_lightning.robustness.members import member_of_rows, scores_by_members
 from mei_lightning.rows import per_row, put_rows, row_norms
+from mei_lightning.wording import first_few
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 
@@ -681,8 +682,7 @@ def _certain(rows: Tensor) -> bool:
 def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:
     """Warn that some of all stimuli ended with a status that nobody wants."""
     if labels:
-        names = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        rank_zero_warn(f"{len(labels)} of {total} stimuli ended with '{status.label}': {names}.")
+        rank_zero_warn(f"{len(labels)} of {total} stimuli ended with '{status.label}': {first_few(labels)}.")
 
 
 def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> None:

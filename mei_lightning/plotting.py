@@ -34,6 +34,7 @@ from mei_lightning.video import (
     stimulus_as_array,
     stimulus_to_rgb_frames,
 )
+from mei_lightning.wording import first_few
 
 Array = NDArray[np.floating[Any]]
 
@@ -133,8 +134,7 @@ def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> 
     """
     labels = [str(label) for label in dataset["neuron"].values]
     if neuron not in labels:
-        some = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise InvalidValueError(f"The dataset has no neuron {neuron!r}. Its neurons: {some}.")
+        raise InvalidValueError(f"The dataset has no neuron {neuron!r}. Its neurons: {first_few(labels)}.")
     row = dataset.isel(neuron=labels.index(neuron))
     facts = dataset_stimulus_format(dataset)
     values = row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64)

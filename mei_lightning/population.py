@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from mei_lightning.block_objective import ObjectiveInBlocks
-from mei_lightning.callbacks.processor_threads import ThreadsForBlocks
+from mei_lightning.callbacks.cpu_threads import ThreadsForBlocks
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.effort import TRIAL_STEPS
@@ -234,7 +234,7 @@ class PopulationModule(StimulusModule):
         return room
 
     def configure_callbacks(self) -> list[Callback]:
-        """As in ``StimulusModule``; and the threads of a processor are for the model, if that is prepared."""
+        """As in ``StimulusModule``; and the threads of a CPU are for the model, if that is prepared."""
         return [*super().configure_callbacks(), ThreadsForBlocks(self._computes_in_blocks)]
 
     def _computes_in_blocks(self) -> bool:

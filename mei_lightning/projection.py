@@ -14,7 +14,7 @@ _MAX_PASSES = 40
 _LEAST_GROWTH = 1e-12
 """Relative growth of the scale from one pass to the next that is no rounding."""
 _FEW = 1 / 16
-"""Share of a row's entries up to which a processor treats those that are clipped one by one."""
+"""Share of a row's entries up to which a CPU treats those that are clipped one by one."""
 _REACH = 1.5
 """It looks for entries that are clipped by a scale up to so many times the one that would do without bounds."""
 _ROUNDING = 1e-6

@@ -1,6 +1,6 @@
 """Arithmetic of rows, each for itself.
 
-On a processor NumPy does what takes PyTorch several times as long. A row's result is the same whatever other rows
+On a CPU NumPy does what takes PyTorch several times as long. A row's result is the same whatever other rows
 there are.
 """
 

@@ -8,6 +8,7 @@ import pandas as pd
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices
+from mei_lightning.wording import first_few
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     for wanted in values:
         if not (table[column] == wanted).any():
-            existing = ", ".join(map(str, table[column].unique()[:20]))
+            existing = first_few(table[column].unique(), most=20)
             raise InvalidValueError(f"No neuron has {column} = {wanted!r}; there is {existing}.")
     return table[column].isin(values)
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from mei_lightning.exceptions import (
     UnknownNeuronError,
 )
 from mei_lightning.replacing import rename, replace
+from mei_lightning.wording import first_few
 
 VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
@@ -505,7 +506,7 @@ def _difference(stored: Any, given: Any, longest: int = 80) -> str:
         return f"it was {texts[0]}, now it is {texts[1]}"
     in_stored, in_given = ({json.dumps(item, ensure_ascii=False): None for item in items} for items in (stored, given))
     parts = [
-        f"{len(only)} only {where} ({_shortened(only)})"
+        f"{len(only)} only {where} ({first_few(only, most=5)})"
         for where, only in (
             ("before", [item for item in in_stored if item not in in_given]),
             ("now", [item for item in in_given if item not in in_stored]),
@@ -517,11 +518,6 @@ def _difference(stored: Any, given: Any, longest: int = 80) -> str:
     pairs = zip(stored, given, strict=False)
     first = next((k for k, (old, new) in enumerate(pairs) if old != new), min(len(stored), len(given)))
     return (
-        f"in another order or number, first at position {first}: it was {_shortened(stored[first : first + 3])}, "
-        f"now {_shortened(given[first : first + 3])}"
+        f"in another order or number, first at position {first}: it was {first_few(stored[first : first + 3])}, "
+        f"now {first_few(given[first : first + 3])}"
     )
-
-
-def _shortened(items: Sequence[Any], longest: int = 5) -> str:
-    more = ", ..." if len(items) > longest else ""
-    return ", ".join(str(item) for item in items[:longest]) + more

@@ -10,6 +10,7 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
 from mei_lightning.results import groups_of
+from mei_lightning.wording import first_few
 
 
 def neurons_with_mei(meis: xr.Dataset) -> NDArray[np.intp]:
@@ -30,10 +31,7 @@ def position_of(meis: xr.Dataset, neuron: str | NeuronOrGroup) -> int:
     label = neuron if isinstance(neuron, str) else group_label(group_of(neuron))
     labels = meis["neuron"].values.tolist()
     if label not in labels:
-        more = ", ..." if len(labels) > 10 else ""
-        raise InvalidValueError(
-            f"There is no neuron {label!r} among these MEIs; there are {', '.join(labels[:10])}{more}."
-        )
+        raise InvalidValueError(f"There is no neuron {label!r} among these MEIs; there are {first_few(labels)}.")
     return labels.index(label)
 
 

@@ -19,6 +19,7 @@ from mei_lightning.module import StimulusModule
 from mei_lightning.plotting import contact_sheet, plot_meis, plot_stimulus_composition
 from mei_lightning.population import PopulationModule
 from mei_lightning.video import COLORS, animated_png_bytes
+from mei_lightning.wording import first_few
 
 _EXTREMES = 4
 
@@ -51,7 +52,9 @@ class StimulusLogger(Callback):
         labels = _module(pl_module).labels
         for neuron in self.neurons or ():
             if neuron not in labels:
-                raise InvalidValueError(f"StimulusLogger cannot show {neuron!r}; the run has {', '.join(labels[:20])}.")
+                raise InvalidValueError(
+                    f"StimulusLogger cannot show {neuron!r}; the run has {first_few(labels, most=20)}."
+                )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log at each n-th check."""

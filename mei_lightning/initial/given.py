@@ -16,9 +16,9 @@ from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.initial.base import InitialStimuli, NeuronStart
 from mei_lightning.results import check_store
 from mei_lightning.stimulus import initial_stimulus
+from mei_lightning.wording import first_few
 
 _DIMENSIONS = ("neuron", "channel", "time", "y", "x")
-_NAMED_IN_MESSAGES = 5
 
 
 class GivenStimuli(InitialStimuli):
@@ -72,7 +72,7 @@ class GivenStimuli(InitialStimuli):
             there = self._stimuli["neuron"].values.tolist()
             if missing := sorted(set(labels) - set(there)):
                 raise InvalidValueError(
-                    f"There is no given stimulus for {_shortened(missing)}: they are for {_shortened(there)}. Leave "
+                    f"There is no given stimulus for {first_few(missing)}: they are for {first_few(there)}. Leave "
                     "these neurons out, or give an array."
                 )
         elif self._stimuli.ndim == len(_DIMENSIONS) and self._stimuli.sizes["neuron"] != len(labels):
@@ -80,11 +80,11 @@ class GivenStimuli(InitialStimuli):
         values = [self._of(label, number) for number, label in enumerate(labels)]
         if failed := [label for label, own in zip(labels, values, strict=True) if not np.isfinite(own).all()]:
             raise InvalidValueError(
-                f"The given stimuli of {_shortened(failed)} are not finite in single precision, or not there yet."
+                f"The given stimuli of {first_few(failed)} are not finite in single precision, or not there yet."
             )
         if empty := [label for label, own in zip(labels, values, strict=True) if not own.any()]:
             raise InvalidValueError(
-                f"The given stimuli of {_shortened(empty)} are 0 everywhere, where no direction leads to a norm. Give "
+                f"The given stimuli of {first_few(empty)} are 0 everywhere, where no direction leads to a norm. Give "
                 "others, or start near 0: initial=WhiteNoise(0.01), constraint=MaximalNorm(norm)."
             )
 
@@ -140,8 +140,3 @@ def _load(path: Path) -> np.ndarray:
         return np.load(path)  # type: ignore[no-any-return]
     except ValueError as error:
         raise InvalidValueError(f"{path} holds no array of numbers: {error}") from error
-
-
-def _shortened(labels: Sequence[str]) -> str:
-    more = f", ... ({len(labels)} in all)" if len(labels) > _NAMED_IN_MESSAGES else ""
-    return ", ".join(labels[:_NAMED_IN_MESSAGES]) + more

@@ -16,6 +16,7 @@ from mei_lightning.methods.diverse import diverse_stimuli
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import TargetLevelObjective
 from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.wording import first_few
 
 TOLERANCE = 0.02
 """How far the response to a point of a path may be from the level, as a share of it, without a warning."""
@@ -132,6 +133,6 @@ def _warn_of_points_off_the_path(begun: Beginning, scores: Tensor, level: Tensor
     if off.any():
         names: Sequence[str] = begun.meis["neuron"].values[off.numpy()].tolist()
         rank_zero_warn(
-            f"The response is not constant on the path of {', '.join(names[:10])}: some points are more than "
+            f"The response is not constant on the path of {first_few(names)}: some points are more than "
             f"{TOLERANCE:.0%} off its level. Take more steps (max_steps), or ends that are less different."
         )

@@ -1,4 +1,4 @@
-"""Rows computed on a processor in blocks of one size, several at a time, each on one thread.
+"""Rows computed on a CPU in blocks of one size, several at a time, each on one thread.
 
 Products are summed in an order that varies with the size of the matrices and with the number of threads that share
 one. In blocks, a row's result is the same to the last bit however many rows and threads there are.
@@ -49,7 +49,7 @@ def in_blocks(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
 
     Args:
         function: computes any block of ``ROWS_PER_BLOCK`` rows. It is called from several threads.
-        values: rows last, on a processor.
+        values: rows last, on a CPU.
     """
     rows = values.shape[-1]
     if _in_block() and rows <= ROWS_PER_BLOCK and rows % ROWS_OF_SMALLEST_BLOCK == 0:
@@ -137,7 +137,7 @@ def _in_block() -> bool:
 def for_few_rows(function: Callable[[slice], None], rows: int, device: torch.device) -> None:
     """Call a function, which treats each row for itself, for all rows: at once, or for a few at a time.
 
-    A processor whose threads are reserved for blocks treats a few rows on each of them, which stay in its cache.
+    A CPU whose threads are reserved for blocks treats a few rows on each of them, which stay in its cache.
 
     Args:
         function: is called with slices of the rows, maybe from several threads.

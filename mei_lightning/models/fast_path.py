@@ -92,7 +92,7 @@ class FastModel(RetinaModel):
 
     @property
     def computes_in_blocks(self) -> bool:
-        """Whether all its convolutions are rewritten, so that a processor computes them in blocks of rows."""
+        """Whether all its convolutions are rewritten, so that a CPU computes them in blocks of rows."""
         return self.convolutions is None and any(isinstance(part, FrozenCore) for part in self.modules())
 
     @property
@@ -270,7 +270,7 @@ def _lower_precision(fast: FastModel, shape: tuple[int, ...]) -> None:
 def _agrees_in_smaller_blocks(fast: FastModel, shape: tuple[int, ...]) -> bool:
     """Whether responses and gradients of a row are the same to the last bit in blocks of fewer rows.
 
-    That depends on the libraries that multiply matrices, and on the processor that they choose their way for.
+    That depends on the libraries that multiply matrices, and on the CPU that they choose their way for.
     """
     stimulus = _random_stimulus((ROWS_PER_BLOCK, *shape[1:]), _weight_of(fast))
     neurons = _some_neurons(fast)[:1] * ROWS_PER_BLOCK

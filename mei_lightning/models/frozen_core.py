@@ -83,8 +83,8 @@ class FrozenCore(nn.Module):
     def forward(self, stimulus: Tensor) -> Tensor:
         """Features ``[rows, features, time', height', width']`` of stimuli ``[rows, *stimulus_shape]``."""
         values = stimulus.permute(ROWS_LAST)
-        on_processor = stimulus.device.type == "cpu"
-        features = in_blocks(self._features, values) if on_processor else self._features(values)
+        on_cpu = stimulus.device.type == "cpu"
+        features = in_blocks(self._features, values) if on_cpu else self._features(values)
         return features.permute(ROWS_FIRST)
 
     def _features(self, values: Tensor) -> Tensor:

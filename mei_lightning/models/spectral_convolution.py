@@ -24,7 +24,7 @@ _MOST_WEIGHTS = 2**25
 _SMALL_PRODUCT = 10**6
 """Multiplications up to which OpenBLAS treats a product as a small one."""
 _FEW_COLUMNS = 16
-"""Columns that a processor multiplies at once."""
+"""Columns that a CPU multiplies at once."""
 _MANY_COLUMNS = 192
 """Columns that stay in the nearest cache, with their products, for matrices of usual size."""
 

@@ -16,7 +16,7 @@ from mei_lightning.optimizers import AdaptivePowerMethod
 from mei_lightning.parameterizations.base import Parameterization
 
 _ROWS_AT_A_TIME = 16
-"""Rows whose activations, many times the size of their stimuli, are kept at a time, except on a processor."""
+"""Rows whose activations, many times the size of their stimuli, are kept at a time, except on a CPU."""
 
 
 class ImplicitNetwork(Parameterization):
@@ -77,7 +77,7 @@ class ImplicitNetwork(Parameterization):
         """Stimuli ``[rows, channels, time, height, width]``."""
         parts = parameters.split(1 if parameters.device.type == "cpu" else _ROWS_AT_A_TIME)
         # Computed anew for the gradient: kept for all rows, the activations would take more memory than the model. A
-        # row at a time is faster on a processor, and has the same rounding in any batch.
+        # row at a time is faster on a CPU, and has the same rounding in any batch.
         return torch.cat(
             [checkpoint(self._stimuli, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
         )

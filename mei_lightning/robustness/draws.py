@@ -51,7 +51,7 @@ def integers(keys: Tensor, bounds: Sequence[tuple[int, int]]) -> Tensor:
 def normals(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Normally distributed numbers ``[rows, count]`` of mean 0 and variance 1 (Box and Muller 1958).
 
-    On a processor they are computed in double precision, so that they round to the same whatever rows there are.
+    On a CPU they are computed in double precision, so that they round to the same whatever rows there are.
     """
     pairs = bits(keys, -(-count // 2))
     precision = summing_precision(torch.empty(0, dtype=dtype, device=keys.device))

@@ -1,4 +1,4 @@
-"""Who uses the threads of a processor during a run."""
+"""Who uses the threads of a CPU during a run."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,7 +9,7 @@ from mei_lightning.models.blocks import threads_reserved_for_blocks
 
 
 class ThreadsForBlocks(Callback):
-    """Reserves a processor's threads for blocks of rows from the first step on, until the trainer is done or fails.
+    """Reserves a CPU's threads for blocks of rows from the first step on, until the trainer is done or fails.
 
     Args:
         are_there_blocks: whether steps will be computed in blocks; asked before the first one.
