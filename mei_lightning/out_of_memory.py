@@ -17,14 +17,18 @@ Result = TypeVar("Result")
 
 
 class RowsAtATime:
-    """How many rows are computed at a time: all, until memory runs out, and from then on half as many.
+    """How many rows are computed at a time: half as many from the moment on that memory runs out.
+
+    Args:
+        most: how many at first; None for all there are.
 
     Attributes:
-        most: how many; None as long as all of them fitted.
+        most: how many by now; None as long as all of them fitted.
     """
 
-    def __init__(self) -> None:
-        self.most: int | None = None
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        self._has_warned = False
 
     def results(self, function: Callable[[slice], Result], rows: int) -> list[Result]:
         """What a function returns for all rows, called with slices of them, one after the other.
@@ -58,12 +62,13 @@ class RowsAtATime:
         return results
 
     def _halve(self, rows: int) -> None:
-        if self.most is None:
+        if not self._has_warned:
             warnings.warn(
                 f"The memory of the device is full with {rows} rows at a time. The run goes on with half as many, or "
-                f"fewer if need be; rows_per_device={rows // 2} begins with that.",
+                f"fewer if need be (in find_meis, rows_per_device={rows // 2} begins with that).",
                 stacklevel=3,
             )
+        self._has_warned = True
         self.most = rows // 2
         garbage_collection_cuda()
 

@@ -28,6 +28,7 @@ from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.neurons import Neuron, NeuronOrGroup, seed_of_row
 from mei_lightning.objectives import NeuronObjective, Objective, Reducer
 from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.out_of_memory import RowsAtATime
 from mei_lightning.quiet import silent_trainer
 from mei_lightning.rounding import full_precision
 from mei_lightning.selection import NeuronSelection
@@ -182,10 +183,9 @@ def fit_rows(
         together: so many consecutive rows depend on each other, and are computed together.
         converge: whether a row that has converged may leave before the last step.
     """
-    size = max(at_a_time // together, 1) * together
-    found = []
-    for first in range(0, rows, size):
-        batch = range(first, min(first + size, rows))
+
+    def fit(part: slice) -> Tensor:
+        batch = range(part.start * together, part.stop * together)
         module = StimulusModule(
             objective.for_rows(batch),
             torch.stack([initial(row) for row in batch]),
@@ -207,8 +207,9 @@ def fit_rows(
                 enable_model_summary=False,
             )
             trainer.fit(module)
-        found.append(module.best_stimulus.cpu())
-    return torch.cat(found)
+        return module.best_stimulus.cpu()
+
+    return torch.cat(RowsAtATime(max(at_a_time // together, 1)).results(fit, rows // together))
 
 
 def dataset(begun: Beginning, variables: Mapping[str, object], **facts: object) -> xr.Dataset:
