@@ -584,6 +584,7 @@ def test_other_precisions_of_the_trainer_are_refused_before_any_work(precision, 
             max_epochs=-1,
             logger=False,
             callbacks=[ml.ResultsWriter(str(tmp_path / "results"))],
+            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
