@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError
 
@@ -61,6 +62,12 @@ def cpu_by_default() -> AbstractContextManager[Any]:
     Tensors that belong to a model or a stimulus name its device; all others are of the host, which reads them.
     """
     return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
+def same_device_by_default(values: Tensor) -> AbstractContextManager[Any]:
+    """Make new tensors where some values are unless a device is named, as networks do that were made for one device."""
+    device = values.device
+    return nullcontext() if torch.get_default_device().type == device.type else torch.device(device)
 
 
 def made_on_cpu(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

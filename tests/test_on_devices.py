@@ -279,6 +279,25 @@ def a_model_of_ones_own(accelerator, directory):
     return found(find(ml.RetinaModel(_LinearNonlinear(), facts, 4), [0, 3], accelerator))
 
 
+class _OfNoDevice(_LinearNonlinear):
+    """Makes a tensor at each call, where torch makes tensors by default."""
+
+    def forward(self, stimulus):
+        return super().forward(stimulus) * torch.linspace(0.5, 1.5, 4)
+
+
+@run
+def a_network_that_names_no_device(accelerator, directory):
+    facts = ml.StimulusFormat(("green", "UV"), height=6, width=5, frame_rate=30.0, frames_lost=4)
+    model = ml.RetinaModel(_OfNoDevice(), facts, 4)
+    torch.set_default_device(accelerator)
+    try:
+        assert_same(found(find(model, [0, 3], "cpu")), found(find(model, [0, 3], accelerator)))
+    finally:
+        torch.set_default_device(None)
+    return found(find(model, [0, 3], accelerator))
+
+
 @run
 def double_precision(accelerator, directory):
     network = StillNetwork().double()

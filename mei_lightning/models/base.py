@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.devices import same_device_by_default
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.neurons import Neuron, check_neuron_indices
@@ -134,7 +135,8 @@ class RetinaModel(nn.Module):
         self.check_session(data_key)
         if self.stimulus_format.is_still:
             stimulus = stimulus[:, :, 0]
-        responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
+        with same_device_by_default(stimulus):
+            responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
         return responses[:, None] if responses.ndim == 2 else responses
 
     def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
