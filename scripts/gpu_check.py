@@ -3,7 +3,7 @@
     python scripts/gpu_check.py
     python scripts/gpu_check.py --device cpu --quick
 
-Takes less than ten minutes and downloads nothing. Prints Markdown tables, says on the standard error what it is doing,
+Is meant to take less than ten minutes, and downloads nothing. Prints Markdown tables, says on the standard error what it is doing,
 and writes all numbers to a JSON file after each section. What fails stops nothing else; the exit code is 1 then. The
 same stimuli have to have the same scores and responses, to 1e-5, on the device as on the CPU.
 
