@@ -3,9 +3,9 @@
     python scripts/gpu_check.py
     python scripts/gpu_check.py --device cpu --quick
 
-Is meant to take less than ten minutes, and downloads nothing. Prints Markdown tables, says on the standard error what it is doing,
-and writes all numbers to a JSON file after each section. What fails stops nothing else; the exit code is 1 then. The
-same stimuli have to have the same scores and responses, to 1e-5, on the device as on the CPU.
+Is meant to take less than ten minutes, and downloads nothing. Prints Markdown tables, says on the standard error
+what it is doing, and writes all numbers to a JSON file after each section. What fails stops nothing else; the exit code
+is 1 then. The same stimuli have to have the same scores and responses, to 1e-5, on the device as on the CPU.
 
 The models are the digital twin and, with random weights, the two architectures of ``reference_models.py``. Methods such
 as ``find_surrounds`` have no argument for the accelerator, and run where Lightning chooses to, or where the model is.
