@@ -10,4 +10,4 @@ bash scripts/install.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest "$@"
+PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest --numprocesses logical --dist loadfile "$@"

@@ -285,8 +285,15 @@ def test_neurons_stream_through_few_rows_on_the_fast_path_too(twin, parameteriza
     many = find(twin, neurons, **options)
     few = find(twin, neurons, rows_per_device=2, **options)
     assert_same_meis(few, many)
+
+
+@pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
+def test_the_fast_path_goes_the_same_way(twin, parameterization):
+    # Two steps: an implicit network's first steps are large, and multiply rounding by a hundred each.
+    options = {"time_steps": 24, "max_steps": 2, "effort": "quick", "parameterization": parameterization}
+    neurons = [("session_1", 0), ("session_2", 3), ("session_1", 6)]
     slow = find(twin, neurons, fast_path=False, **options)
-    np.testing.assert_allclose(slow["score"], many["score"], rtol=1e-3)
+    np.testing.assert_allclose(find(twin, neurons, **options)["score"], slow["score"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
