@@ -11,6 +11,7 @@ from .analysis.cross_responses import (
     type_responses,
     type_selectivity_index,
 )
+from .analysis.held_out import score_held_out
 from .analysis.measures import measure_meis, measures_table
 from .analysis.similarity import most_similar_meis
 from .callbacks.convergence import RowConvergence
@@ -31,23 +32,7 @@ from .constraints import (
 )
 from .exceptions import MEIError
 from .experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
-from .export import export_meis
-from .figures.across import plot_chromatic_landscape, plot_cross_responses
-from .figures.gallery import plot_gallery
-from .figures.measures import plot_chromatic_contrast, plot_measure, plot_measures
-from .figures.stability import plot_seed_stability
-from .figures.style import save_figure
 from .find import find_meis
-from .held_out import score_held_out
-from .initial import (
-    BestNaturalClip,
-    GivenStimuli,
-    InitialStimuli,
-    LinearReceptiveField,
-    PinkNoise,
-    WhiteNoise,
-)
-from .mei_module import MEIModule
 from .methods.clusters import cluster_by_stimulus
 from .methods.diverse import find_diverse_stimuli
 from .methods.invariance import find_invariance_paths
@@ -60,7 +45,6 @@ from .models.inner_units import InnerUnits
 from .models.loading import load_model
 from .models.openretina import OpenRetinaModel
 from .models.simulated import SimulatedRetina
-from .module import Status, StimulusModule
 from .neurons import Neuron
 from .objectives import (
     ContrastiveNeuronObjective,
@@ -89,9 +73,24 @@ from .openretina_api import (
     load_core_readout_from_remote,
     optimize_stimulus,
 )
-from .optimizers import AdaptivePowerMethod
+from .optimization.mei_module import MEIModule
+from .optimization.optimizers import AdaptivePowerMethod
+from .optimization.stimulus_module import Status, StimulusModule
+from .optimization.strategies import ShardedStrategy
 from .parameterizations import Fourier, ImplicitNetwork, LowRank, Parameterization, Pyramid
-from .plotting import plot_mei, plot_meis, plot_stimulus_composition
+from .perturbations import Jitter, Noise, Perturbation, RandomMember, Robustness
+from .plots.across import plot_chromatic_landscape, plot_cross_responses
+from .plots.gallery import plot_gallery
+from .plots.measures import plot_chromatic_contrast, plot_measure, plot_measures
+from .plots.stability import plot_seed_stability
+from .plots.stimuli import plot_mei, plot_meis, plot_stimulus_composition
+from .plots.style import save_figure
+from .plots.video import (
+    save_meis_to_mp4_video,
+    save_stimulus_to_animated_png,
+    save_stimulus_to_gif,
+    save_stimulus_to_mp4_video,
+)
 from .regularizers import (
     RangePenalty,
     Regularizer,
@@ -101,16 +100,17 @@ from .regularizers import (
     TemporalTotalVariation,
 )
 from .report.page import write_report
-from .results import save_dataset
-from .robustness import Jitter, Noise, Perturbation, RandomMember, Robustness
+from .results.dataset import save_dataset
+from .results.export import export_meis
+from .results.store import MEIResult, MEIStore
 from .selection import NeuronSelection
-from .store import MEIResult, MEIStore
-from .strategies import ShardedStrategy
-from .video import (
-    save_meis_to_mp4_video,
-    save_stimulus_to_animated_png,
-    save_stimulus_to_gif,
-    save_stimulus_to_mp4_video,
+from .starting_points import (
+    BestNaturalClip,
+    GivenStimuli,
+    InitialStimuli,
+    LinearReceptiveField,
+    PinkNoise,
+    WhiteNoise,
 )
 
 __all__ = [

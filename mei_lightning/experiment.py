@@ -17,9 +17,9 @@ import xarray as xr
 from mei_lightning.analysis.populations import position_of
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.replacing import replace
-from mei_lightning.results import check_store
-from mei_lightning.video import Frames, dataset_stimulus_format, projector_levels
+from mei_lightning.plots.video import Frames, dataset_stimulus_format, projector_levels
+from mei_lightning.results.dataset import check_store
+from mei_lightning.results.replacing import replace
 
 BRIGHTEST = 255
 _COLOURS = "RGB"

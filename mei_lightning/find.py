@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from mei_lightning.acceleration.prepare import FastPath
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -20,22 +21,21 @@ from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import chosen_accelerator, made_on_cpu
-from mei_lightning.effort import EffortName
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.initial import InitialStimuli
-from mei_lightning.launcher import check_fork
-from mei_lightning.mei_module import MEIModule
 from mei_lightning.models.base import frozen
-from mei_lightning.models.fast_path import FastPath
-from mei_lightning.module import OptimizerFactory
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
-from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.effort import EffortName
+from mei_lightning.optimization.launcher import check_fork
+from mei_lightning.optimization.mei_module import MEIModule
+from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.stimulus_module import OptimizerFactory
+from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.parameterizations import Parameterization
+from mei_lightning.perturbations import Robustness
 from mei_lightning.regularizers import Regularizer
-from mei_lightning.robustness import Robustness
 from mei_lightning.selection import NeuronSelection
-from mei_lightning.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
+from mei_lightning.starting_points import InitialStimuli
 
 
 @made_on_cpu

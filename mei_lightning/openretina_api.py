@@ -15,9 +15,9 @@ from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
 from mei_lightning.models.openretina import OpenRetinaModel
-from mei_lightning.module import StimulusModule
 from mei_lightning.objectives import Objective
-from mei_lightning.quiet import silent_trainer
+from mei_lightning.optimization.quiet import silent_trainer
+from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.regularizers import RangePenalty, Regularizer
 
 T = TypeVar("T")

@@ -45,12 +45,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import mei_lightning as ml
-from mei_lightning.block_objective import ObjectiveInBlocks
+from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
+from mei_lightning.acceleration.blocks import ROWS_PER_BLOCK, threads_reserved_for_blocks, using_threads
+from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.models.base import weights_digest
-from mei_lightning.models.blocks import ROWS_PER_BLOCK, threads_reserved_for_blocks, using_threads
 from mei_lightning.models.digital_twin import DigitalTwinNetwork
-from mei_lightning.models.fast_path import prepare
-from mei_lightning.module import StimulusModule
+from mei_lightning.optimization.stimulus_module import StimulusModule
 
 FRAMES = 50
 NORM = 30.0

@@ -14,7 +14,7 @@ from torch import Tensor
 import mei_lightning as ml
 
 # The preparation of a model has no public name.
-from mei_lightning.models.fast_path import prepare
+from mei_lightning.acceleration.prepare import prepare
 
 FRAMES = 50
 NORM = 30.0

@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mei_lightning import DigitalTwin, save_figure
-from mei_lightning.cli import main as mei_lightning
-from mei_lightning.figures.style import DIVERGING_MAP, STYLE, WIDTH, channel_colors, readable
+from mei_lightning.cli.main import main as mei_lightning
+from mei_lightning.plots.style import DIVERGING_MAP, STYLE, WIDTH, channel_colors, readable
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 NOT_ON_THE_TWIN = ("hoefling_2024", "simulated")

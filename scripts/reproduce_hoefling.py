@@ -34,7 +34,7 @@ from mei_lightning import (
     type_responses,
     write_report,
 )
-from mei_lightning.figures.style import STYLE, readable
+from mei_lightning.plots.style import STYLE, readable
 
 
 def main() -> None:

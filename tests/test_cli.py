@@ -11,8 +11,8 @@ import yaml
 from torch import nn
 
 from mei_lightning import NeuronSelection, RowConvergence, find_meis, load_model
-from mei_lightning.cli import main
-from mei_lightning.module import StimulusModule
+from mei_lightning.cli.main import main
+from mei_lightning.optimization.stimulus_module import StimulusModule
 
 CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
 QUIET = "--trainer.enable_progress_bar=false"

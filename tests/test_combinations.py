@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
 from mei_lightning.objectives import DiverseObjective, SurroundObjective, as_objective
-from mei_lightning.quiet import silent_trainer
+from mei_lightning.optimization.quiet import silent_trainer
 
 ROWS, STEPS, SAVED = 4, 2, 1
 SHAPE = (2, 6, 6, 5)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import mei_lightning as ml
-from mei_lightning.models.fast_path import prepare
-from mei_lightning.models.frozen_core import FrozenCore
+from mei_lightning.acceleration.frozen_core import FrozenCore
+from mei_lightning.acceleration.prepare import prepare
 
 TARGETS = [("tuesday", 2), [("monday", 1), ("tuesday", 0)], ("monday", 3), ("monday", 0)]
 

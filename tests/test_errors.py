@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import mei_lightning
-from mei_lightning.cli import main
-from mei_lightning.errors import is_explained
+from mei_lightning.cli.errors import is_explained
+from mei_lightning.cli.main import main
 from mei_lightning.objectives import SliceMeanReducer
-from mei_lightning.store import MEIStore
-from mei_lightning.strategies import deal
+from mei_lightning.optimization.strategies import deal
+from mei_lightning.results.store import MEIStore
 
 ONE_NEURON = ["--model.neurons=[[session_1,0]]", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
 COMMANDS = [

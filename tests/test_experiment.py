@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mei_lightning as ml
-from mei_lightning.cli import main
+from mei_lightning.cli.main import main
 
 MEAN, SD = np.array([37.417, 36.132]), np.array([28.905, 39.841])
 FILES = {"stimuli.npy", "frame_times.csv", "levels.csv"}

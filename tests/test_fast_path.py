@@ -19,10 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import mei_lightning as ml
-from mei_lightning.block_objective import ObjectiveInBlocks
-from mei_lightning.models import fast_path
-from mei_lightning.models.base import StimulusFormat, weights_digest
-from mei_lightning.models.blocks import (
+from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
+from mei_lightning.acceleration.blocks import (
     ROWS_PER_BLOCK,
     for_few_rows,
     in_blocks,
@@ -30,10 +28,12 @@ from mei_lightning.models.blocks import (
     threads_reserved_for_blocks,
     using_threads,
 )
-from mei_lightning.models.fast_convolutions import WAYS, FastConvolutions
-from mei_lightning.models.fast_path import prepare
-from mei_lightning.models.frozen_core import FrozenCore, NotUnderstood, frozen_core
-from mei_lightning.models.spectral_convolution import Convolution, SpectralConvolution, plans
+from mei_lightning.acceleration.fast_convolutions import WAYS, FastConvolutions
+from mei_lightning.acceleration.frozen_core import FrozenCore, NotUnderstood, frozen_core
+from mei_lightning.acceleration.prepare import prepare
+from mei_lightning.acceleration.spectral_convolution import Convolution, SpectralConvolution, plans
+from mei_lightning.models import fast_path
+from mei_lightning.models.base import StimulusFormat, weights_digest
 
 needs_openretina = pytest.mark.skipif(find_spec("openretina") is None, reason="openretina is not installed")
 RETINA_MODELS = [name for name in MAKE if name != "own network, not wrapped"]

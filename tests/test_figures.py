@@ -16,7 +16,7 @@ from test_plotting import meis as separable_meis
 
 import mei_lightning as ml
 from mei_lightning.analysis.decomposition import decompose_channels
-from mei_lightning.figures.style import figure_as_svg, type_looks
+from mei_lightning.plots.style import figure_as_svg, type_looks
 
 TYPES = ("alpha", "beta")
 

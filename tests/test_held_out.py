@@ -10,7 +10,7 @@ import yaml
 from conftest import VIDEO_FORMAT, find, still_model, video_model
 
 import mei_lightning as ml
-from mei_lightning.cli import main
+from mei_lightning.cli.main import main
 from mei_lightning.neurons import group_label, group_of, group_of_label
 
 NEURONS = [("tuesday", 2), [("monday", 1), ("tuesday", 0)], ("monday", 3)]

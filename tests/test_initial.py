@@ -18,11 +18,11 @@ from conftest import (
 )
 
 import mei_lightning as ml
-from mei_lightning.cli import main
-from mei_lightning.initial.noise import pink_noise
+from mei_lightning.cli.main import main
 from mei_lightning.models.natural_movies import naturalistic_movies
 from mei_lightning.neurons import group_of, seed_of_row
-from mei_lightning.stimulus import initial_stimulus
+from mei_lightning.starting_points.noise import pink_noise
+from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 NEURONS = [("monday", 0), ("tuesday", 1), ("monday", 3)]
 FREE = ml.MaximalNorm(1e6)

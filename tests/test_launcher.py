@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import mei_lightning as ml
-from mei_lightning.launcher import check_can_be_sent
-from mei_lightning.strategies import IN_NOTEBOOKS
+from mei_lightning.optimization.launcher import check_can_be_sent
+from mei_lightning.optimization.strategies import IN_NOTEBOOKS
 
 NEURONS = [("monday", 0), ("tuesday", 2)]
 NORM = ml.NormAndRange(3.0, [(-1.0, 1.0), None])

@@ -15,8 +15,8 @@ from conftest import PROCESSES, fit, read, video_model
 from lightning.pytorch import Callback
 
 import mei_lightning as ml
-import mei_lightning.lock
-from mei_lightning.lock import RunLock
+import mei_lightning.results.lock
+from mei_lightning.results.lock import RunLock
 
 
 def test_one_holds_it_at_a_time(tmp_path):
@@ -112,7 +112,7 @@ def test_without_locks_a_run_goes_on(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(mei_lightning.lock, "lock_descriptor", fail)
+    monkeypatch.setattr(mei_lightning.results.lock, "lock_descriptor", fail)
     with pytest.warns(UserWarning, match="has no locks"):
         fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 2, directory=tmp_path)
     assert read(tmp_path).sizes["neuron"] == 1

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from test_many_devices import COMMAND, assert_same, finish, fit, free_port, read, start, start_slurm_job
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from mei_lightning.store import MEIStore
+from mei_lightning.results.store import MEIStore
 
 SECONDS = 60
 """Within which all other processes have to end."""

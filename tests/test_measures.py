@@ -14,9 +14,9 @@ import mei_lightning as ml
 from mei_lightning.analysis import measures as measures_module
 from mei_lightning.analysis.decomposition import decompose, temporal_frequency
 from mei_lightning.analysis.polarity import polarity_of_responses, responses_to_steps, step_of_light, step_onset
-from mei_lightning.cli import main
+from mei_lightning.cli.main import main
 from mei_lightning.constraints import range_bounds
-from mei_lightning.results import ranges_of
+from mei_lightning.results.dataset import ranges_of
 
 TARGETS = [("monday", 0), [("monday", 1), ("tuesday", 0)], ("tuesday", 2)]
 RANGES = [(-0.3, 0.6), (None, 0.5)]

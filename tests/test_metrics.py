@@ -7,7 +7,7 @@ from conftest import START_METHOD
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
-from mei_lightning.metrics import ConvergedShare, ScoreStatistics, SeedSimilarity, seed_similarity
+from mei_lightning.optimization.metrics import ConvergedShare, ScoreStatistics, SeedSimilarity, seed_similarity
 
 GENERATOR = np.random.default_rng(0)
 SCORES = GENERATOR.standard_normal(23).astype(np.float32)

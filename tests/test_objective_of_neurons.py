@@ -11,7 +11,7 @@ import yaml
 from conftest import find, video_model
 
 import mei_lightning as ml
-from mei_lightning.cli import main
+from mei_lightning.cli.main import main
 from mei_lightning.models.base import weights_digest
 
 NEURONS = [("monday", 0), ("tuesday", 1), ("monday", 3)]

@@ -19,7 +19,7 @@ from torch import nn
 
 import mei_lightning as ml
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
-from mei_lightning.quiet import silent_trainer
+from mei_lightning.optimization.quiet import silent_trainer
 
 NEURONS = [("monday", 0), ("tuesday", 1)]
 PAIRS = [[("monday", 0), ("tuesday", 1)], [("monday", 1), ("monday", 3)]]

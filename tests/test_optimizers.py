@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mei_lightning as ml
-from mei_lightning.stimulus import default_norm
+from mei_lightning.starting_points.seeded_noise import default_norm
 
 
 def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):

@@ -11,8 +11,8 @@ import pytest
 from conftest import fit, read, video_model
 
 import mei_lightning as ml
-import mei_lightning.replacing
-from mei_lightning.replacing import rename, replace
+import mei_lightning.results.replacing
+from mei_lightning.results.replacing import rename, replace
 
 RUN = """
 import multiprocessing, os, signal, sys
@@ -31,8 +31,8 @@ multiprocessing.get_all_start_methods = lambda: ["spawn"]
 sys.modules["fcntl"] = None
 
 import mei_lightning as ml
-import mei_lightning.replacing
-from mei_lightning.strategies import IN_NOTEBOOKS
+import mei_lightning.results.replacing
+from mei_lightning.optimization.strategies import IN_NOTEBOOKS
 
 assert IN_NOTEBOOKS == "spawn", IN_NOTEBOOKS
 assert all(hasattr(ml, name) for name in ml.__all__)
@@ -71,7 +71,7 @@ def kept_open(monkeypatch):
 
         # Not what other packages move.
         moves = {name: partial(move_after_refusals, getattr(os, name)) for name in ("replace", "rename")}
-        monkeypatch.setattr(mei_lightning.replacing, "os", SimpleNamespace(**moves))
+        monkeypatch.setattr(mei_lightning.results.replacing, "os", SimpleNamespace(**moves))
         return left
 
     return keep_open

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mei_lightning.exceptions import FullMemoryError
 from mei_lightning.objectives import Objective
-from mei_lightning.out_of_memory import ObjectiveInParts, RowsAtATime
+from mei_lightning.optimization.out_of_memory import ObjectiveInParts, RowsAtATime
 
 
 def full():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mei_lightning as ml
-from mei_lightning.cli import main
+from mei_lightning.cli.main import main
 from mei_lightning.parameterizations import feasible_stimulus
 
 FORMAT = ml.StimulusFormat(("green", "UV"), height=18, width=16, frame_rate=30.0, pixel_size=50.0)

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.plotting import contact_sheet, plot_mei, plot_meis, plot_stimulus_composition
+from mei_lightning.plots.stimuli import contact_sheet, plot_mei, plot_meis, plot_stimulus_composition
 
 LOW_RES = StimulusFormat(("green", "UV"), 18, 16, 30.0, 50.0, frames_lost=20)
 

@@ -27,10 +27,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from test_invariants import FailingNetwork
 
 import mei_lightning as ml
-from mei_lightning import memory
-from mei_lightning.effort import TRIAL_STEPS
-from mei_lightning.memory import rows_that_fit
-from mei_lightning.strategies import deal, strategy_for
+from mei_lightning.acceleration import memory
+from mei_lightning.acceleration.memory import rows_that_fit
+from mei_lightning.optimization.effort import TRIAL_STEPS
+from mei_lightning.optimization.strategies import deal, strategy_for
 
 OPTIMIZERS = {
     "power method": ml.AdaptivePowerMethod,
@@ -139,7 +139,7 @@ def test_places_are_filled_while_others_are_busy():
 
 
 def test_by_default_as_many_rows_are_computed_as_fit(monkeypatch):
-    monkeypatch.setattr("mei_lightning.population.rows_that_fit", lambda *_: 7)
+    monkeypatch.setattr("mei_lightning.optimization.population.rows_that_fit", lambda *_: 7)
     seen = {}
 
     class Rows(Callback):

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 import yaml
 
-from mei_lightning.cli import main
-from mei_lightning.methods.commands import METHODS
+from mei_lightning.cli.main import main
+from mei_lightning.cli.methods import METHODS
 
 CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
 # Run by tests of their own.

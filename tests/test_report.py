@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 import mei_lightning as ml
-from mei_lightning.cli import main
+from mei_lightning.cli.main import main
 from mei_lightning.report import records
 from mei_lightning.report.records import coarse, encode, pixels_that_fit
 

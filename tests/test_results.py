@@ -371,7 +371,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_what_to_do_and_nothing_lost(mode
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as full:
-        full.setattr("mei_lightning.store.os.fsync", full_after_two)
+        full.setattr("mei_lightning.results.store.os.fsync", full_after_two)
         with pytest.raises(OSError, match=r"meis\.zarr.*run the same command again") as error:
             find(model, neurons, **options, directory=tmp_path)
     assert error.value.errno == errno.ENOSPC

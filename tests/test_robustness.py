@@ -27,10 +27,10 @@ from test_many_devices import fit as fit_on_devices
 from torch import nn
 
 import mei_lightning as ml
-from mei_lightning.cli import main
-from mei_lightning.robustness.draws import bits, integers, keys_of, normals
-from mei_lightning.robustness.members import scores_by_members
-from mei_lightning.robustness.perturbations import translate
+from mei_lightning.cli.main import main
+from mei_lightning.perturbations.draws import bits, integers, keys_of, normals
+from mei_lightning.perturbations.members import scores_by_members
+from mei_lightning.perturbations.perturbations import translate
 
 MASK = 2**64 - 1
 

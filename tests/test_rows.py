@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mei_lightning.rows import cosines, inner_products, put_rows, row_norms
+from mei_lightning.acceleration.row_arithmetic import cosines, inner_products, put_rows, row_norms
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-12, torch.bfloat16: 1e-2}

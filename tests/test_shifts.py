@@ -95,7 +95,7 @@ def test_a_shifted_stimulus_that_comes_back_is_not_followed_to_the_end(monkeypat
         return rows.after_checks
 
     followed_for_a_while = run()
-    monkeypatch.setattr("mei_lightning.starts._SHIFTED_MEETS", 2.0)
+    monkeypatch.setattr("mei_lightning.optimization.starts._SHIFTED_MEETS", 2.0)
     followed_to_the_end = run()
     assert sum(followed_for_a_while) < sum(followed_to_the_end)
 
@@ -116,7 +116,7 @@ def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule)
         return sum(rows.after_checks)
 
     with_the_rule = run()
-    monkeypatch.setattr(f"mei_lightning.starts.{rule}", float("inf"))
+    monkeypatch.setattr(f"mei_lightning.optimization.starts.{rule}", float("inf"))
     assert with_the_rule < run()
 
 
@@ -130,7 +130,7 @@ def test_a_better_optimum_one_frame_away_is_found_however_little_better_it_is(mo
         return find(model, neurons, time_steps=frames, norm=3.0)["score"].values
 
     np.testing.assert_allclose(scores(), gain, rtol=1e-3)
-    monkeypatch.setattr("mei_lightning.starts._LAG_OF_NUDGED", -float("inf"))
+    monkeypatch.setattr("mei_lightning.optimization.starts._LAG_OF_NUDGED", -float("inf"))
     not_nudged = scores()
     assert (np.isclose(not_nudged, gain, rtol=1e-3) | np.isclose(not_nudged, 1.0, rtol=1e-3)).all()
     assert (not_nudged < 1.005).any()
@@ -147,7 +147,9 @@ def test_a_nudged_stimulus_that_is_no_better_ends_soon(monkeypatch):
         return sum(rows.after_checks)
 
     soon = run()
-    monkeypatch.setattr("mei_lightning.population.hardly_better", lambda values, starts: torch.zeros_like(values) > 0)
+    monkeypatch.setattr(
+        "mei_lightning.optimization.population.hardly_better", lambda values, starts: torch.zeros_like(values) > 0
+    )
     assert soon < run()
 
 

@@ -4,8 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mei_lightning.effort import TRIAL_STEPS
-from mei_lightning.starts import better_rows, far_behind, hardly_better, nearly_as_good, outdone_in_trial, ranks
+from mei_lightning.optimization.effort import TRIAL_STEPS
+from mei_lightning.optimization.starts import (
+    better_rows,
+    far_behind,
+    hardly_better,
+    nearly_as_good,
+    outdone_in_trial,
+    ranks,
+)
 
 NUMBERS = st.sampled_from([-torch.inf, -2.0, -1.0, 0.5, 0.5 * (1 + 1e-7), 1.0, 3.0])
 

@@ -29,9 +29,9 @@ from conftest import PROCESSES, needs_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mei_lightning.store
-from mei_lightning.export import export_meis
-from mei_lightning.store import MEIResult, MEIStore
+import mei_lightning.results.store
+from mei_lightning.results.export import export_meis
+from mei_lightning.results.store import MEIResult, MEIStore
 
 DONE = ("converged", "step limit", "no gradient", "not finite")
 
@@ -229,7 +229,7 @@ def test_any_sequence_of_writes_reads_like_a_dict(data):
     description = description_of(data.draw(st.integers(1, 7)), *(data.draw(size) for _ in range(6)))
     neurons = description.sizes["neuron"]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mei_lightning.store, "_NEURONS_PER_CHUNK", data.draw(st.integers(1, 4)))
+        patch.setattr(mei_lightning.results.store, "_NEURONS_PER_CHUNK", data.draw(st.integers(1, 4)))
         stores = [MEIStore.create(Path(folder) / "meis.zarr", description, {})]
         stores += [MEIStore(stores[0].path) for _ in range(2)]
         expected = {}

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.video import (
+from mei_lightning.plots.video import (
     animated_png_bytes,
     dataset_stimulus_format,
     save_meis_to_mp4_video,

@@ -23,8 +23,8 @@ from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
-from mei_lightning.replacing import rename, replace
-from mei_lightning.results import check_store, reducer_of
+from mei_lightning.results.dataset import check_store, reducer_of
+from mei_lightning.results.replacing import rename, replace
 
 ANALYSIS = "analysis.zarr"
 TABLE = "measures.csv"

@@ -9,17 +9,17 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.analysis.populations import position_of
+from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
-from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import NeuronObjective, Reducer
-from mei_lightning.prediction import predict_rows
-from mei_lightning.results import groups_of, ranges_of, reducer_of
+from mei_lightning.results.dataset import groups_of, ranges_of, reducer_of
 
 CONTRASTS = tuple(np.linspace(-1.0, 1.0, 21).round(1).tolist())
 

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mei_lightning.analysis.populations import neurons_with_mei, types_of
+from mei_lightning.analysis.prediction import predict_all_pairs, predict_rows
 from mei_lightning.analysis.standard_stimuli import StandardStimulus, standard_stimuli
 from mei_lightning.constraints import range_bounds
+from mei_lightning.constraints.projection import project_norm_and_range
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
-from mei_lightning.prediction import predict_all_pairs, predict_rows
-from mei_lightning.projection import project_norm_and_range
-from mei_lightning.results import groups_of, ranges_of, reducer_of
+from mei_lightning.results.dataset import groups_of, ranges_of, reducer_of
 
 _SAME_NORM = 1.01
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mei_lightning.analysis.populations import neurons_with_mei, types_of
+from mei_lightning.analysis.prediction import predict_all_pairs
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
-from mei_lightning.prediction import predict_all_pairs
-from mei_lightning.results import groups_of, reducer_of
+from mei_lightning.results.dataset import groups_of, reducer_of
 
 
 @made_on_cpu

@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from mei_lightning.analysis.decomposition import Array, decompose_channels, temporal_frequency, unclipped_shape
+from mei_lightning.analysis.held_out import HELD_OUT_SCORE
 from mei_lightning.analysis.motion import motion
 from mei_lightning.analysis.polarity import (
     polarity_of_course,
@@ -26,10 +27,9 @@ from mei_lightning.analysis.temporal import OPPONENCY_BOUNDARY, opponency_angle,
 from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.held_out import HELD_OUT_SCORE
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
-from mei_lightning.results import groups_of, ranges_of
+from mei_lightning.results.dataset import groups_of, ranges_of
 
 SMALLEST_INDEX = 0.2
 """Orientation and direction are told from this orientation index and direction index on."""

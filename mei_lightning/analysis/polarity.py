@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mei_lightning.analysis.decomposition import Array
+from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import MeanReducer, NeuronObjective
-from mei_lightning.prediction import predict_rows
 
 Polarity: TypeAlias = Literal["ON", "OFF", "ON-OFF", ""]
 

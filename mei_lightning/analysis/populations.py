@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import NeuronOrGroup, group_label, group_of
-from mei_lightning.results import groups_of
+from mei_lightning.results.dataset import groups_of
 from mei_lightning.wording import first_few
 
 

@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.module import Status, StimulusModule
+from mei_lightning.optimization.stimulus_module import Status, StimulusModule
 
 
 class RowConvergence(Callback):

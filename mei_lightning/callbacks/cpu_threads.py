@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mei_lightning.models.blocks import threads_reserved_for_blocks
+from mei_lightning.acceleration.blocks import threads_reserved_for_blocks
 
 
 class ThreadsForBlocks(Callback):

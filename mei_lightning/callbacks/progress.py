@@ -5,8 +5,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from mei_lightning.module import StimulusModule
-from mei_lightning.population import PopulationModule
+from mei_lightning.optimization.population import PopulationModule
+from mei_lightning.optimization.stimulus_module import StimulusModule
 
 
 class StepProgressBar(TQDMProgressBar):

@@ -13,14 +13,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.callbacks.interrupt import InterruptedTogether
 from mei_lightning.exceptions import InvalidTypeError
-from mei_lightning.lock import RunLock
-from mei_lightning.module import Status, warn_of_failures
-from mei_lightning.plotting import plot_mei, plot_meis
-from mei_lightning.population import PopulationModule
-from mei_lightning.replacing import rename
-from mei_lightning.store import MEIStore
-from mei_lightning.strategies import tells_of_a_lost_process
-from mei_lightning.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
+from mei_lightning.optimization.population import PopulationModule
+from mei_lightning.optimization.stimulus_module import Status, warn_of_failures
+from mei_lightning.optimization.strategies import tells_of_a_lost_process
+from mei_lightning.plots.stimuli import plot_mei, plot_meis
+from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
+from mei_lightning.results.lock import RunLock
+from mei_lightning.results.replacing import rename
+from mei_lightning.results.store import MEIStore
 
 STORE = "meis.zarr"
 _SECONDS_BETWEEN_SUMMARIES = 5.0

@@ -15,10 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
-from mei_lightning.module import StimulusModule
-from mei_lightning.plotting import contact_sheet, plot_meis, plot_stimulus_composition
-from mei_lightning.population import PopulationModule
-from mei_lightning.video import COLORS, animated_png_bytes
+from mei_lightning.optimization.population import PopulationModule
+from mei_lightning.optimization.stimulus_module import StimulusModule
+from mei_lightning.plots.stimuli import contact_sheet, plot_meis, plot_stimulus_composition
+from mei_lightning.plots.video import COLORS, animated_png_bytes
 from mei_lightning.wording import first_few
 
 _EXTREMES = 4

@@ -9,19 +9,19 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mei_lightning.acceleration.memory import most_rows
+from mei_lightning.acceleration.prepare import prepare
+from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.constraints import ChannelRanges, Constraint
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.mei_module import MEIModule
-from mei_lightning.memory import most_rows
 from mei_lightning.methods.fitting import Neurons, fit_rows
 from mei_lightning.models.base import frozen
-from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import ContrastObjective, GroupResponses, Reducer
-from mei_lightning.rounding import full_precision
-from mei_lightning.stimulus import initial_stimulus
+from mei_lightning.optimization.mei_module import MEIModule
+from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 Labels = NDArray[np.int64]
 

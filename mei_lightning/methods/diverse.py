@@ -9,12 +9,12 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import DiverseObjective
-from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.optimizers import AdaptivePowerMethod
 
 # Steps are taken on a prepared copy of the model, whose responses differ by less.
 _MARGIN = 1e-3

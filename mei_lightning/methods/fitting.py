@@ -13,26 +13,26 @@ import xarray as xr
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from mei_lightning.acceleration.memory import rows_that_fit
+from mei_lightning.acceleration.prepare import prepare
+from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.constraints import ChannelRanges, Constraint
 from mei_lightning.devices import chosen_accelerator
-from mei_lightning.effort import EffortName
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.find import find_meis
-from mei_lightning.mei_module import MEIModule
-from mei_lightning.memory import rows_that_fit
 from mei_lightning.models.base import RetinaModel, frozen
-from mei_lightning.models.fast_path import prepare
 from mei_lightning.models.loading import load_model
-from mei_lightning.module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.neurons import Neuron, NeuronOrGroup, seed_of_row
 from mei_lightning.objectives import NeuronObjective, Objective, Reducer
-from mei_lightning.optimizers import AdaptivePowerMethod
-from mei_lightning.out_of_memory import RowsAtATime
-from mei_lightning.quiet import silent_trainer
-from mei_lightning.rounding import full_precision
+from mei_lightning.optimization.effort import EffortName
+from mei_lightning.optimization.mei_module import MEIModule
+from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.out_of_memory import RowsAtATime
+from mei_lightning.optimization.quiet import silent_trainer
+from mei_lightning.optimization.stimulus_module import OptimizerFactory, Status, StimulusModule
 from mei_lightning.selection import NeuronSelection
-from mei_lightning.stimulus import initial_stimulus
+from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 Neurons = Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup]
 

@@ -9,13 +9,13 @@ import xarray as xr
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.diverse import diverse_stimuli
 from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import TargetLevelObjective
-from mei_lightning.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.optimizers import AdaptivePowerMethod
 from mei_lightning.wording import first_few
 
 TOLERANCE = 0.02

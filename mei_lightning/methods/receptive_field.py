@@ -6,15 +6,15 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from mei_lightning.acceleration.memory import rows_that_fit
+from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.mei_module import MEIModule
-from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
-from mei_lightning.rounding import full_precision
+from mei_lightning.optimization.mei_module import MEIModule
 
 
 @made_on_cpu

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import nn
 
+from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.constraints import NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.memory import rows_that_fit
 from mei_lightning.methods.fitting import Neurons, dataset, fit_rows, from_meis
 from mei_lightning.objectives import SurroundObjective
 

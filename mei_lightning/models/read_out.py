@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.acceleration.blocks import ROWS_LAST
+from mei_lightning.acceleration.rounding import summing_precision
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.models.blocks import ROWS_LAST
 from mei_lightning.neurons import Neuron, check_neuron_indices
-from mei_lightning.rounding import summing_precision
 
 # So many neurons of the same stimulus share one copy of its features. It bounds the memory of large groups, and of
 # responses of many neurons to all stimuli.

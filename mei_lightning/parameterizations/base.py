@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
+from mei_lightning.acceleration.row_arithmetic import per_row, row_norms
 from mei_lightning.constraints import check_dimensions
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.rows import per_row, row_norms
 
 _REACH = 0.1
 """How far along the gradient a constraint is probed, relative to the stimulus' norm."""

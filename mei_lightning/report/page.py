@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 from mei_lightning.analysis.analyze import ANALYSIS
 from mei_lightning.analysis.measures import measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
-from mei_lightning.figures.across import plot_cross_responses
-from mei_lightning.figures.gallery import plot_gallery
-from mei_lightning.figures.measures import plot_chromatic_contrast, plot_measures, plottable_measures
-from mei_lightning.figures.stability import UNKNOWN_STABILITY, plot_seed_stability, stability_is_known
-from mei_lightning.figures.style import (
+from mei_lightning.plots.across import plot_cross_responses
+from mei_lightning.plots.gallery import plot_gallery
+from mei_lightning.plots.measures import plot_chromatic_contrast, plot_measures, plottable_measures
+from mei_lightning.plots.stability import UNKNOWN_STABILITY, plot_seed_stability, stability_is_known
+from mei_lightning.plots.stimuli import window_of
+from mei_lightning.plots.style import (
     RESPONSE_COLOR,
     channel_colors,
     displayed_units,
@@ -33,11 +34,10 @@ from mei_lightning.figures.style import (
     figure_of,
     readable,
 )
-from mei_lightning.plotting import window_of
-from mei_lightning.replacing import replace
+from mei_lightning.plots.video import dataset_stimulus_format
 from mei_lightning.report.records import neuron_records, pixels_that_fit
-from mei_lightning.results import check_store
-from mei_lightning.video import dataset_stimulus_format
+from mei_lightning.results.dataset import check_store
+from mei_lightning.results.replacing import replace
 
 REPORT = "report.html"
 _RUN_VARIABLES = ("score", "status", "steps", "score_spread", "restart_similarity", "held_out_score")

@@ -1,0 +1,1 @@
+"""The command ``mei-lightning``."""

@@ -1,0 +1,33 @@
+"""Where a stimulus may live: norm, range of each channel, frozen pixels, and Gaussian low-pass filters.
+
+A constraint maps stimuli ``[rows, channels, time, height, width]`` to stimuli of the same shape, each row on its own.
+"""
+
+from mei_lightning.constraints.base import Constraint
+from mei_lightning.constraints.compose import Compose
+from mei_lightning.constraints.filters import SpatialLowPass, TemporalLowPass, gaussian_filter
+from mei_lightning.constraints.norm_and_range import (
+    ChannelRange,
+    FixedNorm,
+    MaximalNorm,
+    NormAndRange,
+    RescaleThenClip,
+)
+from mei_lightning.constraints.ranges import ChannelRanges, check_channel_count, check_dimensions, range_bounds
+
+__all__ = [
+    "ChannelRange",
+    "ChannelRanges",
+    "Compose",
+    "Constraint",
+    "FixedNorm",
+    "MaximalNorm",
+    "NormAndRange",
+    "RescaleThenClip",
+    "SpatialLowPass",
+    "TemporalLowPass",
+    "check_channel_count",
+    "check_dimensions",
+    "gaussian_filter",
+    "range_bounds",
+]

@@ -1,0 +1,78 @@
+"""Gaussian low-pass filters."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mei_lightning.constraints.base import Constraint
+from mei_lightning.exceptions import InvalidValueError
+
+
+def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:
+    """Smooth along one dimension with a Gaussian, truncated at 4 sigma and normalised so that constants stay.
+
+    Beyond its borders a stimulus continues with its border values (``mode="nearest"`` of
+    ``scipy.ndimage.gaussian_filter1d``).
+
+    Args:
+        stimulus: of any shape.
+        sigma: standard deviation in entries of that dimension (frames or pixels).
+        dim: the dimension.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    length, radius = stimulus.shape[dim], int(4 * sigma + 0.5)
+    entries = torch.arange(length, device=stimulus.device)
+    padded = torch.arange(-radius, length + radius, device=stimulus.device)
+    distances = (padded[:, None] - entries).to(stimulus.dtype)
+    weights = (-0.5 * (distances / sigma) ** 2).exp() * (distances.abs() <= radius)
+    sources = padded.clamp(0, length - 1) == entries[:, None]
+    # One matrix product is faster than many short convolutions.
+    matrix = sources.to(stimulus.dtype) @ (weights / weights.sum(0))
+    return (stimulus.movedim(dim, -1) @ matrix).movedim(-1, dim)
+
+
+class _LowPass(Constraint):
+    dims: tuple[int, ...]
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        if not 0 < sigma < math.inf:
+            raise InvalidValueError(f"{type(self).__name__}(sigma={sigma}) must be positive and finite.")
+        self.sigma = sigma
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The smoothed stimuli, as a new tensor."""
+        for dim in self.dims:
+            stimulus = gaussian_filter(stimulus, self.sigma, dim)
+        return stimulus
+
+    def extra_repr(self) -> str:
+        """The values, for ``repr``."""
+        return f"sigma={self.sigma:g}"
+
+
+class TemporalLowPass(_LowPass):
+    """Gaussian smoothing over time, as in `gaussian_filter`.
+
+    Not a projection: applied after each step, it smooths again what earlier steps have left.
+
+    Args:
+        sigma: standard deviation in frames.
+    """
+
+    dims = (2,)
+
+
+class SpatialLowPass(_LowPass):
+    """Gaussian smoothing over height and width, as in `gaussian_filter`.
+
+    Not a projection: applied after each step, it smooths again what earlier steps have left.
+
+    Args:
+        sigma: standard deviation in pixels.
+    """
+
+    dims = (3, 4)

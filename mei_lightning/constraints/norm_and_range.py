@@ -1,0 +1,230 @@
+"""Norm, range of each channel, and frozen pixels."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mei_lightning.constraints.base import Constraint, refuse_rows
+from mei_lightning.constraints.projection import project_norm_and_range
+from mei_lightning.constraints.ranges import ChannelRanges, check_channel_count, range_bounds
+from mei_lightning.exceptions import InvalidValueError
+
+
+class NormAndRange(Constraint):
+    """An L2 norm and a range for each channel, both holding together exactly; some pixels may be frozen.
+
+    See `project_norm_and_range` for the projection. Frozen pixels take a given value and are outside the norm.
+
+    Args:
+        norm: L2 norm of a stimulus over all its free entries, in the model's units; None for none.
+        ranges: one ``(low, high)`` for each channel, in the model's units; None, for one number, for a pair or for
+            all, means unbounded. With a norm, 0 has to be inside each range.
+        norm_is: ``"fixed"`` (the norm of each row is ``norm``) or ``"maximal"`` (at most ``norm``).
+        mask: which pixels are free (True or 1) and which frozen (False or 0): ``[channels]``, or any shape that
+            broadcasts to ``[channels, time, height, width]``. None: all are free.
+        frozen: the value of frozen pixels: a number, or a tensor of a shape as that of ``mask``.
+
+    Raises:
+        ValueError: if there is nothing to constrain, the norm is not positive, a range is empty or, with a norm,
+            does not contain 0, the mask is not of zeros and ones, or ``frozen`` is given without a mask.
+    """
+
+    low: Tensor | None
+    high: Tensor | None
+    mask: Tensor | None
+    frozen: Tensor | None
+
+    def __init__(
+        self,
+        norm: float | None = None,
+        ranges: ChannelRanges | None = None,
+        *,
+        norm_is: Literal["fixed", "maximal"] = "fixed",
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__()
+        if norm is None and ranges is None and mask is None:
+            raise InvalidValueError("NormAndRange() constrains nothing: give a norm, ranges or a mask.")
+        if norm is not None and not 0 < norm < math.inf:
+            raise InvalidValueError(f"norm={norm} must be positive and finite, or None for no norm.")
+        if norm_is not in ("fixed", "maximal"):
+            raise InvalidValueError(f"norm_is={norm_is!r} must be 'fixed' or 'maximal'.")
+        low, high = (None, None) if ranges is None else range_bounds(ranges)
+        if norm is not None and low is not None and high is not None and ((low > 0) | (high < 0)).any():
+            raise InvalidValueError(
+                f"ranges={tuple(ranges or ())} with norm={norm}: the norm is measured from 0, so 0 has to be inside "
+                "each range. Shift the stimulus so that its mean level is 0, or drop the norm."
+            )
+        self.norm = norm
+        self.ranges = None if ranges is None else tuple(ranges)
+        self.norm_is: Literal["fixed", "maximal"] = norm_is
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        self.register_buffer("mask", None if mask is None else _free_pixels(mask), persistent=False)
+        values = _by_channel(torch.as_tensor(frozen, dtype=torch.get_default_dtype()))
+        if mask is None and values.any():
+            raise InvalidValueError("frozen is the value of the pixels that a mask freezes; give a mask as well.")
+        self.register_buffer("frozen", None if mask is None else values, persistent=False)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The projected stimuli, as a new tensor without gradient."""
+        if self.ranges is not None:
+            check_channel_count(self.ranges, stimulus.shape)
+        bounds = None if self.low is None or self.high is None else (self.low, self.high)
+        if self.mask is None or self.frozen is None:
+            return project_norm_and_range(stimulus, self.norm, bounds, norm_is=self.norm_is)
+        free = stimulus.detach().masked_fill(~self.mask, 0)
+        projected = project_norm_and_range(free, self.norm, bounds, norm_is=self.norm_is)
+        return projected.masked_fill_(~self.mask, 0).add_(self.frozen.to(projected) * ~self.mask)
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape cannot meet the constraint.
+
+        Raises:
+            ValueError: if the number of ranges is not that of the channels, the mask or ``frozen`` does not
+                broadcast to a stimulus, a frozen value is out of range, or the ranges of the free pixels are too
+                narrow for a fixed norm.
+        """
+        super().check(stimulus_shape)
+        pixels = torch.Size(stimulus_shape[1:])
+        if self.ranges is not None:
+            check_channel_count(self.ranges, stimulus_shape)
+        mask = _expand("mask", self.mask, pixels)
+        frozen = _expand("frozen", self.frozen, pixels)
+        if self.low is None or self.high is None:
+            return
+        low, high = (bound[:, None, None, None] for bound in (self.low, self.high))
+        if mask is not None and frozen is not None:
+            outside = ((frozen < low) | (frozen > high)) & ~mask
+            if outside.any():
+                value = frozen[outside][0].item()
+                raise InvalidValueError(f"Frozen value {value:g} is outside the channel's range; ranges={self.ranges}.")
+        if self.norm is not None and self.norm_is == "fixed":
+            bound = torch.maximum(-low, high).expand(pixels)
+            largest = (bound if mask is None else bound[mask]).double().square().sum().sqrt().item()
+            if self.norm > largest * (1 + 1e-6):
+                raise InvalidValueError(
+                    f"norm={self.norm:g} cannot be reached within ranges={self.ranges}: the largest possible norm of "
+                    f"a stimulus {tuple(pixels)} is {largest:g}. Lower the norm or widen the ranges."
+                )
+
+    def check_stimulus(self, stimulus: Tensor) -> None:
+        """Raise a ValueError if a row is not finite or, with a fixed norm, is zero where it may vary."""
+        super().check_stimulus(stimulus)
+        if self.norm is not None and self.norm_is == "fixed":
+            free = self(stimulus) if self.mask is None else torch.where(self.mask, self(stimulus), 0)
+            refuse_rows(
+                ~free.flatten(1).any(1),
+                f"are zero (within ranges and mask) and cannot be scaled to norm {self.norm:g}: start from noise",
+            )
+
+    def extra_repr(self) -> str:
+        """The values, for ``repr``."""
+        parts = [] if self.norm is None else [f"norm={self.norm:g}", f"norm_is={self.norm_is!r}"]
+        if self.ranges is not None:
+            parts.append(f"ranges={self.ranges}")
+        if self.mask is not None and self.frozen is not None:
+            parts.append(f"mask={tuple(self.mask.shape)} with {int(self.mask.sum())} of {self.mask.numel()} free")
+            parts.append(f"frozen={self.frozen.item():g}" if self.frozen.numel() == 1 else "frozen=tensor")
+        return ", ".join(parts)
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    return values[:, None, None, None] if values.ndim == 1 else values
+
+
+def _free_pixels(mask: Tensor | Sequence[float]) -> Tensor:
+    values = _by_channel(torch.as_tensor(mask))
+    if not ((values == 0) | (values == 1)).all():
+        raise InvalidValueError(
+            "A mask consists of 1 (free) and 0 (frozen), or True and False; other values were found."
+        )
+    if not values.any():
+        raise InvalidValueError(f"The mask {tuple(values.shape)} is empty: no pixel is free (1 or True).")
+    return values.bool()
+
+
+def _expand(name: str, values: Tensor | None, pixels: torch.Size) -> Tensor | None:
+    """Broadcast to ``[channels, time, height, width]``, or raise a ValueError."""
+    try:
+        return None if values is None else values.expand(pixels)
+    except RuntimeError:
+        raise InvalidValueError(
+            f"{name} of shape {tuple(values.shape)} does not broadcast to a stimulus [channels, time, height, width] "  # type: ignore[union-attr]
+            f"of {tuple(pixels)}."
+        ) from None
+
+
+class FixedNorm(NormAndRange):
+    """Each row has this L2 norm over its free entries; see `NormAndRange` for the arguments."""
+
+    def __init__(
+        self,
+        norm: float,
+        *,
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__(norm, norm_is="fixed", mask=mask, frozen=frozen)
+
+
+class MaximalNorm(NormAndRange):
+    """Each row has at most this L2 norm over its free entries; see `NormAndRange` for the arguments."""
+
+    def __init__(
+        self,
+        norm: float,
+        *,
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__(norm, norm_is="maximal", mask=mask, frozen=frozen)
+
+
+class ChannelRange(NormAndRange):
+    """The values of each channel stay within its range; see `NormAndRange` for the arguments."""
+
+    def __init__(
+        self,
+        ranges: ChannelRanges,
+        *,
+        mask: Tensor | Sequence[float] | None = None,
+        frozen: Tensor | Sequence[float] | float = 0.0,
+    ) -> None:
+        super().__init__(ranges=ranges, mask=mask, frozen=frozen)
+
+
+class RescaleThenClip(Constraint):
+    """Scale each row to a norm, then clip each channel to its range: the rule of Höfling et al. 2024 (eLife 86860).
+
+    For reproducing published stimuli. Clipping takes away some of the norm, the more the larger the steps are; in
+    `NormAndRange` both hold.
+
+    Args:
+        norm: L2 norm before clipping, in the model's units.
+        ranges: one ``(low, high)`` for each channel, in the model's units; None means unbounded.
+
+    Raises:
+        ValueError: if the norm is not positive or a range is empty.
+    """
+
+    def __init__(self, norm: float, ranges: ChannelRanges) -> None:
+        super().__init__()
+        self.rescale = FixedNorm(norm)
+        self.clip = ChannelRange(ranges)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The constrained stimuli, as a new tensor without gradient."""
+        return self.clip(self.rescale(stimulus))
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if the number of ranges is not that of the channels."""
+        self.clip.check(stimulus_shape)
+
+    def check_stimulus(self, stimulus: Tensor) -> None:
+        """Raise a ValueError if a row is not finite or zero."""
+        self.rescale.check_stimulus(stimulus)

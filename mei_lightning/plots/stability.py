@@ -1,0 +1,78 @@
+"""How sure MEIs are: what other random starts of the same neuron arrive at."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.plots.style import (
+    POINTS_AS_VECTORS,
+    WIDTH,
+    drawing,
+    neuron_types,
+    readable,
+    tidy,
+    type_looks,
+)
+
+UNKNOWN_STABILITY = (
+    "No neuron has two starts that were optimised to the end, or until they met: nothing is known of their stability."
+)
+
+
+def stability_is_known(meis: xr.Dataset) -> np.ndarray:
+    """Of which neurons ``[neuron]`` several starts were optimised to the end, or met, so that they can be compared."""
+    return np.isfinite(meis["restart_similarity"].values)
+
+
+def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw for each neuron how alike the MEIs from its random starts are, and how alike their scores.
+
+    A neuron at the upper right has one MEI, whatever the start; at the upper left several that are equally good; lower
+    down, some starts end in a worse optimum. Starts that met a better one have no score of their own and count as alike
+    as they were then. Neurons with fewer than two starts optimised to the end, or until they met, are left out.
+
+    Args:
+        meis: MEIs as ``find_meis`` returns them, with ``type (neuron)`` if the types are known.
+        ax: where to draw; by default on a new figure (``ax.figure``).
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if no neuron has two starts that can be compared.
+    """
+    scores = meis["restart_scores"].transpose("neuron", "restart").values.astype(np.float64)
+    similarity = meis["restart_similarity"].values.astype(np.float64)
+    best = meis["score"].values.astype(np.float64)
+    shown = stability_is_known(meis) & (best > 0)
+    if not shown.any():
+        raise InvalidValueError(f'{UNKNOWN_STABILITY} Find MEIs with effort="normal" or "thorough".')
+    worst = np.nanmin(scores, axis=1, where=np.isfinite(scores), initial=np.inf) / np.where(best > 0, best, np.nan)
+    types = neuron_types(meis)
+    with drawing(ax, WIDTH * 0.62, WIDTH * 0.42) as ax:
+        ax.axhline(1, color="0.7", linewidth=0.6, zorder=0)
+        ax.axvline(1, color="0.7", linewidth=0.6, zorder=0)
+        looks = type_looks(types)
+        for name, (color, marker) in looks.items():
+            of_type = shown & (types == name)
+            ax.scatter(
+                similarity[of_type],
+                worst[of_type],
+                s=18,
+                color=color,
+                marker=marker,
+                alpha=0.8,
+                linewidths=0,
+                label=readable(name),
+                rasterized=len(types) > POINTS_AS_VECTORS,
+            )
+        ax.set_xlabel("similarity of the starts' MEIs\n(mean cosine to the best)")
+        ax.set_ylabel("lowest score of a start\n(share of the best)")
+        ax.margins(0.06)
+        if len(looks) > 1:
+            ax.legend(
+                loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, borderaxespad=0, ncols=1 + len(looks) // 20
+            )
+        tidy(ax)
+    return ax

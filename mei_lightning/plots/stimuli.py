@@ -1,0 +1,564 @@
+"""Figures of MEIs: one stimulus in space, time and frequency, one neuron, and an overview of many.
+
+Figures are plain ``matplotlib.figure.Figure`` objects, made without pyplot: nothing stays open, and
+``figure.savefig(path)`` writes them. Stimulus frame k is drawn at k / frame rate; response frame k at
+(k + frames lost) / frame rate, the time of the last stimulus frame that it depends on.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mei_lightning.analysis.decomposition import amplitude_spectrum, decompose_channels, temporal_frequency
+from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.models.base import StimulusFormat
+from mei_lightning.plots.style import DIVERGING_MAP, RESPONSE_COLOR, STYLE, WINDOW_COLOR, channel_colors, tidy
+from mei_lightning.plots.video import (
+    VISIBLE_SIDE,
+    Frames,
+    assumed_stimulus_format,
+    dataset_stimulus_format,
+    enlarge,
+    stimulus_as_array,
+    stimulus_to_rgb_frames,
+)
+from mei_lightning.wording import first_few
+
+Array = NDArray[np.floating[Any]]
+
+GUTTER_LEVEL = 70  # of 255, between the frames of a contact sheet
+TILE_GAP = 0.07  # of a tile's width
+
+
+def plot_stimulus_composition(
+    stimulus: Tensor | ArrayLike,
+    temporal_trace_ax: Axes,
+    freq_ax: Axes | None,
+    spatial_ax: Axes,
+    lowpass_cutoff: float = 10.0,
+    highlight_x_list: Sequence[tuple[int, int]] | None = None,
+    *,
+    stimulus_format: StimulusFormat | None = None,
+    response: Tensor | ArrayLike | None = None,
+    window: tuple[int, int] | None = None,
+) -> None:
+    """Draw a stimulus as its course in time, its spectrum and its shape in space, for each channel.
+
+    Each channel is split by ``decompose``: the spatial parts stand side by side (red above the mean, blue below, each
+    scaled to its centre, with the share of the stimulus that the split explains), the temporal parts carry the
+    stimulus' unit. A still image (one frame) is drawn as it is, and the axes of time and frequency say so.
+
+    Args:
+        stimulus: ``[channels, time, height, width]``, any number of channels.
+        temporal_trace_ax: where to draw the temporal parts, over seconds.
+        freq_ax: where to draw their amplitude spectra and mark the amplitude-weighted frequencies; None leaves it out.
+        spatial_ax: where to draw the spatial parts.
+        lowpass_cutoff: highest frequency to draw and to weigh (Hz).
+        highlight_x_list: pairs of first and last stimulus frame to shade in the course in time.
+        stimulus_format: channel names, frame rate, pixel size and frames lost; by default those that
+            ``assumed_stimulus_format`` gives.
+        response: the neuron's response ``[time']``, drawn on an axis of its own over the course in time.
+        window: first response frame of the objective and the one after its last, shaded in the course in time.
+
+    Raises:
+        ValueError: if the stimulus, the format, the response, the window or the frames to shade do not go together.
+    """
+    values = stimulus_as_array(stimulus)
+    facts = stimulus_format or assumed_stimulus_format(values.shape)
+    _check_format(values, facts)
+    time_steps = values.shape[1]
+    trace = None if response is None else _as_trace(response)
+    frames_lost = facts.frames_lost
+    if stimulus_format is None:
+        if trace is None and window is not None:
+            raise InvalidValueError(
+                f"Where the window={window} of response frames lies on the stimulus depends on the frames that the "
+                "model loses. Pass stimulus_format=model.stimulus_format, or the response."
+            )
+        frames_lost = 0 if trace is None else max(0, time_steps - len(trace))
+    if trace is not None and (len(trace) == 0 or len(trace) != time_steps - frames_lost):
+        raise InvalidValueError(
+            f"The response has {len(trace)} frames, but a stimulus of {time_steps} frames, of which the model loses "
+            f"{frames_lost}, gives {time_steps - frames_lost}."
+        )
+    shaded = [] if window is None else [_window_on_stimulus(window, time_steps, frames_lost)]
+    for first, last in highlight_x_list or ():
+        if not 0 <= first <= last < time_steps:
+            raise InvalidValueError(
+                f"highlight_x_list has ({first}, {last}), but the stimulus has frames 0 to {time_steps - 1}."
+            )
+        shaded.append((first, last))
+    parts = list(zip(*decompose_channels(values), strict=True))
+
+    _draw_spatial(spatial_ax, values, parts, facts)
+    if facts.frame_rate is None or time_steps == 1:
+        for ax in (temporal_trace_ax, freq_ax):
+            if ax is not None:
+                ax.set_axis_off()
+                ax.text(0.5, 0.5, "still image:\nno course in time", ha="center", va="center", transform=ax.transAxes)
+        return
+    _draw_temporal(temporal_trace_ax, [temporal for temporal, _, _ in parts], facts, shaded)
+    if trace is not None:
+        response_ax = temporal_trace_ax.twinx()
+        _draw_response(response_ax, trace, frames_lost, facts.frame_rate, linestyle=(0, (4, 1.5)))
+        response_ax.spines["right"].set_visible(True)
+    if freq_ax is not None:
+        _draw_spectrum(freq_ax, [temporal for temporal, _, _ in parts], facts, lowpass_cutoff)
+
+
+def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> Figure:
+    """Draw one neuron's MEI: frames, shape in space, course in time, spectrum, and the neuron's response to it.
+
+    Args:
+        dataset: MEIs as ``find_meis`` returns them.
+        neuron: the neuron's label, e.g. ``"session_1/3"``.
+        figure: an empty figure to draw into; by default a new one, 180 mm wide.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the dataset has no neuron of that label.
+    """
+    labels = [str(label) for label in dataset["neuron"].values]
+    if neuron not in labels:
+        raise InvalidValueError(f"The dataset has no neuron {neuron!r}. Its neurons: {first_few(labels)}.")
+    row = dataset.isel(neuron=labels.index(neuron))
+    facts = dataset_stimulus_format(dataset)
+    values = row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64)
+    still = values.shape[1] == 1
+    with mpl.rc_context(STYLE):
+        if figure is None:
+            figure = Figure(figsize=(7.1, 2.3 if still else _movie_heights(facts)[1]))
+        figure.suptitle(_title(row), fontsize=9, fontweight="bold", x=0.02, ha="left")
+        if not np.isfinite(values).all():
+            figure.text(0.5, 0.5, "The stimulus is not finite.", ha="center")
+        elif still:
+            _draw_still(figure, values, facts)
+        else:
+            _draw_movie(figure, values, row, facts)
+    return figure
+
+
+def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: int = 48) -> Figure:
+    """Draw an overview of many MEIs: for each neuron the spatial parts above the temporal parts of its channels.
+
+    All temporal parts share one scale; each spatial part is scaled to its own centre.
+
+    Args:
+        dataset: MEIs as ``find_meis`` returns them.
+        figure: an empty figure to draw into; by default a new one, as large as the neurons need.
+        max_neurons: how many neurons to draw, the first ones of the dataset.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the dataset has no neurons, or ``max_neurons`` is not positive.
+    """
+    total = dataset.sizes["neuron"]
+    if total == 0 or max_neurons < 1:
+        raise InvalidValueError(f"There is nothing to draw: {total} neurons in the dataset, {max_neurons=}.")
+    rows = [dataset.isel(neuron=number) for number in range(min(total, max_neurons))]
+    facts = dataset_stimulus_format(dataset)
+    still = dataset.sizes["time"] == 1
+    columns = min(len(rows), max(3, math.ceil(math.sqrt(len(rows)))))
+    lines = math.ceil(len(rows) / columns)
+    tile_width = max(1.5, 0.7 * len(facts.channel_names))
+    map_height = min(tile_width / len(facts.channel_names) * facts.height / facts.width, 1.2)
+    trace_height = 0.0 if still else 0.7
+    with mpl.rc_context(STYLE):
+        if figure is None:
+            line_height = 0.5 + map_height + trace_height
+            figure = Figure(figsize=(max(0.6 + (tile_width + 0.25) * columns, 3.0), 0.8 + line_height * lines))
+        width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+        left, top = 0.45 / width, 1 - 0.72 / height
+        bottom = (0.1 if still else 0.42) / height
+        grid = figure.add_gridspec(
+            lines, columns, left=left, right=1 - 0.2 / width, top=top, bottom=bottom, wspace=0.22, hspace=0.32
+        )
+        count = f"{len(rows)} of {total} neurons" if len(rows) < total else f"{total} neuron{'s' * (total > 1)}"
+        model = f"{dataset.attrs['model']}: " if "model" in dataset.attrs else ""
+        figure.text(
+            left, 1 - 0.08 / height, f"{model}MEIs of {count}", fontsize=9, fontweight="bold", ha="left", va="top"
+        )
+        figure.legend(
+            handles=[
+                Line2D([], [], color=color, label=name)
+                for name, color in zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)
+            ],
+            loc="upper left",
+            bbox_to_anchor=(left, 1 - 0.2 / height),
+            ncols=len(facts.channel_names),
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0.3,
+        )
+        trace_axes = []
+        for number, row in enumerate(rows):
+            cell = grid[number // columns, number % columns]
+            tile = (
+                cell.subgridspec(1, 1)
+                if still
+                else cell.subgridspec(2, 1, height_ratios=[map_height, 0.6], hspace=0.15)
+            )
+            map_ax = figure.add_subplot(tile[0])
+            map_ax.set_title(f"{_name(row)}\n{_short_verdict(row)}", fontsize=6.5, pad=3)
+            values = row["stimulus"].transpose("channel", "time", "y", "x").values.astype(np.float64)
+            if not np.isfinite(values).all():
+                map_ax.set_axis_off()
+                map_ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=map_ax.transAxes)
+                continue
+            parts = list(zip(*decompose_channels(values), strict=True))
+            maps, limit = _maps_and_limit(values, parts)
+            draw_tiles(map_ax, [maps], limit)
+            if number == 0:
+                draw_scale_bar(map_ax, facts, label_size=6)
+            if not still:
+                trace_ax = figure.add_subplot(tile[1])
+                trace_ax.patch.set_visible(False)  # the scale bar's label may reach into it
+                draw_traces(trace_ax, [temporal for temporal, _, _ in parts], facts)
+                shade(trace_ax, [window_of(row, facts)], facts.frame_rate)
+                lowest = number + columns >= len(rows)
+                trace_ax.tick_params(labelleft=number % columns == 0, labelbottom=lowest, length=2, labelsize=6)
+                if lowest:
+                    trace_ax.set_xlabel("time (s)", fontsize=6.5, labelpad=1)
+                trace_axes.append(trace_ax)
+        largest = max((ax.get_ylim()[1] for ax in trace_axes), default=1.0)
+        for trace_ax in trace_axes:
+            trace_ax.set_ylim(-largest, largest)
+    return figure
+
+
+def contact_sheet(
+    stimulus: Tensor | ArrayLike, stimulus_format: StimulusFormat | None = None, num_frames: int = 10
+) -> Frames:
+    """Lay frames of a stimulus out from left to right, as one picture.
+
+    The first row shows the channels together in the colours of ``stimulus_to_rgb_frames`` (left out for more than
+    three channels). Below it each channel has a row of its own, red above the mean and blue below, if there are
+    several. All rows share one symmetric scale about 0.
+
+    Args:
+        stimulus: ``[channels, time, height, width]``.
+        stimulus_format: the stimulus' format; only checked.
+        num_frames: how many frames to show, evenly spaced from the first to the last.
+
+    Returns:
+        Red, green and blue from 0 to 255, ``[rows of pixels, columns of pixels, 3]``.
+
+    Raises:
+        ValueError: if the stimulus does not have four dimensions or does not fit its format, or ``num_frames`` is not
+            positive.
+    """
+    values = stimulus_as_array(stimulus)
+    if stimulus_format is not None:
+        _check_format(values, stimulus_format)
+    frames = _spread_frames(values.shape[1], num_frames)
+    rows = [stimulus_to_rgb_frames(values)[frames]] if len(values) <= 3 else []
+    if len(values) > 1:
+        limit = np.abs(values).max() or 1.0
+        colors = mpl.colormaps[DIVERGING_MAP](values[:, frames] / (2 * limit) + 0.5, bytes=True)[..., :3]
+        rows.extend(colors)
+    factor = max(1, VISIBLE_SIDE // 4 // max(values.shape[2:]))
+    gap = max(1, factor // 2)
+    tiles = np.pad(
+        enlarge(np.stack(rows), factor), ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=GUTTER_LEVEL
+    )
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles])
+    return sheet[:-gap, :-gap]
+
+
+def _check_format(values: Array, facts: StimulusFormat) -> None:
+    expected = (len(facts.channel_names), facts.height, facts.width)
+    found = (values.shape[0], *values.shape[2:])
+    if found != expected:
+        raise InvalidValueError(
+            f"The stimulus has (channels, height, width) {found}, but stimulus_format has {expected} "
+            f"with channels {facts.channel_names}."
+        )
+    if facts.frame_rate is None and values.shape[1] > 1:
+        raise InvalidValueError(f"The stimulus has {values.shape[1]} frames, but stimulus_format has no frame_rate.")
+
+
+def _as_trace(response: Tensor | ArrayLike) -> Array:
+    if isinstance(response, Tensor):
+        response = response.detach().cpu().double().numpy()
+    trace = np.array(response, dtype=np.float64)
+    if trace.ndim != 1:
+        raise InvalidValueError(f"The response of one neuron is [time], but this has shape {trace.shape}.")
+    return trace
+
+
+def _window_on_stimulus(window: tuple[int, int], time_steps: int, frames_lost: int) -> tuple[int, int]:
+    """First and last stimulus frame under a window (first, one after the last) of response frames."""
+    start, stop = window
+    if not 0 <= start < stop <= time_steps - frames_lost:
+        raise InvalidValueError(
+            f"The window={window} is outside the response, which has {time_steps - frames_lost} frames "
+            f"({time_steps} stimulus frames, of which the model loses {frames_lost})."
+        )
+    return start + frames_lost, stop - 1 + frames_lost
+
+
+def window_of(row: xr.Dataset, facts: StimulusFormat) -> tuple[int, int]:
+    """First and last stimulus frame under the objective's window of a dataset; all response frames if it has none."""
+    start = row.attrs.get("window_start", 0)
+    stop = row.attrs.get("window_stop", row.sizes["response_time"])
+    return _window_on_stimulus((start, stop), row.sizes["time"], facts.frames_lost)
+
+
+def _spread_frames(time_steps: int, num_frames: int) -> NDArray[np.int64]:
+    if num_frames < 1:
+        raise InvalidValueError(f"A contact sheet needs at least one frame, got {num_frames=}.")
+    return np.linspace(0, time_steps - 1, min(num_frames, time_steps)).round().astype(np.int64)
+
+
+def _title(row: xr.Dataset) -> str:
+    facts = [_name(row), f"score {_score(row)}"]
+    if "status" in row:
+        facts.append(str(row["status"].item()))
+    return "   ·   ".join(facts)
+
+
+def _name(row: xr.Dataset, most: int = 2) -> str:
+    """The label of a neuron or a group; of a large group the first member's, and how many more there are."""
+    first, *others = str(row["neuron"].item()).split("+")
+    return f"{first} and {len(others)} more" if len(others) >= most else "+".join([first, *others])
+
+
+def _short_verdict(row: xr.Dataset) -> str:
+    status = str(row["status"].item()) if "status" in row else "converged"
+    return f"score {_score(row)}" + ("" if status == "converged" else f", {status}")
+
+
+def _score(row: xr.Dataset) -> str:
+    return f"{float(row['score']):.3g}"
+
+
+def _movie_heights(facts: StimulusFormat) -> tuple[float, float]:
+    """Heights in inches of the strip of frames and of the whole figure of one neuron, 180 mm wide."""
+    strip = len(facts.channel_names) * min(0.62 * facts.height / facts.width, 1.0)
+    return strip, strip + 5.0
+
+
+def _draw_movie(figure: Figure, values: Array, row: xr.Dataset, facts: StimulusFormat) -> None:
+    frame_rate = facts.frame_rate
+    assert frame_rate is not None
+    strip, total = _movie_heights(facts)
+    strip_top, panels_top = 1 - 0.6 / total, 1 - (strip + 1.2) / total
+    across = figure.add_gridspec(1, 1, left=0.08, right=0.985, top=strip_top, bottom=strip_top - strip / total)
+    panels = figure.add_gridspec(
+        2,
+        2,
+        left=0.08,
+        right=0.985,
+        top=panels_top,
+        bottom=0.45 / total,
+        width_ratios=[1, 1.1],
+        hspace=0.38,
+        wspace=0.24,
+    )
+
+    strip_ax = figure.add_subplot(across[0])
+    frames = _spread_frames(values.shape[1], 10)
+    lefts = draw_tiles(strip_ax, [list(channel[frames]) for channel in values], np.abs(values).max() or 1.0)
+    for left, frame in zip(lefts, frames, strict=True):
+        write(strip_ax, f"{frame / frame_rate:.2f} s", left + facts.width / 2, 0, dy=2, ha="center", va="bottom")
+    for number, (name, color) in enumerate(zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)):
+        middle = facts.height / 2 + number * (facts.height + TILE_GAP * facts.width)
+        write(strip_ax, name, 0, middle, dx=-4, ha="right", va="center", color=color)
+
+    parts = list(zip(*decompose_channels(values), strict=True))
+    temporals = [temporal for temporal, _, _ in parts]
+    window = [window_of(row, facts)]
+    _draw_spatial(figure.add_subplot(panels[0, 0]), values, parts, facts)
+    _draw_spectrum(figure.add_subplot(panels[1, 0]), temporals, facts, 10.0)
+    temporal_ax = figure.add_subplot(panels[0, 1])
+    _draw_temporal(temporal_ax, temporals, facts, window)
+    response_ax = figure.add_subplot(panels[1, 1], sharex=temporal_ax)
+    _draw_response(response_ax, row["response"].values.astype(np.float64), facts.frames_lost, frame_rate)
+    shade(response_ax, window, frame_rate)
+    response_ax.set_title("Response (shaded: objective)")
+    temporal_ax.set_xlabel("")
+    response_ax.set_xlabel("time (s)")
+
+
+def _draw_still(figure: Figure, values: Array, facts: StimulusFormat) -> None:
+    in_color = 1 < len(values) <= 3
+    panels = figure.add_gridspec(
+        1,
+        2 if in_color else 1,
+        width_ratios=[1, len(values)][: 2 if in_color else 1],
+        left=0.04,
+        right=0.95,
+        top=0.76,
+        bottom=0.08,
+        wspace=0.15,
+    )
+    _draw_spatial(figure.add_subplot(panels[-1]), values, list(zip(*decompose_channels(values), strict=True)), facts)
+    if in_color:
+        color_ax = figure.add_subplot(panels[0])
+        color_ax.imshow(stimulus_to_rgb_frames(values)[0], interpolation="nearest")
+        color_ax.set_axis_off()
+        color_ax.set_title("Channels together")
+
+
+def _draw_spatial(ax: Axes, values: Array, parts: list[tuple[Array, Array, float]], facts: StimulusFormat) -> None:
+    maps, limit = _maps_and_limit(values, parts)
+    if values.shape[1] == 1:
+        titles = list(facts.channel_names)
+        heading = "Image"
+    else:
+        separator = " " if len(parts) <= 2 else "\n"
+        titles = [
+            f"{name}{separator}({share:.0%})" for name, (_, _, share) in zip(facts.channel_names, parts, strict=True)
+        ]
+        heading = "Space (share explained)"
+    lefts = draw_tiles(ax, [maps], limit, margin_right=0.45)
+    for left, title, color in zip(lefts, titles, channel_colors(facts.channel_names), strict=True):
+        write(ax, title, left + facts.width / 2, 0, dy=3, ha="center", va="bottom", color=color)
+    title_lines = 1 + max(title.count("\n") for title in titles)
+    ax.set_title(heading, pad=6 + 1.2 * title_lines * FontProperties(size="small").get_size_in_points())
+    draw_scale_bar(ax, facts)
+    left, right = ax.get_xlim()
+    bottom, top = ax.get_ylim()
+    bar_left = (lefts[-1] + 1.08 * facts.width - left) / (right - left)
+    bar_width, bar_bottom = 0.07 * facts.width / (right - left), (facts.height - bottom) / (top - bottom)
+    bar_ax = ax.inset_axes((bar_left, bar_bottom, bar_width, facts.height / (bottom - top)))
+    bar = ax.figure.colorbar(ax.images[0], cax=bar_ax, ticks=[-limit, 0, limit])
+    bar.ax.set_yticklabels(["−1", "0", "1"] if limit == 1 else [f"{-limit:.2g}".replace("-", "−"), "0", f"{limit:.2g}"])
+    bar.outline.set_linewidth(0.5)
+    bar.ax.tick_params(length=2, labelsize="x-small")
+
+
+def _maps_and_limit(values: Array, parts: list[tuple[Array, Array, float]]) -> tuple[list[Array], float]:
+    """What is drawn of each channel in space, and the value of the darkest red: the image itself of a still image."""
+    if values.shape[1] == 1:
+        return [channel[0] for channel in values], float(np.abs(values).max()) or 1.0
+    return [spatial for _, spatial, _ in parts], 1.0
+
+
+def draw_tiles(
+    ax: Axes,
+    rows: list[list[Array]],
+    limit: float,
+    margin_right: float = 0.0,
+    lefts: list[float] | None = None,
+    right: float | None = None,
+) -> list[float]:
+    """Draw maps ``[height, width]`` on a grid, and return the left edges of the columns.
+
+    Args:
+        ax: where to draw, in units of pixels.
+        rows: the maps of each row.
+        limit: the value of the darkest red.
+        margin_right: space to leave at the right, in widths of a map.
+        lefts: the left edges; by default with a small gap.
+        right: where the axes end; by default after the last map and the margin.
+    """
+    height, width = rows[0][0].shape
+    step_x, step_y = width * (1 + TILE_GAP), height + TILE_GAP * width
+    if lefts is None:
+        lefts = [column * step_x for column in range(len(rows[0]))]
+    for number, maps in enumerate(rows):
+        for left, values in zip(lefts, maps, strict=True):
+            top = number * step_y
+            extent = (left, left + width, top + height, top)
+            ax.imshow(values, cmap=DIVERGING_MAP, vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
+            ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="0.3", linewidth=0.6))
+    ax.set_xlim(-0.02 * width, lefts[-1] + width * (1.02 + margin_right) if right is None else right)
+    ax.set_ylim((len(rows) - 1) * step_y + height * 1.02, -0.02 * height)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    return lefts
+
+
+def draw_scale_bar(ax: Axes, facts: StimulusFormat, label_size: float | str = "small") -> None:
+    """Draw a bar of a round length, at most 0.4 of the width, just under the first map."""
+    if facts.pixel_size is None:
+        return
+    longest = 0.4 * facts.width * facts.pixel_size
+    decade = 10.0 ** math.floor(math.log10(longest))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= longest * (1 + 1e-9))
+    pixels = length / facts.pixel_size
+    below = 6.0
+    lower = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
+    bar = Line2D([0, pixels], [facts.height] * 2, color="black", linewidth=2.5, solid_capstyle="butt", clip_on=False)
+    bar.set_transform(ax.transData + lower)
+    ax.add_artist(bar)
+    write(ax, f"{length:g} µm", pixels, facts.height, dx=3, dy=-below, ha="left", va="center", size=label_size)
+
+
+def write(
+    ax: Axes, text: str, x: float, y: float, *, dx: float = 0, dy: float = 0, size: float | str = "small", **style: Any
+) -> None:
+    """Write at a place in data coordinates, shifted by points, without clipping."""
+    ax.annotate(text, (x, y), (dx, dy), textcoords="offset points", fontsize=size, annotation_clip=False, **style)
+
+
+def _draw_temporal(ax: Axes, temporals: list[Array], facts: StimulusFormat, shaded: list[tuple[int, int]]) -> None:
+    draw_traces(ax, temporals, facts)
+    shade(ax, shaded, facts.frame_rate)
+    ax.set_title("Time")
+    ax.set_xlabel("time (s)")
+    ax.set_ylabel("stimulus")
+
+
+def draw_traces(ax: Axes, temporals: list[Array], facts: StimulusFormat) -> None:
+    """Draw the temporal parts ``[time]`` of the channels, in their colours, over seconds."""
+    frame_rate = facts.frame_rate
+    assert frame_rate is not None
+    ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts.channel_names), strict=True):
+        ax.plot(np.arange(len(temporal)) / frame_rate, temporal, color=color, label=name)
+    limit = 1.1 * float(np.abs(temporals).max()) or 1.0
+    ax.set_ylim(-limit, limit)
+    ax.set_xlim(-0.5 / frame_rate, (len(temporals[0]) - 0.5) / frame_rate)
+    tidy(ax)
+
+
+def _draw_response(ax: Axes, trace: Array, frames_lost: int, frame_rate: float, linestyle: Any = "-") -> None:
+    ax.plot((np.arange(len(trace)) + frames_lost) / frame_rate, trace, color=RESPONSE_COLOR, linestyle=linestyle)
+    ax.set_ylabel("response", color=RESPONSE_COLOR)
+    finite = trace[np.isfinite(trace)]
+    ax.set_ylim(1.1 * finite.min(initial=0.0), 1.1 * finite.max(initial=0.0) or 1.0)
+    tidy(ax)
+
+
+def _draw_spectrum(ax: Axes, temporals: list[Array], facts: StimulusFormat, cutoff: float) -> None:
+    frame_rate = facts.frame_rate
+    assert frame_rate is not None
+    for temporal, name, color in zip(temporals, facts.channel_names, channel_colors(facts.channel_names), strict=True):
+        frequencies, amplitudes = amplitude_spectrum(temporal, frame_rate, cutoff)
+        weighted = temporal_frequency(temporal, frame_rate, cutoff)
+        label = f"{name}: no change" if math.isnan(weighted) else f"{name}: {weighted:.1f} Hz"
+        ax.plot(frequencies, amplitudes, color=color, label=label)
+        if not math.isnan(weighted):
+            ax.axvline(weighted, color=color, linewidth=0.8, linestyle=":")
+    ax.set_xlim(0, cutoff)
+    ax.set_ylim(0, 1.3 * ax.dataLim.ymax or 1.0)
+    ax.set_title("Spectrum (dotted: mean)")
+    ax.set_xlabel("frequency (Hz)")
+    ax.set_ylabel("amplitude")
+    ax.legend(frameon=False, loc="upper right", handlelength=1.2, borderaxespad=0.2)
+    tidy(ax)
+
+
+def shade(ax: Axes, spans: list[tuple[int, int]], frame_rate: float | None) -> None:
+    """Shade spans of first and last stimulus frame, each frame from half a frame before to half a frame after it."""
+    assert frame_rate is not None
+    for first, last in spans:
+        ax.axvspan((first - 0.5) / frame_rate, (last + 0.5) / frame_rate, color=WINDOW_COLOR, alpha=0.1, linewidth=0)

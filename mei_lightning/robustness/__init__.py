@@ -1,8 +1,0 @@
-"""What differs from step to step of an optimisation, so that stimuli withstand it: jitter, noise, ensemble members."""
-
-from mei_lightning.robustness.base import Perturbation, Robustness
-from mei_lightning.robustness.check import check_robustness
-from mei_lightning.robustness.members import RandomMember
-from mei_lightning.robustness.perturbations import Jitter, Noise
-
-__all__ = ["Jitter", "Noise", "Perturbation", "RandomMember", "Robustness", "check_robustness"]
