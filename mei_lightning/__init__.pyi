@@ -75,7 +75,8 @@ from .openretina_api import (
 )
 from .optimization.mei_module import MEIModule
 from .optimization.optimizers import AdaptivePowerMethod
-from .optimization.stimulus_module import Status, StimulusModule
+from .optimization.row_state import Status
+from .optimization.stimulus_module import StimulusModule
 from .optimization.strategies import ShardedStrategy
 from .parameterizations import Fourier, ImplicitNetwork, LowRank, Parameterization, Pyramid
 from .perturbations import Jitter, Noise, Perturbation, RandomMember, Robustness

@@ -218,7 +218,7 @@ def _names_of_openretina(runs: Runs) -> Cases:
 
 def _methods(runs: Runs) -> Cases:
     # They have no argument for the accelerator: Lightning chooses it, or they compute where the model is.
-    short: dict[str, Any] = {"norm": NORM, "time_steps": FRAMES, "max_steps": 2, "effort": "quick"}
+    short: dict[str, Any] = {"norm": NORM, "time_steps": FRAMES, "max_steps": 2, "search": "quick"}
     more = [*NEURONS, ("session_2", 0), ("session_2", 1)]
     quiet = {"neurons": NEURONS, "progress_bar": False}
     methods: dict[str, Callable[[nn.Module], object]] = {

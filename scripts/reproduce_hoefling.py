@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The story of Höfling et al. 2024 on the built-in models.")
     parser.add_argument("--sessions", nargs="*", help="recording sessions; all by default")
     parser.add_argument("--per-session", type=int, help="only so many neurons of each session; all by default")
-    parser.add_argument("--effort", default="quick", choices=["quick", "normal", "thorough"])
+    parser.add_argument("--search", default="quick", choices=["quick", "normal", "thorough"])
     parser.add_argument("--output", default="logs/hoefling", help="where the results go, and are continued")
     arguments = parser.parse_args()
     output = Path(arguments.output)
@@ -52,7 +52,7 @@ def main() -> None:
         sessions=arguments.sessions,
         indices=None if arguments.per_session is None else range(arguments.per_session),
     )
-    meis = find_meis(twin, chosen, effort=arguments.effort, directory=output)
+    meis = find_meis(twin, chosen, search=arguments.search, directory=output)
 
     analysis = analyze_meis(output / "meis.zarr", twin, overwrite=True)
     opponent = analysis["opponent"].groupby(analysis["type"]).mean()

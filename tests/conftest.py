@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,9 +175,11 @@ class Computations(ml.NeuronObjective):
 
 def count_computations(module):
     """Let an MEIModule count what it computes from now on: a list of rows, whether with gradient."""
-    counting = Computations(module.retina, [list(group) for group in module.groups], module.reducer)
-    module._objective_in_tuple = (counting,)
-    module.fast_path, module._stepping = False, (counting,)
+    problem = module.problem
+    counting = Computations(problem.model, [list(group) for group in problem.groups], problem.reducer)
+    problem.objective, problem.settings = counting, replace(problem.settings, fast_path=False)
+    module._prepared_in_tuple = (counting,)
+    module._selection_is_old = True
     module._select_active_rows()
     return module.objective.counts
 

@@ -24,7 +24,7 @@ def truth(simulated):
 
 def measured(simulated, neurons, model, **options):
     # Of this retina the default effort gives the same measures.
-    meis = find(simulated, neurons, effort="quick", **options)
+    meis = find(simulated, neurons, search="quick", **options)
     return ml.measure_meis(meis, model, accelerator="cpu", progress_bar=False)
 
 

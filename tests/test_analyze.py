@@ -22,7 +22,7 @@ def test_a_user_analyses_a_population(simulated, tmp_path):
     find(
         simulated,
         ml.NeuronSelection(sessions=["session_1"], where={"type": types}),
-        effort="quick",
+        search="quick",
         directory=tmp_path,
     )
     ml.analyze_meis(tmp_path / "meis.zarr", simulated, **QUIET)
@@ -84,27 +84,27 @@ def test_a_reducer_of_the_users_own_is_replaced_by_the_mean_with_a_warning(tmp_p
 
 def test_groups_have_the_type_of_their_neurons(tmp_path, twin):
     by_type = ml.NeuronSelection(sessions=["session_1"], indices=range(16), together="type")
-    find(twin, by_type, effort="quick", max_steps=8, directory=tmp_path)
+    find(twin, by_type, search="quick", max_steps=8, directory=tmp_path)
     analysis = ml.analyze_meis(tmp_path / "meis.zarr", twin, **QUIET)
     assert set(analysis["type"].values) == set(twin.neurons["type"][:16])
     assert np.isfinite(analysis["type_response"]).all()
 
 
 def test_a_group_of_several_types_has_none(tmp_path, twin):
-    find(twin, [[("session_1", 0), ("session_1", 7)]], effort="quick", max_steps=8, directory=tmp_path)
+    find(twin, [[("session_1", 0), ("session_1", 7)]], search="quick", max_steps=8, directory=tmp_path)
     analysis = ml.analyze_meis(tmp_path / "meis.zarr", twin, **QUIET)
     assert analysis["type"].values.tolist() == [""]
     assert "type_response" not in analysis
 
 
 def test_another_model_is_said_to_be_another_one(tmp_path, twin, simulated):
-    find(twin, [("session_1", 0)], effort="quick", max_steps=8, directory=tmp_path)
+    find(twin, [("session_1", 0)], search="quick", max_steps=8, directory=tmp_path)
     with pytest.warns(UserWarning, match="found on the model 'digital_twin', and are analysed with 'simulated'"):
         ml.analyze_meis(tmp_path / "meis.zarr", simulated, **QUIET)
 
 
 @pytest.mark.parametrize("use", [ml.analyze_meis, ml.write_report, lambda store: ml.score_held_out(store, "simulated")])
 def test_the_directory_of_a_store_is_not_the_store(tmp_path, twin, use):
-    find(twin, [("session_1", 0)], effort="quick", max_steps=1, directory=tmp_path)
+    find(twin, [("session_1", 0)], search="quick", max_steps=1, directory=tmp_path)
     with pytest.raises(ValueError, match=r"is not a store of MEIs.* Do you mean .*meis\.zarr\?"):
         use(tmp_path)

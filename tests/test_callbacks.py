@@ -253,7 +253,7 @@ def test_model_checkpoint_of_the_best_mean_score(tmp_path):
     again = module_of(video_model())
     again.load_state_dict(saved["state_dict"])
     assert torch.equal(again.stimulus, saved["state_dict"]["stimulus"])
-    assert again.neuron_in_place.tolist() == [0, 1, 2]
+    assert again.neuron_in_slot.tolist() == [0, 1, 2]
     twice = [neuron for neuron in NEURONS for _ in range(2)]
     recomputed = ml.NeuronObjective(video_model(), twice, ml.MeanReducer())(again.best_stimulus)
     torch.testing.assert_close(recomputed, again.best_score)

@@ -112,7 +112,7 @@ def test_at_the_contrast_of_the_mei_the_response_is_its_score(meis):
 
 def test_a_user_looks_at_the_colour_opponent_cell_of_the_twin(twin):
     chosen = ml.NeuronSelection(sessions=["session_1"], where={"type": "color_opponent"}, sample=1)
-    meis = find(twin, chosen, effort="quick")
+    meis = find(twin, chosen, search="quick")
 
     found = landscape(twin, meis, meis.neuron.item(), contrasts=[-1.0, 0.0, 1.0])
 

@@ -327,7 +327,7 @@ def test_print_config_is_a_config(capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*ONE_NEURON, "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["model"]["effort"] == "normal"
+    assert config["model"]["search"] == "normal"
     assert config["model"]["check_interval"] == 4
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["weights_only"] is True

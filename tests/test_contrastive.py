@@ -92,7 +92,7 @@ def test_a_discriminative_stimulus_drives_its_type_above_all_others_where_the_pl
 
     def wins(objective):
         """For each type whether its stimulus drives it more than any other type."""
-        meis = find(simulated, types, objective=objective, effort="quick", time_steps=30)
+        meis = find(simulated, types, objective=objective, search="quick", time_steps=30)
         stimulus = torch.from_numpy(meis["stimulus"].values)
         means = [ml.NeuronObjective(simulated, [group] * len(groups), ml.MeanReducer())(stimulus) for group in groups]
         return (torch.stack(means).argmax(dim=0) == torch.arange(len(groups))).tolist()
@@ -106,7 +106,7 @@ def test_one_hot_keeps_the_neighbours_down_and_its_neuron_up(simulated):
     (neighbours,) = ml.OneHotObjective(simulated, [neuron], ml.MeanReducer(), neighbours=6).others
     found = []
     for objective in (ml.NeuronObjective, partial(ml.OneHotObjective, neighbours=6, temperature=0.3)):
-        meis = find(simulated, [neuron], objective=objective, effort="quick", time_steps=30, norm=10.0)
+        meis = find(simulated, [neuron], objective=objective, search="quick", time_steps=30, norm=10.0)
         mean = simulated(torch.from_numpy(meis["stimulus"].values), "session_1")[0].mean(dim=0)
         found.append((mean[0].item(), mean[[group[0].index for group in neighbours]].max().item()))
     (own_of_plain, loudest_of_plain), (own, loudest) = found

@@ -213,7 +213,7 @@ def test_a_user_compares_meis_with_standard_stimuli(simulated):
     chosen = ml.NeuronSelection(
         sessions=["session_1"], where={"type": ["direction_selective", "on_sustained"]}, sample=5
     )
-    meis = find(simulated, chosen, effort="quick")
+    meis = find(simulated, chosen, search="quick")
 
     ratio = compare(simulated, meis).excitation_ratio.to_dataframe().groupby("type").excitation_ratio.median()
 

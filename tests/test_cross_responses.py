@@ -211,7 +211,7 @@ def test_types_by_their_best_placed_neurons():
 
 def test_a_user_finds_which_types_the_meis_of_the_twin_are_selective_for(twin):
     chosen = ml.NeuronSelection(sessions=["session_1"], where={"type": ["color_opponent", "on_off", "on_transient"]})
-    meis = find(twin, chosen, effort="quick")
+    meis = find(twin, chosen, search="quick")
 
     responses = cross(twin, meis)
     selectivity = ml.type_selectivity_index(responses).to_series()

@@ -8,7 +8,7 @@ from conftest import find, linear_model, still_model, video_model
 import mei_lightning as ml
 from mei_lightning.objectives import DiverseObjective
 
-QUIET = {"progress_bar": False, "effort": "quick"}
+QUIET = {"progress_bar": False, "search": "quick"}
 
 
 def similarities(dataset):

@@ -561,7 +561,7 @@ def test_meis_with_and_without_the_fast_path_agree(name):
 
 def test_meis_in_bfloat16_are_as_good_and_scored_by_the_model_itself(twin, caplog):
     neurons = [("session_1", 5), ("session_1", 7), ("session_2", 3)]
-    options = {"time_steps": 44, "effort": "quick"}
+    options = {"time_steps": 44, "search": "quick"}
     with caplog.at_level("INFO"):
         low = find(twin, neurons, fast_path="bfloat16", **options)
     assert "computes in bfloat16: responses are off by" in caplog.text

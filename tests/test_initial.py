@@ -32,7 +32,7 @@ FREE = ml.MaximalNorm(1e6)
 def starts(model, neurons, initial, restarts=3, constraint=FREE, **options):
     """The initial stimuli of each neuron, ``[neurons, restarts, ...]``."""
     module = ml.MEIModule(model, neurons, initial=initial, restarts=restarts, constraint=constraint, **options)
-    return torch.stack([module.start(number) for number in range(len(neurons))])
+    return torch.stack([module.problem.starts(number) for number in range(len(neurons))])
 
 
 # Noise

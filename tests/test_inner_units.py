@@ -106,9 +106,9 @@ def test_layers_of_still_images():
 def test_objectives_of_neurons_work_with_units(twin):
     """The README's listing: a feature of the digital twin against the others of its layer."""
     units = ml.InnerUnits(twin, "core.0", position="centre")
-    meis = find(units, [3], objective=ml.OneHotObjective, effort="quick", time_steps=30)
+    meis = find(units, [3], objective=ml.OneHotObjective, search="quick", time_steps=30)
     responses = units(torch.from_numpy(meis["stimulus"].values))[0].mean(dim=0)
-    plain = find(units, [3], effort="quick", time_steps=30)
+    plain = find(units, [3], search="quick", time_steps=30)
     of_plain = units(torch.from_numpy(plain["stimulus"].values))[0].mean(dim=0)
     rank, rank_of_plain = ((values > values[3]).sum().item() for values in (responses, of_plain))
     assert rank <= rank_of_plain

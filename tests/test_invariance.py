@@ -7,7 +7,7 @@ from conftest import linear_model, video_model
 
 import mei_lightning as ml
 
-QUIET = {"progress_bar": False, "effort": "quick"}
+QUIET = {"progress_bar": False, "search": "quick"}
 
 
 def test_the_response_stays_within_2_percent_between_different_stimuli(simulated):

@@ -143,10 +143,10 @@ class Watch(Callback):
 
     def _look(self, trainer, module, *_):
         self.seen += [module.stimulus.detach().clone(), module.best_stimulus.clone()]
-        for place, number in enumerate(module.neuron_in_place.tolist()):
+        for place, number in enumerate(module.neuron_in_slot.tolist()):
             if number >= 0:
-                own = module.stimulus.detach()[place * module.restarts : (place + 1) * module.restarts]
-                score = module.objective.for_rows([number] * module.restarts)(own).max().item()
+                own = module.stimulus.detach()[place * module.rows.starts : (place + 1) * module.rows.starts]
+                score = module.objective.for_rows([number] * module.rows.starts)(own).max().item()
                 self.highest[number] = max(score, self.highest.get(number, score))
 
     on_train_start = on_train_batch_start = on_before_optimizer_step = _look
@@ -271,8 +271,8 @@ class Beginning(Callback):
         self.stimuli = {}
 
     def on_train_batch_start(self, trainer, module, *_):
-        for place, number in enumerate(module.neuron_in_place.tolist()):
-            rows = module.stimulus.detach()[place * module.restarts : (place + 1) * module.restarts]
+        for place, number in enumerate(module.neuron_in_slot.tolist()):
+            rows = module.stimulus.detach()[place * module.rows.starts : (place + 1) * module.rows.starts]
             if number >= 0:
                 self.stimuli.setdefault(module.labels[number], rows.clone())
 

@@ -41,8 +41,8 @@ MODULES = {
 def assert_arrives(module):
     arrived = pickle.loads(pickle.dumps(module))
     assert arrived.configuration == module.configuration
-    assert arrived.seed_of(1, 2) == module.seed_of(1, 2)
-    torch.testing.assert_close(arrived.start(1), module.start(1))
+    assert arrived.problem.starts.seed_of(1, 2) == module.problem.starts.seed_of(1, 2)
+    torch.testing.assert_close(arrived.problem.starts(1), module.problem.starts(1))
     stimuli = module.best_stimulus[:1].repeat(2, 1, 1, 1, 1)
     torch.testing.assert_close(arrived.objective(stimuli), module.objective(stimuli))
 
@@ -168,7 +168,7 @@ def test_find_meis_refuses_to_fork_before_it_loads_the_model(tmp_path, monkeypat
 
 def test_processes_that_begin_anew_find_what_one_finds(tmp_path):
     model = video_model()
-    expected = find(model, NEURONS, time_steps=5, effort="quick", directory=tmp_path / "one")
-    module = ml.MEIModule(model, NEURONS, time_steps=5, effort="quick")
+    expected = find(model, NEURONS, time_steps=5, search="quick", directory=tmp_path / "one")
+    module = ml.MEIModule(model, NEURONS, time_steps=5, search="quick")
     notebook_trainer("spawn", tmp_path / "two").fit(module)
     assert_same_meis(read(tmp_path / "two"), expected.load())

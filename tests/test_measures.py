@@ -395,7 +395,7 @@ def test_nothing_to_analyse(tmp_path):
 
 def test_command(tmp_path, capsys, caplog):
     neurons = [("session_1", 0), ("session_1", 2), ("session_1", 4)]
-    find("simulated", neurons, effort="quick", directory=tmp_path)
+    find("simulated", neurons, search="quick", directory=tmp_path)
     assert "GPU available" in caplog.text
     caplog.clear()
     main(["analyze", str(tmp_path / "meis.zarr"), "--model", "simulated", "--accelerator", "cpu"])

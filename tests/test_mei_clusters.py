@@ -13,7 +13,7 @@ from mei_lightning.analysis.clusters import clustering_features
 
 @pytest.fixture(scope="module")
 def measures(twin):
-    meis = find(twin, "all", effort="quick", restarts=1, max_steps=12)
+    meis = find(twin, "all", search="quick", restarts=1, max_steps=12)
     return ml.measure_meis(meis, twin, accelerator="cpu", progress_bar=False).load()
 
 

@@ -282,9 +282,9 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=True)
     assert checkpoint["configuration"] == module.configuration
     state = checkpoint["state_dict"]
-    assert state.pop("neuron_in_place").tolist() == [0, 1, 2]
-    assert state.pop("shifted").tolist() == [True] * 3
-    assert state.pop("nudged").tolist() == [False] * 3
+    assert state.pop("neuron_in_slot").tolist() == [0, 1, 2]
+    assert state.pop("shifted").tolist() == [False] * 3
+    assert state.pop("frame_shifted").tolist() == [False] * 3
     assert set(state) == {
         "stimulus",
         "best_stimulus",
@@ -293,8 +293,7 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
         "status",
         "steps",
         "flat_steps",
-        "stalled_value",
-        "stalled_steps",
+        "begun",
     }
     assert all(len(value) == 6 for value in state.values())
     optimizer = checkpoint["optimizer_states"][0]["state"]
@@ -327,7 +326,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, name):
     assert not module.steps.any()
 
 
-@pytest.mark.parametrize("entry", ["stimulus", "best_score", "neuron_in_place"])
+@pytest.mark.parametrize("entry", ["stimulus", "best_score", "neuron_in_slot"])
 def test_a_checkpoint_with_a_misnamed_entry_is_refused(entry):
     module = video_module()
     state = module.state_dict()
@@ -352,7 +351,7 @@ def test_lbfgs_is_for_one_row():
         module = ml.MEIModule(model, [neuron], **options)
         found = results(trainer).isel(neuron=[number])
         assert_same_meis(results(fit(module, NO_LIMIT)), found)
-        before = module.objective(module.constraint(module.start(0))).item()
+        before = module.objective(module.constraint(module.problem.starts(0))).item()
         assert found.score.item() > before + 0.1
         assert module.objective(torch.from_numpy(found.stimulus.values)).item() == pytest.approx(found.score.item())
 
@@ -500,7 +499,7 @@ def test_settings_are_kept_with_the_run():
     assert module.configuration["max_steps"] == 100
     assert module.configuration["convergence"] == "RowConvergence(relative_gain=0.5, patience=3)"
     assert module.hparams["seed"] == 7
-    assert len({module.seed_of(number, restart) for number in range(2) for restart in range(3)}) == 6
+    assert len({module.problem.starts.seed_of(number, restart) for number in range(2) for restart in range(3)}) == 6
 
 
 def test_an_optimizer_of_something_else_is_refused():

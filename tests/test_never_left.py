@@ -57,11 +57,11 @@ GOOD = {
     "movie": (video_model, NEURONS, {"time_steps": 8}),
     "still": (still_model, [0, 1, 2, 3, 4], {}),
     "linear": (linear_model, [0, 1, 2], {"time_steps": 4}),
-    "simulated": (ml.SimulatedRetina, [("session_1", number) for number in range(12)], {"effort": "quick"}),
+    "simulated": (ml.SimulatedRetina, [("session_1", number) for number in range(12)], {"search": "quick"}),
     "robust": (
         ml.DigitalTwin,
         [("session_1", 5), ("session_1", 7)],
-        {"robustness": [ml.Jitter(2, 2), ml.Noise(0.3)], "effort": "quick"},
+        {"robustness": [ml.Jitter(2, 2), ml.Noise(0.3)], "search": "quick"},
     ),
     # What withstands much can be worth less than one step of what withstands nothing.
     "very robust": (video_model, NEURONS[1:], {"time_steps": 8, "robustness": [ml.Jitter(1, 1), ml.Noise(0.1)]}),

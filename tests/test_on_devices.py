@@ -99,7 +99,7 @@ def twin():
 
 def find(model, neurons, accelerator, **options):
     """MEIs after a few steps, as all cases find them."""
-    options = {"norm": 5.0, "effort": "quick", "max_steps": 3, "rows_per_device": 8, **options}
+    options = {"norm": 5.0, "search": "quick", "max_steps": 3, "rows_per_device": 8, **options}
     if "constraint" in options:
         options["norm"] = None
     return ml.find_meis(model, neurons, accelerator=accelerator, progress_bar=False, **options)
@@ -156,7 +156,7 @@ def in_place(model, objective, device, **options):
 
 
 _BRIEF = {"restarts": 1, "max_steps": 2}
-_QUICK = {"effort": "quick", "progress_bar": False}
+_QUICK = {"search": "quick", "progress_bar": False}
 
 RUNS = {}
 """All else: functions of the accelerator and of a temporary directory."""
@@ -169,7 +169,7 @@ def run(function):
 
 @run
 def default(accelerator, directory):
-    return found(find(twin(), TWIN_NEURONS, accelerator, effort="normal", max_steps=4, rows_per_device=None))
+    return found(find(twin(), TWIN_NEURONS, accelerator, search="normal", max_steps=4, rows_per_device=None))
 
 
 @run
@@ -242,7 +242,7 @@ def ensemble(accelerator, directory):
 
 @run
 def thorough(accelerator, directory):
-    return found(find(video_model(), NEURONS, accelerator, effort="thorough", rows_per_device=32))
+    return found(find(video_model(), NEURONS, accelerator, search="thorough", rows_per_device=32))
 
 
 @run

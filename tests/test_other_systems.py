@@ -39,7 +39,7 @@ assert all(hasattr(ml, name) for name in ml.__all__)
 meis = ml.find_meis(
     "digital_twin",
     [("session_1", 0), ("session_1", 1)],
-    effort="quick",
+    search="quick",
     accelerator="cpu",
     progress_bar=False,
     directory=sys.argv[1],
@@ -102,7 +102,7 @@ def test_a_run_and_what_is_made_of_it_while_readers_are_in_the_way(tmp_path, kep
     moved = kept_open(refusals=1)
     store = tmp_path / "meis.zarr"
     for writer in (ml.ResultsWriter(str(tmp_path), report=False), ml.ResultsWriter(str(tmp_path), True, report=False)):
-        fit(ml.MEIModule(video_model(), [("monday", 0), ("monday", 1)], time_steps=5, effort="quick"), 20, writer)
+        fit(ml.MEIModule(video_model(), [("monday", 0), ("monday", 1)], time_steps=5, search="quick"), 20, writer)
     for _ in range(2):
         ml.analyze_meis(store, overwrite=True, progress_bar=False)
         ml.write_report(store, overwrite=True)

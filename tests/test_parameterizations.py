@@ -281,7 +281,7 @@ def test_an_mei_is_the_same_alone_and_in_a_batch(parameterization, optimizer):
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 def test_neurons_stream_through_few_rows_on_the_fast_path_too(twin, parameterization):
     neurons = [("session_1", 0), ("session_2", 3), ("session_1", 6)]
-    options = {"time_steps": 24, "max_steps": 6, "effort": "quick", "parameterization": parameterization}
+    options = {"time_steps": 24, "max_steps": 6, "search": "quick", "parameterization": parameterization}
     many = find(twin, neurons, **options)
     few = find(twin, neurons, rows_per_device=2, **options)
     assert_same_meis(few, many)
@@ -290,7 +290,7 @@ def test_neurons_stream_through_few_rows_on_the_fast_path_too(twin, parameteriza
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 def test_the_fast_path_goes_the_same_way(twin, parameterization):
     # Two steps: an implicit network's first steps are large, and multiply rounding by a hundred each.
-    options = {"time_steps": 24, "max_steps": 2, "effort": "quick", "parameterization": parameterization}
+    options = {"time_steps": 24, "max_steps": 2, "search": "quick", "parameterization": parameterization}
     neurons = [("session_1", 0), ("session_2", 3), ("session_1", 6)]
     slow = find(twin, neurons, fast_path=False, **options)
     np.testing.assert_allclose(find(twin, neurons, **options)["score"], slow["score"], rtol=1e-5)
@@ -322,12 +322,12 @@ def test_what_stimuli_begin_from_is_what_the_nearest_parameters_make():
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 def test_shifts_begin_with_the_shifted_best_stimulus_if_its_parameters_can_be_found(parameterization):
     module = ml.MEIModule(video_model(), NEURONS, parameterization=parameterization)
-    assert bool(module.shifts) == (not isinstance(parameterization, ml.ImplicitNetwork))
-    assert module.restarts == (3 if module.shifts else 4)
-    if isinstance(parameterization, ml.LowRank) or not module.shifts:
+    assert bool(module.problem.shifts) == (not isinstance(parameterization, ml.ImplicitNetwork))
+    assert module.rows.starts == (3 if module.problem.shifts else 4)
+    if isinstance(parameterization, ml.LowRank) or not module.problem.shifts:
         return
     best = noise(2, 2, 22, 6, 5)
-    _, begun = module._begun_from(best.roll(3, dims=2))
+    _, begun = module.space.initial_parameters(best.roll(3, dims=2))
     torch.testing.assert_close(begun, module.constraint(best.roll(3, dims=2)), atol=1e-5, rtol=1e-5)
 
 

@@ -29,7 +29,6 @@ from test_invariants import FailingNetwork
 import mei_lightning as ml
 from mei_lightning.acceleration import memory
 from mei_lightning.acceleration.memory import rows_that_fit
-from mei_lightning.optimization.effort import TRIAL_STEPS
 from mei_lightning.optimization.strategies import deal, strategy_for
 
 OPTIMIZERS = {
@@ -120,7 +119,7 @@ def test_places_are_filled_while_others_are_busy():
 
     class Places(Callback):
         def on_train_batch_start(self, trainer, module, *_):
-            seen.append(module.neuron_in_place.tolist())
+            seen.append(module.neuron_in_slot.tolist())
 
     needed = [int(alone(neuron, "power method", 1)["steps"][0]) for neuron in range(NEURONS)]
     module = small_module(list(range(NEURONS)), "power method", 1, rows_per_device=2, check_interval=2)
@@ -144,7 +143,7 @@ def test_by_default_as_many_rows_are_computed_as_fit(monkeypatch):
 
     class Rows(Callback):
         def on_train_batch_start(self, trainer, module, *_):
-            seen.setdefault(module.restarts, []).append(int(module.active.sum()))
+            seen.setdefault(module.rows.starts, []).append(int(module.active.sum()))
 
     for restarts in (1, 2, 3, 8):
         fit(small_module(list(range(NEURONS)), "power method", restarts, max_steps=9), NO_LIMIT, Rows())
@@ -196,7 +195,7 @@ def test_find_meis_continues_after_ctrl_c(tmp_path):
             self.neurons = set()
 
         def on_train_batch_start(self, trainer, module, *_):
-            self.neurons |= {module.labels[number] for number in module.neuron_in_place.tolist() if number >= 0}
+            self.neurons |= {module.labels[number] for number in module.neuron_in_slot.tolist() if number >= 0}
 
     neurons = [("monday", 0), ("tuesday", 1), ("monday", 3), ("tuesday", 2)]
     options = {"time_steps": 6, "restarts": 2, "max_steps": 20, "rows_per_device": 2, "directory": tmp_path / "run"}
@@ -224,14 +223,14 @@ def test_sigterm_keeps_what_was_found_and_does_not_pass_for_success(tmp_path):
     assert read(tmp_path)["status"].values.tolist() == ["step limit", "interrupted"]
 
 
-@pytest.mark.parametrize(("effort", "restarts", "finalists"), [("quick", 2, 1), ("normal", 4, 2), ("thorough", 16, 8)])
-def test_the_starts_that_get_farthest_in_the_trial_go_on(effort, restarts, finalists):
+@pytest.mark.parametrize(("search", "restarts", "finalists"), [("quick", 2, 1), ("normal", 4, 2), ("thorough", 16, 8)])
+def test_the_starts_that_get_farthest_in_the_trial_go_on(search, restarts, finalists):
     """Against plain runs of all starts: to the end of the trial, and to the end."""
     model, neurons = still_model(), [0, 3]
     # Small steps, with which the starts are far apart still when the trial ends.
     slow = partial(ml.AdaptivePowerMethod, start=0.02)
-    plain = {"max_steps": TRIAL_STEPS + 9, "check_interval": 3, "fast_path": False, "optimizer": slow}
-    meis = results(fit(ml.MEIModule(model, neurons, effort=effort, **plain), NO_LIMIT))
+    plain = {"max_steps": 8 + 9, "check_interval": 3, "fast_path": False, "optimizer": slow}
+    meis = results(fit(ml.MEIModule(model, neurons, search=search, **plain), NO_LIMIT))
     assert meis.sizes["restart"] == restarts
     differences = []
 
@@ -239,7 +238,7 @@ def test_the_starts_that_get_farthest_in_the_trial_go_on(effort, restarts, final
         population = ml.MEIModule(model, [neuron], restarts=restarts, **plain)
         scores = {}
         # The stimulus after the last step is scored when a run ends, but not yet when the trial ends.
-        for steps in (TRIAL_STEPS - 1, TRIAL_STEPS + 9):
+        for steps in (8 - 1, 8 + 9):
             module = ml.StimulusModule(
                 ml.NeuronObjective(model, [neuron] * restarts, ml.MeanReducer()),
                 population.start(0),
@@ -250,10 +249,10 @@ def test_the_starts_that_get_farthest_in_the_trial_go_on(effort, restarts, final
             scores[steps] = module.best_score.numpy()
         kept = np.flatnonzero(np.isfinite(meis["restart_scores"].values[number]))
         assert len(kept) == finalists
-        trial = scores[TRIAL_STEPS - 1]
+        trial = scores[8 - 1]
         assert trial[kept].min() >= np.sort(trial)[-finalists] * (1 - 2e-4)
         differences.append((trial[kept].min() - trial.min()) / trial.max())
-        expected = scores[TRIAL_STEPS + 9][kept]
+        expected = scores[8 + 9][kept]
         np.testing.assert_allclose(meis["restart_scores"].values[number][kept], expected, rtol=1e-4)
         assert meis["best_restart"].values[number] in kept
         assert meis["score"].values[number] == pytest.approx(expected.max(), rel=1e-4)

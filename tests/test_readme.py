@@ -44,7 +44,7 @@ def test_python_listings_run_in_their_order(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     directory = tmp_path_factory.mktemp("results")
-    ml.find_meis("digital_twin", [("session_1", 5), ("session_1", 7)], effort="quick", directory=directory)
+    ml.find_meis("digital_twin", [("session_1", 5), ("session_1", 7)], search="quick", directory=directory)
     return directory / "meis.zarr"
 
 

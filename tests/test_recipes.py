@@ -36,9 +36,9 @@ QUICK = {
         "--results.directory=results",
         "--results.report=false",
     ],
-    "diverse": ["--max_steps=1", "--effort=quick", "--progress_bar=false", "--time_steps=22"],
-    "surround": ["--max_steps=1", "--effort=quick", "--progress_bar=false", "--time_steps=22"],
-    "invariance": ["--max_steps=1", "--effort=quick", "--progress_bar=false", "--time_steps=22", "--points=3"],
+    "diverse": ["--max_steps=1", "--search=quick", "--progress_bar=false", "--time_steps=22"],
+    "surround": ["--max_steps=1", "--search=quick", "--progress_bar=false", "--time_steps=22"],
+    "invariance": ["--max_steps=1", "--search=quick", "--progress_bar=false", "--time_steps=22", "--points=3"],
     "receptive-field": [],
     "cluster": ["--steps=1", "--neurons={indices: [0, 1, 2]}", "--clusters=2", "--time_steps=22"],
 }

@@ -175,7 +175,7 @@ def test_what_is_found_under_jitter_is_better_and_loses_less_when_it_is_moved(tw
     neurons = [("session_1", 0), ("session_1", 2)]
     found, share = {}, {}
     for name, robustness in {"plain": [], "robust": [ml.Jitter(space=2)]}.items():
-        meis = find(twin, neurons, time_steps=36, norm=5.0, effort="quick", robustness=robustness)
+        meis = find(twin, neurons, time_steps=36, norm=5.0, search="quick", robustness=robustness)
         around = [moved(mei, 0, y, x) for mei in meis["stimulus"].values for y in range(-2, 3) for x in range(-2, 3)]
         with torch.no_grad():
             responses = twin(torch.from_numpy(np.stack(around)), "session_1").mean(dim=1)[:, [0, 2]]

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 import mei_lightning as ml
+from mei_lightning.optimization.search import MultiStart
 
 FRAMES = 16
 WEAK, STRONG = 3, 7
@@ -95,12 +96,12 @@ def test_a_shifted_stimulus_that_comes_back_is_not_followed_to_the_end(monkeypat
         return rows.after_checks
 
     followed_for_a_while = run()
-    monkeypatch.setattr("mei_lightning.optimization.starts._SHIFTED_MEETS", 2.0)
+    monkeypatch.setattr("mei_lightning.optimization.search._SHIFTED_MEETS", 2.0)
     followed_to_the_end = run()
     assert sum(followed_for_a_while) < sum(followed_to_the_end)
 
 
-@pytest.mark.parametrize("rule", ["_LAG_WITH_HOPE", "_LAG_OF_FINALISTS", "_LAG_OF_SHIFTED"])
+@pytest.mark.parametrize("rule", ["_LAG_WITH_HOPE", "_LAG_OF_KEPT_STARTS", "_LAG_OF_SHIFTED"])
 def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule):
     # Two optima, so that the row of the worse one never comes to where the better one is.
     neurons = list(range(24))
@@ -108,15 +109,15 @@ def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule)
     def run():
         rows = ActiveRows()
         # Several starts are followed after the trial.
-        effort = "thorough" if rule == "_LAG_OF_FINALISTS" else "normal"
-        module = ml.MEIModule(early_or_late([1.5] * 24), neurons, time_steps=FRAMES, norm=3.0, effort=effort)
+        search = "thorough" if rule == "_LAG_OF_KEPT_STARTS" else "normal"
+        module = ml.MEIModule(early_or_late([1.5] * 24), neurons, time_steps=FRAMES, norm=3.0, search=search)
         # Patient, for both optima are reached in a few steps.
         meis = results(fit(module, NO_LIMIT, ml.RowConvergence(patience=12), rows))
         np.testing.assert_allclose(meis["score"], 1.5, rtol=1e-2)
         return sum(rows.after_checks)
 
     with_the_rule = run()
-    monkeypatch.setattr(f"mei_lightning.optimization.starts.{rule}", float("inf"))
+    monkeypatch.setattr(f"mei_lightning.optimization.search.{rule}", float("inf"))
     assert with_the_rule < run()
 
 
@@ -130,7 +131,7 @@ def test_a_better_optimum_one_frame_away_is_found_however_little_better_it_is(mo
         return find(model, neurons, time_steps=frames, norm=3.0)["score"].values
 
     np.testing.assert_allclose(scores(), gain, rtol=1e-3)
-    monkeypatch.setattr("mei_lightning.optimization.starts._LAG_OF_NUDGED", -float("inf"))
+    monkeypatch.setattr("mei_lightning.optimization.search._LAG_OF_FRAME_SHIFTED", -float("inf"))
     not_nudged = scores()
     assert (np.isclose(not_nudged, gain, rtol=1e-3) | np.isclose(not_nudged, 1.0, rtol=1e-3)).all()
     assert (not_nudged < 1.005).any()
@@ -147,9 +148,7 @@ def test_a_nudged_stimulus_that_is_no_better_ends_soon(monkeypatch):
         return sum(rows.after_checks)
 
     soon = run()
-    monkeypatch.setattr(
-        "mei_lightning.optimization.population.hardly_better", lambda values, starts: torch.zeros_like(values) > 0
-    )
+    monkeypatch.setattr(MultiStart, "hardly_better", lambda search, values: torch.zeros_like(values) > 0)
     assert soon < run()
 
 
@@ -200,8 +199,8 @@ def test_who_says_how_many_starts_there_are_gets_no_shifts():
         return ml.MEIModule(model, [neuron], **options).configuration["shifts"]
 
     assert shifts(video_model(), time_steps=16) == [1, 4]
-    assert shifts(video_model(), time_steps=16, effort="quick") == []
-    assert shifts(video_model(), time_steps=16, effort="thorough") == [1, 4, 2, -2]
+    assert shifts(video_model(), time_steps=16, search="quick") == []
+    assert shifts(video_model(), time_steps=16, search="thorough") == [1, 4, 2, -2]
     assert shifts(video_model(), time_steps=16, restarts=2) == []
     assert shifts(video_model(), time_steps=16, optimizer=torch.optim.Adam) == []
     assert shifts(still_model()) == []
@@ -211,14 +210,14 @@ def test_who_says_how_many_starts_there_are_gets_no_shifts():
 def test_a_moved_row_that_was_given_up_does_not_take_the_place_of_a_start(status, gain):
     """It may be better by more than rounding, but not by so much that it would have been followed."""
     module = ml.MEIModule(video_model(), [("monday", 0)])
-    first_shifted, rows = module.restarts, module.restarts + len(module.shifts)
-    module.neuron_in_place[0] = 0
+    first_shifted, rows = module.rows.starts, module.rows.starts + len(module.problem.shifts)
+    module.neuron_in_slot[0] = 0
     module.status[:] = int(status)
     module.status[0] = int(ml.Status.CONVERGED)
     module.best_value[:] = 1.0
     module.best_value[0] = 2.0
     module.best_value[first_shifted] = 2.0 * (1 + gain)
-    module._adopt_shifted()
+    module.rows.adopt_moved()
     assert module.status.tolist()[0] == ml.Status.CONVERGED
     assert module.best_value[0] == 2.0
     assert (module.status[first_shifted:rows] == int(ml.Status.EMPTY)).all()

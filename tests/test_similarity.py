@@ -95,7 +95,7 @@ def test_place_and_norm_do_not_matter_but_sign_time_and_colour_do():
 def test_a_user_finds_cells_of_the_same_type_by_their_meis(simulated):
     types = ["color_opponent", "on_sustained", "off_transient"]
     chosen = ml.NeuronSelection(sessions=["session_1", "session_2"], where={"type": types})
-    meis = find(simulated, chosen, effort="quick")
+    meis = find(simulated, chosen, search="quick")
     table = simulated.neurons.set_index(["session", "index"])
 
     found = ml.most_similar_meis(meis, "session_1/0", n=5)

@@ -1,18 +1,11 @@
 import itertools
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mei_lightning.optimization.effort import TRIAL_STEPS
-from mei_lightning.optimization.starts import (
-    better_rows,
-    far_behind,
-    hardly_better,
-    nearly_as_good,
-    outdone_in_trial,
-    ranks,
-)
+from mei_lightning.optimization.search import MultiStart, SearchRows, better_rows, nearly_as_good, ranks
 
 NUMBERS = st.sampled_from([-torch.inf, -2.0, -1.0, 0.5, 0.5 * (1 + 1e-7), 1.0, 3.0])
 
@@ -54,34 +47,69 @@ def test_the_best_row_is_the_first_of_those_that_are_equal(values):
         assert not any(is_better(own, other, best) for other in range(len(own)) if other != best)
 
 
-def test_a_trial_keeps_the_finalists():
+def ended(search, values, steps, meets=None, frame_shifted=False):
+    """Which active rows end, with all of them given up or joined as the search says."""
+    rows = SearchRows(
+        values,
+        steps,
+        torch.ones_like(values, dtype=torch.bool),
+        torch.full((len(values),), frame_shifted),
+    )
+    given_up, joined = search.ended(rows, meets or (lambda which, similarity: torch.zeros_like(which)))
+    assert not (given_up & joined).any()
+    return given_up, joined
+
+
+def test_a_trial_keeps_the_best_starts():
     values = torch.tensor([[1.0, 4.0, 3.0, 2.0]]).repeat(3, 1)
-    steps = torch.tensor([[TRIAL_STEPS - 1], [TRIAL_STEPS], [TRIAL_STEPS + 1]]).expand(3, 4)
-    assert outdone_in_trial(values, steps, 2).tolist() == [[False] * 4, [True, False, False, True], [False] * 4]
+    steps = torch.tensor([[7], [8], [9]]).expand(3, 4)
+    given_up, _ = ended(MultiStart(starts=4, keep=2, shifts=()), values, steps)
+    assert given_up.tolist() == [[False] * 4, [True, False, False, True], [False] * 4]
+    given_up, _ = ended(MultiStart(starts=4, keep=1, trial_steps=6, shifts=()), values, steps - 2)
+    assert given_up.tolist() == [[False] * 4, [True, False, True, True], [False] * 4]
 
 
 def test_how_far_a_row_may_be_behind_depends_on_what_it_is_and_on_its_steps():
-    # Three starts, of which one is a finalist, and one shifted stimulus.
+    # Three starts, of which one is kept, and one shifted stimulus.
     values = torch.tensor([[1.0, 0.88, 0.98, 0.975]])
 
-    def behind(*steps):
-        return far_behind(values, torch.tensor([steps]), starts=3, finalists=1)[0].tolist()
+    def behind(*steps, keep=1, values=values):
+        return ended(MultiStart(starts=3, keep=keep), values, torch.tensor([steps]))[0][0].tolist()
 
-    assert behind(3, 3, 3, 0) == [False] * 4
+    assert behind(2, 2, 2, 0) == [False] * 4
     assert behind(4, 4, 4, 0) == [False, True, False, False]
-    assert behind(8, 8, 8, 7) == [False] * 4
-    assert behind(8, 8, 8, 8) == [False, False, False, True]
+    assert behind(10, 10, 10, 6) == [False] * 4
+    assert behind(10, 10, 10, 8) == [False, False, False, True]
     assert behind(12, 12, 12, 8) == [False, True, False, True]
-    # All that may become finalists go on, however far they are behind.
-    assert not far_behind(values[:, :3], torch.full((1, 3), 4), starts=3, finalists=2)[0, 2]
-    assert far_behind(-values, torch.full((1, 4), 12), starts=3, finalists=3)[0].tolist() == [True, False, True, True]
+    # Only after an even number of its own steps is a row compared.
+    assert behind(13, 13, 13, 9) == [False] * 4
+    # All that may be kept go on, however far they are behind.
+    assert not behind(4, 4, 4, 0, keep=3)[1]
+    assert behind(12, 12, 12, 12, keep=3, values=-values) == [True, False, True, True]
 
 
-def test_the_best_row_is_never_behind():
+def test_the_best_row_is_never_given_up():
     values = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     for steps in (4, 8, 12, 100):
-        behind = far_behind(values, torch.full((50, 5), steps), starts=3, finalists=1)
-        assert not behind.gather(1, values.argmax(dim=1, keepdim=True)).any()
+        given_up, _ = ended(MultiStart(), values, torch.full((50, 5), steps))
+        assert not given_up.gather(1, values.argmax(dim=1, keepdim=True)).any()
+
+
+def test_a_row_that_comes_to_where_a_better_one_is_joins_it_unless_it_was_moved_by_frames():
+    values, steps = torch.tensor([[1.0, 0.99, 0.99]]), torch.full((1, 3), 10)
+    asked = []
+
+    def meets(which, similarity):
+        asked.append((which.tolist(), similarity.tolist()))
+        return which & torch.tensor([[False, True, True]])
+
+    _, joined = ended(MultiStart(starts=2), values, steps, meets)
+    assert joined.tolist() == [[False, True, True]]
+    _, joined = ended(MultiStart(starts=2), values, steps, meets, frame_shifted=True)
+    assert not joined.any()
+    which, (first, second, moved) = asked[0]
+    assert which == [[True] * 3]
+    assert 1 > first == second > moved > 0
 
 
 def test_what_is_nearly_as_good_and_what_is_hardly_better():
@@ -89,4 +117,10 @@ def test_what_is_nearly_as_good_and_what_is_hardly_better():
     assert nearly_as_good(torch.tensor([-1.004, -1.01]), -torch.ones(2)).tolist() == [True, False]
     # Two starts and two other rows.
     values = torch.tensor([[1.0, 2.0, 2.003, 2.1], [-2.0, -1.0, -0.99, -0.999]])
-    assert hardly_better(values, starts=2)[:, 2:].tolist() == [[True, False], [False, True]]
+    assert MultiStart(starts=2).hardly_better(values)[:, 2:].tolist() == [[True, False], [False, True]]
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 4}, {"keep": 0}, {"trial_steps": 7}, {"trial_steps": 0}, {"max_steps": 0}])
+def test_numbers_that_make_no_search_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[0]):
+        MultiStart(**wrong)

@@ -9,7 +9,7 @@ import mei_lightning as ml
 from mei_lightning.methods.surround import centre_mask
 from mei_lightning.objectives import SurroundObjective
 
-QUIET = {"progress_bar": False, "effort": "quick"}
+QUIET = {"progress_bar": False, "search": "quick"}
 LINEAR = [("session_1", i) for i in range(4)]
 
 

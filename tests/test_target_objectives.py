@@ -85,13 +85,13 @@ def test_a_direction_in_the_space_of_linear_neurons_is_reached():
 
 def test_a_level_and_a_trace_are_hit(simulated):
     neurons = [("session_1", 0), ("session_1", 3)]
-    best = find(simulated, neurons, effort="quick", time_steps=30)["score"].values
+    best = find(simulated, neurons, search="quick", time_steps=30)["score"].values
     level = (0.4 * best).tolist()
     meis = find(
         simulated,
         neurons,
         objective=partial(ml.TargetLevelObjective, level=level),
-        effort="quick",
+        search="quick",
         time_steps=30,
         constraint=ml.MaximalNorm(23.0),
     )
@@ -115,7 +115,7 @@ def test_a_contrast_of_windows_tells_transient_from_sustained_cells(simulated):
     """What a stimulus early in the response gains over one that lasts is more for transient cells."""
     table = simulated.neurons
     reducer = ml.WindowContrastReducer(axis=0, start=0, length=5, against_start=10, against_length=10)
-    meis = find(simulated, [("session_1", 0), ("session_1", 1)], reducer=reducer, effort="quick", time_steps=40)
+    meis = find(simulated, [("session_1", 0), ("session_1", 1)], reducer=reducer, search="quick", time_steps=40)
     assert table["type"][:2].tolist() == ["on_sustained", "on_transient"]
     early = meis["response"][:, :5].mean("response_time")
     late = meis["response"][:, 10:].mean("response_time")

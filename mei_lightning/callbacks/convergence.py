@@ -1,17 +1,21 @@
 """When a row has converged."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.optimization.stimulus_module import Status, StimulusModule
+from mei_lightning.optimization.row_state import RowState, Status
+from mei_lightning.optimization.stimulus_module import StimulusModule
 
 
 class RowConvergence(Callback):
     """Retires a row when its best value has gained too little over a number of steps.
 
     The gain is relative to the value at which the row last gained enough. Once no row is left, the module stops the
-    trainer.
+    trainer. It counts in ``on_train_batch_end``, before the module chooses which rows go on.
 
     Args:
         relative_gain: the least relative gain that counts, e.g. 0.001 for 0.1 %.
@@ -29,9 +33,14 @@ class RowConvergence(Callback):
             )
         self.relative_gain = relative_gain
         self.patience = patience
+        self._state: dict[str, Tensor] = {}
 
     def __repr__(self) -> str:
         return f"RowConvergence(relative_gain={self.relative_gain:g}, patience={self.patience})"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin to count."""
+        self._state = {}
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -39,11 +48,34 @@ class RowConvergence(Callback):
     ) -> None:
         """Count the steps without gain."""
         assert isinstance(pl_module, StimulusModule)
-        module = pl_module
+        rows = pl_module.rows
+        value, steps = self._counts(rows)
         # The very first value is a gain over nothing, and minus infinity has no relative gain.
-        started = module.stalled_value.isfinite()
-        least = module.stalled_value + self.relative_gain * module.stalled_value.abs()
-        gained = torch.where(started, module.best_value > least, module.best_value.isfinite())
-        module.stalled_value.copy_(torch.where(gained, module.best_value, module.stalled_value))
-        module.stalled_steps.add_(module.active).masked_fill_(gained, 0)
-        module.retire(module.stalled_steps >= self.patience, Status.CONVERGED)
+        least = value + self.relative_gain * value.abs()
+        gained = torch.where(value.isfinite(), rows.best_value > least, rows.best_value.isfinite())
+        value.copy_(torch.where(gained, rows.best_value, value))
+        steps.add_(rows.active).masked_fill_(gained, 0)
+        rows.retire(steps >= self.patience, Status.CONVERGED)
+
+    def _counts(self, rows: RowState) -> tuple[Tensor, Tensor]:
+        """For each row the value at which it last gained enough, and its steps since."""
+        if len(self._state.get("begun", ())) != len(rows):
+            self._state = {
+                "value": torch.full_like(rows.best_value, -torch.inf),
+                "steps": torch.zeros_like(rows.steps),
+                "begun": rows.begun.clone(),
+            }
+        state = self._state = {name: values.to(rows.status.device) for name, values in self._state.items()}
+        anew = state["begun"] != rows.begun
+        state["value"].masked_fill_(anew, -torch.inf)
+        state["steps"].masked_fill_(anew, 0)
+        state["begun"].copy_(rows.begun)
+        return state["value"], state["steps"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted."""
+        return dict(self._state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._state = dict(state_dict)

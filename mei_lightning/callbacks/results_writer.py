@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from mei_lightning.callbacks.interrupt import InterruptedTogether
 from mei_lightning.exceptions import InvalidTypeError
 from mei_lightning.optimization.population import PopulationModule
-from mei_lightning.optimization.stimulus_module import Status, warn_of_failures
+from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.strategies import tells_of_a_lost_process
 from mei_lightning.plots.stimuli import plot_mei, plot_meis
 from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
@@ -93,7 +93,7 @@ class ResultsWriter(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the neurons that are done."""
         module = _module(pl_module)
-        self._write(module, module.complete_places())
+        self._write(module, module.complete_slots())
         if trainer.is_global_zero and time.monotonic() - self._summarised > _SECONDS_BETWEEN_SUMMARIES:
             self.store.collect()
             self._summarised = time.monotonic()
@@ -107,7 +107,7 @@ class ResultsWriter(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is not finished, a summary table and pictures."""
         module = _module(pl_module)
-        self._write(module, module.unfinished_places())
+        self._write(module, module.unfinished_slots())
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.store.collect()
@@ -124,7 +124,7 @@ class ResultsWriter(Callback):
         lost = tells_of_a_lost_process(exception)
         if (lost or isinstance(exception, KeyboardInterrupt | SIGTERMException)) and hasattr(self, "store"):
             module = _module(pl_module)
-            self._write(module, module.complete_places() + module.unfinished_places())
+            self._write(module, module.complete_slots() + module.unfinished_slots())
             together = isinstance(exception, InterruptedTogether)
             if together:
                 trainer.strategy.barrier()
@@ -154,8 +154,8 @@ class ResultsWriter(Callback):
             kind = str(module.stimulus.dtype).removeprefix("torch.")
             MEIStore.create(path, module.description, module.configuration, dtype=kind)
 
-    def _write(self, module: PopulationModule, places: list[int]) -> None:
-        for result in module.results(places):
+    def _write(self, module: PopulationModule, slots: list[int]) -> None:
+        for result in module.results(slots):
             self.store.write(result)
 
     def _warn_of_failures(self, module: PopulationModule) -> None:

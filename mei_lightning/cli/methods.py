@@ -8,11 +8,11 @@ import xarray as xr
 from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.methods.clusters import cluster_by_stimulus
 from mei_lightning.methods.diverse import find_diverse_stimuli
-from mei_lightning.methods.fitting import Neurons
 from mei_lightning.methods.invariance import find_invariance_paths
 from mei_lightning.methods.receptive_field import find_receptive_fields
 from mei_lightning.methods.surround import find_surrounds
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.problem import Neurons
 from mei_lightning.results.dataset import save_dataset
 
 

@@ -15,12 +15,13 @@ from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.constraints import ChannelRanges, Constraint
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.methods.fitting import Neurons, fit_rows
+from mei_lightning.methods.fitting import fit_rows
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import ContrastObjective, GroupResponses, Reducer
-from mei_lightning.optimization.mei_module import MEIModule
+from mei_lightning.problem import MEIProblem, Neurons
+from mei_lightning.settings import MEISettings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 Labels = NDArray[np.int64]
@@ -86,20 +87,14 @@ def cluster_by_stimulus(
     if not temperature > 0:
         raise InvalidValueError(f"temperature={temperature} must be positive.")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        module = MEIModule(
-            load_model(model).to("cpu"),
-            neurons,
-            time_steps=time_steps,
-            norm=norm,
-            ranges=ranges,
-            reducer=reducer,
-            constraint=constraint,
-            seed=seed,
+        settings = MEISettings(
+            time_steps=time_steps, norm=norm, ranges=ranges, reducer=reducer, constraint=constraint, seed=seed
         )
-        if not 2 <= clusters <= len(module.groups):
-            raise InvalidValueError(f"clusters={clusters} has to be between 2 and the {len(module.groups)} neurons.")
-        search = _Search(module, temperature, steps, np.random.default_rng(seed))
-        members = search.random_groups(np.arange(len(module.groups)), clusters)
+        problem = MEIProblem(load_model(model).to("cpu"), neurons, settings)
+        if not 2 <= clusters <= len(problem.groups):
+            raise InvalidValueError(f"clusters={clusters} has to be between 2 and the {len(problem.groups)} neurons.")
+        search = _Search(problem, temperature, steps, np.random.default_rng(seed))
+        members = search.random_groups(np.arange(len(problem.groups)), clusters)
         stimuli = search.noise(clusters)
         for _ in range(_MOST_ROUNDS):
             members, stimuli = search.settle(members, stimuli)
@@ -109,12 +104,12 @@ def cluster_by_stimulus(
             members, stimuli = changed
         else:
             members, stimuli = search.settle(members, stimuli)
-        responses = search.responses(stimuli, GroupResponses(module.retina, [0] * len(module.groups), module.groups))
-    labels = np.empty(len(module.groups), dtype=np.int64)
+        responses = search.responses(stimuli, GroupResponses(problem.model, [0] * len(problem.groups), problem.groups))
+    labels = np.empty(len(problem.groups), dtype=np.int64)
     for number, group in enumerate(members):
         labels[group] = number
     confusion = np.stack([responses[group].mean(axis=0) for group in members], axis=1)
-    description = module.description.drop_vars(["response_time", "restart"])
+    description = problem.description.drop_vars(["response_time", "restart"])
     return description.assign(
         cluster=("neuron", labels),
         stimulus=(("cluster_number", "channel", "time", "y", "x"), stimuli.numpy()),
@@ -126,14 +121,14 @@ def cluster_by_stimulus(
 class _Search:
     """The steps of the clustering; groups are arrays of the numbers of neurons."""
 
-    def __init__(self, module: MEIModule, temperature: float, steps: int, generator: np.random.Generator) -> None:
-        self.units: list[tuple[Neuron, ...]] = list(module.groups)
-        self.module = module
+    def __init__(self, problem: MEIProblem, temperature: float, steps: int, generator: np.random.Generator) -> None:
+        self.units: list[tuple[Neuron, ...]] = list(problem.groups)
+        self.problem = problem
         self.temperature = temperature
         self.steps = steps
         self.generator = generator
-        self.shape = tuple(module.stimulus.shape[1:])
-        self.model = prepare(module.retina, (1, *self.shape))
+        self.shape = problem.shape
+        self.model = prepare(problem.model, (1, *self.shape))
         self.read_out = GroupResponses(self.model, [0] * len(self.units), self.units)
 
     def random_groups(self, numbers: Labels, count: int) -> list[Labels]:
@@ -141,13 +136,13 @@ class _Search:
 
     def noise(self, count: int) -> Tensor:
         seeds = self.generator.integers(2**62, size=count).tolist()
-        return self.module._feasible(initial_stimulus(seeds, self.shape).to(self.module.stimulus)).detach()
+        return self.problem.space.project(initial_stimulus(seeds, self.shape).to(self.problem.dtype)).detach()
 
     @torch.no_grad()
     @full_precision()
     def responses(self, stimuli: Tensor, read_out: GroupResponses | None = None) -> NDArray[np.float32]:
         """The reduced response of each neuron to each stimulus, ``[neurons, stimuli]``, by the prepared model."""
-        reduce, read_out = self.module.reducer.forward, read_out or self.read_out
+        reduce, read_out = self.problem.reducer.forward, read_out or self.read_out
         return torch.stack([reduce(read_out(stimulus).T) for stimulus in stimuli.split(1)], dim=1).numpy()
 
     def discriminate(self, members: Sequence[Labels], others: Sequence[Sequence[Labels]], stimuli: Tensor) -> Tensor:
@@ -155,7 +150,7 @@ class _Search:
         objective = ContrastObjective(
             self.model,
             [self._neurons(group) for group in members],
-            self.module.reducer,
+            self.problem.reducer,
             [[self._neurons(other) for other in groups] for groups in others],
             self.temperature,
         )
@@ -164,7 +159,7 @@ class _Search:
             lambda row: stimuli[row],
             len(members),
             at_a_time=most_rows(torch.device("cpu"), in_blocks=False),
-            constraint=self.module.constraint,
+            constraint=self.problem.space.constraint,
             max_steps=self.steps,
         )
 

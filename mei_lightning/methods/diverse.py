@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
+from mei_lightning.methods.fitting import Beginning, dataset, fit_rows, from_meis
 from mei_lightning.objectives import DiverseObjective
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.problem import Neurons
 
 # Steps are taken on a prepared copy of the model, whose responses differ by less.
 _MARGIN = 1e-3
@@ -43,7 +44,7 @@ def find_diverse_stimuli(
         least: the share of the MEI's response that each of them reaches.
         max_steps: the steps that each takes.
         options: as for ``find_meis``, whose MEIs they start from: time_steps, norm, ranges, reducer, constraint,
-            effort, seed, directory, progress_bar.
+            search, seed, directory, progress_bar.
 
     Returns:
         A dataset with dimensions ``neuron, number, channel, time, y, x``: ``stimulus``; ``score``, the response to
@@ -60,9 +61,9 @@ def find_diverse_stimuli(
         raise InvalidValueError(f"least={least} has to be a share of the MEI's response, above 0 and at most 1.")
     with from_meis(model, neurons, **options) as begun:
         stimuli = diverse_stimuli(begun, number, least, max_steps)
-        of_row = [neuron for neuron in range(len(begun.groups)) for _ in range(number)]
+        of_row = [neuron for neuron in range(len(begun.problem.groups)) for _ in range(number)]
         scores = begun.responses(of_row, stimuli).view(-1, number).numpy()
-    directions = F.normalize(stimuli.flatten(1), dim=1).view(len(begun.groups), number, -1)
+    directions = F.normalize(stimuli.flatten(1), dim=1).view(len(begun.problem.groups), number, -1)
     variables = {
         "stimulus": begun.labelled("number", stimuli),
         "score": (("neuron", "number"), scores),
@@ -74,7 +75,7 @@ def find_diverse_stimuli(
 
 def diverse_stimuli(begun: Beginning, number: int, least: float, max_steps: int) -> Tensor:
     """Diverse stimuli ``[neurons * number, channels, time, height, width]``, those of a neuron one after the other."""
-    of_row = [neuron for neuron in range(len(begun.groups)) for _ in range(number)]
+    of_row = [neuron for neuron in range(len(begun.problem.groups)) for _ in range(number)]
     best = begun.meis["score"].values[of_row]
     meis = begun.stimuli
     objective = DiverseObjective(begun.stepping().for_rows(of_row), of_row, best.tolist(), min(least + _MARGIN, 1.0))

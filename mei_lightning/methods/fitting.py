@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +17,27 @@ from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.callbacks.convergence import RowConvergence
-from mei_lightning.constraints import ChannelRanges, Constraint
+from mei_lightning.constraints import Constraint
 from mei_lightning.devices import chosen_accelerator
-from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.find import find_meis
-from mei_lightning.models.base import RetinaModel, frozen
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.find import meis_of
+from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
-from mei_lightning.neurons import Neuron, NeuronOrGroup, seed_of_row
-from mei_lightning.objectives import NeuronObjective, Objective, Reducer
-from mei_lightning.optimization.effort import EffortName
-from mei_lightning.optimization.mei_module import MEIModule
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.neurons import seed_of_row
+from mei_lightning.objectives import NeuronObjective, Objective
+from mei_lightning.optimization.optimizers import AdaptivePowerMethod, OptimizerFactory
 from mei_lightning.optimization.out_of_memory import RowsAtATime
 from mei_lightning.optimization.quiet import silent_trainer
-from mei_lightning.optimization.stimulus_module import OptimizerFactory, Status, StimulusModule
-from mei_lightning.selection import NeuronSelection
+from mei_lightning.optimization.row_state import Status
+from mei_lightning.optimization.stimulus_module import StimulusModule
+from mei_lightning.problem import MEIProblem, Neurons
+from mei_lightning.settings import MEISettings, takes_settings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
-Neurons = Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup]
+SETTINGS_OF_METHODS = frozenset(
+    {"time_steps", "norm", "ranges", "reducer", "constraint", "search", "effort", "seed", "rows_per_device"}
+)
+"""The settings of MEIs that a method can go on from."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,23 @@ class Beginning:
     """What a method starts from.
 
     Args:
-        model: the model.
-        groups: the neuron, or the group of neurons, of each MEI.
-        objective: the response of each of them, by the model itself.
-        constraint: where the MEIs live.
+        problem: whose MEIs they are.
         meis: the MEIs, as ``find_meis`` returns them.
-        seed: of the run.
     """
 
-    model: RetinaModel
-    groups: Sequence[tuple[Neuron, ...]]
-    objective: NeuronObjective
-    constraint: Constraint
+    problem: MEIProblem
     meis: xr.Dataset
-    seed: int
+
+    @property
+    def objective(self) -> NeuronObjective:
+        """The response of each neuron, by the model itself."""
+        return self.problem.objective
+
+    @property
+    def constraint(self) -> Constraint:
+        """Where the MEIs live."""
+        assert self.problem.space.constraint is not None
+        return self.problem.space.constraint
 
     @property
     def stimuli(self) -> Tensor:
@@ -64,12 +70,12 @@ class Beginning:
 
     def noise(self, number: int, copy: int) -> Tensor:
         """White noise ``[channels, time, height, width]`` for a row of a neuron, from a seed of its own."""
-        seed = seed_of_row(self.seed, self.groups[number], copy)
+        seed = seed_of_row(self.problem.settings.seed, self.problem.groups[number], copy)
         return initial_stimulus([seed], self.meis["stimulus"].shape[1:])[0].to(self.stimuli)
 
     def stepping(self) -> NeuronObjective:
         """The objective on a copy of the model that is prepared to be faster."""
-        return self.objective.on(prepare(self.model, (1, *self.meis["stimulus"].shape[1:])))
+        return self.objective.on(prepare(self.problem.model, (1, *self.meis["stimulus"].shape[1:])))
 
     def responses(self, numbers: Sequence[int], stimuli: Tensor) -> Tensor:
         """The reduced responses ``[rows]`` of neurons, by their numbers, to a stimulus each, by the model itself."""
@@ -90,72 +96,44 @@ class Beginning:
         return xr.DataArray(values, dims=dims, coords={**mei.coords, name: np.arange(values.shape[1])})
 
 
+@takes_settings(SETTINGS_OF_METHODS)
 @contextmanager
 def from_meis(
     model: nn.Module | str,
     neurons: Neurons,
     *,
-    time_steps: int | None = None,
-    norm: float | None = None,
-    ranges: ChannelRanges | None = None,
-    reducer: Reducer | None = None,
-    constraint: Constraint | None = None,
-    effort: EffortName = "normal",
-    seed: int = 0,
     directory: str | Path | None = None,
     progress_bar: bool = True,
+    **settings: Any,
 ) -> Iterator[Beginning]:
     """Find MEIs to go on from; the model is frozen meanwhile.
 
     Args:
         model: as for ``find_meis``.
         neurons: as for ``find_meis``.
-        time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
-        norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square.
-        ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
-        reducer: how the response over time becomes a score; by default its mean over all response frames.
-        constraint: a constraint in place of norm and ranges.
-        effort: "quick", "normal" or "thorough", for the MEIs.
-        seed: with the neuron and the number of the stimulus, it determines all noise.
         directory: where the MEIs are kept; those that are there already are not computed again.
         progress_bar: whether to show one for the MEIs.
+        settings: as for ``find_meis``, of the MEIs; but a method works on the reduced responses of pixels.
 
     Raises:
         ValueError: if an argument does not fit the model, or a neuron has no finite MEI.
         IndexError: if a session has no such neuron.
+        TypeError: if a setting is none that methods have.
     """
-    with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        module = MEIModule(
-            load_model(model).to("cpu"),
-            neurons,
-            time_steps=time_steps,
-            norm=norm,
-            ranges=ranges,
-            reducer=reducer,
-            constraint=constraint,
-            effort=effort,
-            seed=seed,
+    if others := sorted(settings.keys() - SETTINGS_OF_METHODS):
+        raise InvalidTypeError(
+            f"{', '.join(others)}: the MEIs that a method goes on from have the settings "
+            f"{', '.join(sorted(SETTINGS_OF_METHODS))}. Leave {'it' if len(others) == 1 else 'them'} out."
         )
-        meis = find_meis(
-            module.retina,
-            [list(group) for group in module.groups],
-            time_steps=time_steps,
-            norm=norm,
-            ranges=ranges,
-            reducer=reducer,
-            constraint=constraint,
-            effort=effort,
-            seed=seed,
-            directory=directory,
-            progress_bar=progress_bar,
-        ).load()
+    with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        problem = MEIProblem(load_model(model).to("cpu"), neurons, MEISettings(**settings))
+        meis = meis_of(problem, directory=directory, progress_bar=progress_bar).load()
         failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
         if len(failed):
             raise InvalidValueError(
                 f"There is no finite MEI to go on from for {', '.join(failed)}: leave these neurons out."
             )
-        assert module.constraint is not None
-        yield Beginning(module.retina, module.groups, module.objective, module.constraint, meis, seed)
+        yield Beginning(problem, meis)
 
 
 def fit_rows(

@@ -13,9 +13,10 @@ from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.diverse import diverse_stimuli
-from mei_lightning.methods.fitting import Beginning, Neurons, dataset, fit_rows, from_meis
+from mei_lightning.methods.fitting import Beginning, dataset, fit_rows, from_meis
 from mei_lightning.objectives import TargetLevelObjective
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.problem import Neurons
 from mei_lightning.wording import first_few
 
 TOLERANCE = 0.02
@@ -52,7 +53,7 @@ def find_invariance_paths(
             different as possible, as from ``find_diverse_stimuli``.
         least: the share of the MEI's response that the default ends reach.
         max_steps: the most steps that each point takes, and each default end.
-        options: as for ``find_meis``: time_steps, norm, ranges, reducer, constraint, effort, seed, directory,
+        options: as for ``find_meis``: time_steps, norm, ranges, reducer, constraint, search, seed, directory,
             progress_bar.
 
     Returns:
@@ -68,13 +69,13 @@ def find_invariance_paths(
         raise InvalidValueError(f"points={points}: a path has two ends and at least one point between them.")
     with from_meis(model, neurons, **options) as begun:
         pairs = _ends(begun, ends, least, max_steps)
-        number = len(begun.groups)
+        number = len(begun.problem.groups)
         of_row = [neuron for neuron in range(number) for _ in range(points)]
         level = begun.responses([n for n in range(number) for _ in range(2)], pairs.flatten(0, 1)).view(-1, 2).amin(1)
         starts = _least_varying(begun, pairs, points, level)
         objective = TargetLevelObjective(
             begun.stepping().model,
-            [list(begun.groups[neuron]) for neuron in of_row],
+            [list(begun.problem.groups[neuron]) for neuron in of_row],
             begun.objective.response_reducer,
             level[of_row].tolist(),
         )

@@ -10,11 +10,11 @@ from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.methods.fitting import Neurons
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
-from mei_lightning.optimization.mei_module import MEIModule
+from mei_lightning.problem import MEIProblem, Neurons
+from mei_lightning.settings import MEISettings
 
 
 @made_on_cpu
@@ -53,9 +53,9 @@ def find_receptive_fields(
         retina = load_model(model).to("cpu")
         if time_steps is None:
             time_steps = retina.stimulus_format.frames_lost + 1 if at is None else at.shape[-3]
-        module = MEIModule(retina, neurons, time_steps=time_steps, reducer=reducer)
-        shape = (len(module.groups), *module.stimulus.shape[1:])
-        stimuli = (module.stimulus.new_zeros(()) if at is None else at.to(module.stimulus)).detach()
+        problem = MEIProblem(retina, neurons, MEISettings(time_steps=time_steps, reducer=reducer))
+        shape = (len(problem.groups), *problem.shape)
+        stimuli = (torch.zeros(()) if at is None else at).detach().to("cpu", problem.dtype)
         try:
             stimuli = stimuli.expand(shape)
         except RuntimeError:
@@ -63,15 +63,15 @@ def find_receptive_fields(
                 f"at of shape {tuple(stimuli.shape)} should be {shape[1:]}, or {shape} with one for each neuron."
             ) from None
         gradients, responses = [], []
-        size = rows_that_fit(module.objective, stimuli[:1], torch.device("cpu"))
+        size = rows_that_fit(problem.objective, stimuli[:1], torch.device("cpu"))
         for first in range(0, len(stimuli), size):
             rows = range(first, min(first + size, len(stimuli)))
             part = stimuli[first : first + size].clone().requires_grad_()
             with torch.enable_grad(), full_precision():
-                scores = module.objective.for_rows(rows)(part)
+                scores = problem.objective.for_rows(rows)(part)
                 gradients.append(torch.autograd.grad(scores.sum(), part)[0])
             responses.append(scores.detach())
-    description = module.description.drop_vars(["response_time", "restart"])
+    description = problem.description.drop_vars(["response_time", "restart"])
     return description.assign(
         stimulus=(("neuron", "channel", "time", "y", "x"), torch.cat(gradients).numpy()),
         response=("neuron", torch.cat(responses).numpy()),

@@ -13,8 +13,9 @@ from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.constraints import NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.methods.fitting import Neurons, dataset, fit_rows, from_meis
+from mei_lightning.methods.fitting import dataset, fit_rows, from_meis
 from mei_lightning.objectives import SurroundObjective
+from mei_lightning.problem import Neurons
 
 
 def centre_mask(stimulus: ArrayLike, least: float = 0.1) -> NDArray[np.bool_]:
@@ -63,7 +64,7 @@ def find_surrounds(
         centre: the centre consists of pixels with at least this share of the MEI's largest strength (``centre_mask``).
         starts: the number of initial surrounds of each neuron, of noise; the best result is kept.
         max_steps: the most steps that each takes.
-        options: as for ``find_meis``: time_steps, norm, ranges, reducer, effort, seed, directory, progress_bar.
+        options: as for ``find_meis``: time_steps, norm, ranges, reducer, search, seed, directory, progress_bar.
 
     Returns:
         A dataset with dimensions ``neuron, channel, time, y, x``: ``stimulus``, centre and surround; ``centre``, the

@@ -6,52 +6,56 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.row_arithmetic import inner_products, per_row, put_rows, row_norms
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+"""Makes an optimizer for the parameters that it is given."""
+
 _GROWTH = 1.3
 _SHRINKAGE = 0.5
 _LARGEST_STEP = 4.0
 
 
-class AdaptivePowerMethod(Optimizer):
-    """Steps along each row's normalised gradient, in units of the row's own norm, as long as the row can take.
+class RowOptimizer(Optimizer):
+    """An optimizer whose rows step on their own, and begin anew on their own.
 
-    With a projection P after each step, a row x of norm r with gradient g moves to ``P(x + a * r * g / |g|)``: the
-    generalised power method for large a (Journée et al. 2010, Journal of Machine Learning Research 11:517-553),
-    gradient ascent for small a. A row's own step a grows by 1.3 while the response still rises where a step has led,
-    and is halved where it falls again: smooth neurons settle in a few large steps, rugged ones are climbed in small
-    ones. There is no learning rate to tune, since neither the scale of the responses nor that of the stimulus matters.
-
-    Whether the response rises is told by the gradient along the last move d, less what leaving the sphere of radius r
-    would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
+    Derive from it for one that streams any number of neurons through the rows of a device, as the default does: write
+    ``initial_state`` and ``moved``.
 
     Args:
-        params: stimuli ``[rows, ...]``; each row steps on its own.
-        start: the first step, relative to the norm of the row.
-        smallest: the least step, relative to the norm of the row.
+        params: stimuli ``[rows, ...]``.
+        defaults: the settings of the optimizer, by name.
 
     Attributes:
         rows: the numbers of the rows that move, or None for all.
-        settle: decides what becomes of rows that have moved: a function of some of ``rows``, as a slice, and of where
-            they have moved to, that returns where they are then; None to leave them there.
-
-    Raises:
-        ValueError: unless ``start >= smallest > 0``, and finite.
+        settle: decides what becomes of rows that have moved, e.g. projects them: a function of some of ``rows``, as a
+            slice, and of where they have moved to, that returns where they are then; None to leave them there.
     """
 
-    def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
-        if not math.inf > start >= smallest > 0:
-            raise InvalidValueError(
-                f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
-            )
-        super().__init__(params, {"start": start, "smallest": smallest})
+    def __init__(self, params: Iterable[Tensor], defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
         self.rows: Tensor | None = None
         self.settle: Callable[[slice, Tensor], Tensor] | None = None
+
+    def initial_state(self, group: dict[str, Any], stimulus: Tensor) -> dict[str, Tensor]:
+        """What is kept of each row, tensors ``[rows, ...]`` by name, for rows that begin from these stimuli."""
+        return {}
+
+    def moved(self, group: dict[str, Any], stimulus: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Where some rows go.
+
+        Args:
+            group: the settings.
+            stimulus: where they are, ``[rows, ...]``; stays as it is.
+            gradient: of the loss, likewise.
+            state: what is kept of these rows, by name; put in what shall be kept from now on.
+        """
+        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
@@ -70,25 +74,75 @@ class AdaptivePowerMethod(Optimizer):
                     continue
                 state = self.state[stimulus]
                 if not state:
-                    state["step"] = torch.full((len(stimulus),), group["start"], device=stimulus.device)
-                    state["previous"] = stimulus.clone()
+                    state.update(self.initial_state(group, stimulus.detach()))
                 rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
-                kept = stimulus.grad, state["step"], state["previous"]
-                move = partial(_move, group, stimulus, *kept, rows, self.settle)
+                move = partial(self._move, group, stimulus, state, rows)
                 for_few_rows(move, len(rows), stimulus.device)
         return loss
 
-    def begin_anew(self, rows: Tensor) -> None:
-        """Let rows start with the first step again, from where they are.
+    def _move(
+        self, group: dict[str, Any], stimulus: Tensor, state: dict[str, Tensor], all_rows: Tensor, part: slice
+    ) -> None:
+        rows = all_rows[part]
+        kept = {name: values.index_select(0, rows) for name, values in state.items()}
+        gradient = stimulus.grad.index_select(0, rows)  # type: ignore[union-attr]
+        moved = self.moved(group, stimulus.index_select(0, rows), gradient, kept)
+        for name, values in kept.items():
+            put_rows(state[name], rows, values)
+        put_rows(stimulus, rows, moved if self.settle is None else self.settle(part, moved))
 
-        Args:
-            rows: which rows, ``[rows]`` of bool.
-        """
+    def begin_anew(self, rows: Tensor) -> None:
+        """Let rows, by their numbers, begin from where they are."""
         for group in self.param_groups:
             for stimulus in group["params"]:
                 if state := self.state.get(stimulus):
-                    state["step"].masked_fill_(rows, group["start"])
-                    state["previous"][rows] = stimulus.detach()[rows]
+                    for name, values in self.initial_state(group, stimulus.detach()[rows]).items():
+                        state[name][rows] = values
+
+
+class AdaptivePowerMethod(RowOptimizer):
+    """Steps along each row's normalised gradient, in units of the row's own norm, as long as the row can take.
+
+    With a projection P after each step, a row x of norm r with gradient g moves to ``P(x + a * r * g / |g|)``: the
+    generalised power method for large a (Journée et al. 2010, Journal of Machine Learning Research 11:517-553),
+    gradient ascent for small a. A row's own step a grows by 1.3 while the response still rises where a step has led,
+    and is halved where it falls again: smooth neurons settle in a few large steps, rugged ones are climbed in small
+    ones. There is no learning rate to tune, since neither the scale of the responses nor that of the stimulus matters.
+
+    Whether the response rises is told by the gradient along the last move d, less what leaving the sphere of radius r
+    would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
+
+    Args:
+        params: stimuli ``[rows, ...]``; each row steps on its own.
+        start: the first step, relative to the norm of the row.
+        smallest: the least step, relative to the norm of the row.
+
+    Raises:
+        ValueError: unless ``start >= smallest > 0``, and finite.
+    """
+
+    def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
+        if not math.inf > start >= smallest > 0:
+            raise InvalidValueError(
+                f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
+            )
+        super().__init__(params, {"start": start, "smallest": smallest})
+
+    def initial_state(self, group: dict[str, Any], stimulus: Tensor) -> dict[str, Tensor]:
+        """The step of each row, and where it was before."""
+        return {
+            "step": torch.full((len(stimulus),), group["start"], device=stimulus.device),
+            "previous": stimulus.clone(),
+        }
+
+    def moved(self, group: dict[str, Any], stimulus: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Rows a step along their normalised gradients."""
+        steepness, size = row_norms(gradient), row_norms(stimulus)
+        size = torch.where(size > 0, size, 1)
+        step = _adapted(group, state["step"], stimulus, gradient, stimulus - state["previous"], size)
+        state["step"], state["previous"] = step, stimulus
+        factor = torch.where(steepness > 0, step * size / steepness, 0)
+        return torch.addcmul(stimulus, gradient, per_row(factor, stimulus), value=-1)
 
 
 def check_optimizer(optimizer: object) -> None:
@@ -110,30 +164,45 @@ def forgives_rounding(optimizer: Optimizer) -> bool:
 
     Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
     """
-    return isinstance(optimizer, AdaptivePowerMethod | torch.optim.SGD)
+    return isinstance(optimizer, RowOptimizer | torch.optim.SGD)
 
 
-def _move(
-    group: dict[str, Any],
-    all_stimuli: Tensor,
-    all_gradients: Tensor,
-    all_steps: Tensor,
-    all_previous: Tensor,
-    all_rows: Tensor,
-    settle: Callable[[slice, Tensor], Tensor] | None,
-    part: slice,
-) -> None:
-    rows = all_rows[part]
-    stimulus, gradient = all_stimuli.index_select(0, rows), all_gradients.index_select(0, rows)
-    steepness, size = row_norms(gradient), row_norms(stimulus)
-    size = torch.where(size > 0, size, 1)
-    move = stimulus - all_previous.index_select(0, rows)
-    step = _adapted(group, all_steps[rows], stimulus, gradient, move, size)
-    all_steps[rows] = step
-    put_rows(all_previous, rows, stimulus)
-    factor = torch.where(steepness > 0, step * size / steepness, 0)
-    stimulus.addcmul_(gradient, per_row(factor, stimulus), value=-1)
-    put_rows(all_stimuli, rows, stimulus if settle is None else settle(part, stimulus))
+def check_rows_are_independent(factory: OptimizerFactory, name: str, rows: int) -> None:
+    """Refuse an optimizer that makes the rows of a stimulus depend on each other.
+
+    Raises:
+        ValueError: that says what to do.
+    """
+    if couples_rows(factory):
+        raise InvalidValueError(
+            f"{name} couples the {rows} rows of the stimulus: a neuron's MEI would depend on the "
+            "others in its batch. Optimise one row at a time (one neuron, restarts=1), or choose another "
+            "optimizer, e.g. torch.optim.SGD."
+        )
+
+
+def couples_rows(factory: OptimizerFactory) -> bool:
+    """Whether what an optimizer does to a row depends on the other rows; found by trying it on two of them."""
+    start = torch.linspace(-1.0, 1.0, 16, device="cpu").view(2, 1, 2, 2, 2)
+    # Two rows of very different gradients, which whatever is taken of both together would mix.
+    scale = torch.tensor([1.0, 100.0], device="cpu").view(2, 1, 1, 1, 1)
+
+    def after_steps(rows: slice) -> Tensor:
+        parameter = nn.Parameter(start[rows].clone())
+        optimizer = factory([parameter])
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = (scale[rows] * (parameter - 0.3).pow(4)).sum()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)  # type: ignore[arg-type]
+        return parameter.detach()
+
+    alone = torch.cat([after_steps(slice(0, 1)), after_steps(slice(1, 2))])
+    return not torch.allclose(after_steps(slice(0, 2)), alone, equal_nan=True)
 
 
 def _adapted(

@@ -1,14 +1,13 @@
-"""Runs whose stimuli are still the noise that they began with, and count as converged."""
+"""Neurons whose stimuli are still the noise that they began with, and count as converged."""
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from mei_lightning.acceleration.blocks import all_threads
 from mei_lightning.acceleration.row_arithmetic import cosines, per_row, row_norms
-from mei_lightning.optimization.population import PopulationModule
-from mei_lightning.optimization.stimulus_module import Status
+from mei_lightning.optimization.row_state import Status
+from mei_lightning.problem import MEIProblem
 
 _LOOKED_AT = 10
 """Neurons that are looked at: what ends where it began does so in few steps, and so do most neurons of such a run."""
@@ -20,47 +19,44 @@ _GAIN = 0.1
 """How much better a single step has to do than the whole run, relative to its value."""
 
 
-def never_left(module: PopulationModule, meis: xr.Dataset) -> list[str]:
+def stuck_at_start(problem: MEIProblem, device: torch.device, meis: xr.Dataset) -> list[str]:
     """Which neurons' stimuli are the noise that they began with, though a single step does better.
 
     Of those that are called converged, the ones of the fewest steps are looked at. The step is a plain one along the
     gradient of the stimulus itself, without perturbations. So a stimulus that began as good as can be is none of them.
 
     Args:
-        module: the run, whose initial stimuli are noise.
+        problem: that the run is about; its initial stimuli are noise.
+        device: where to compute.
         meis: its results.
     """
     converged = np.flatnonzero(meis["status"].values == Status.CONVERGED.label)
     fewest = np.sort(converged[np.argsort(meis["steps"].values[converged], kind="stable")][:_LOOKED_AT])
     meis = meis[["stimulus", "best_restart"]].isel(neuron=fewest).load()
     with all_threads():
-        found = [_never_left(module, meis.isel(neuron=[n]), number) for n, number in enumerate(fewest.tolist())]
+        found = [_is_stuck(problem, device, meis.isel(neuron=[n]), number) for n, number in enumerate(fewest.tolist())]
     return [str(label) for label in meis["neuron"].values[found]]
 
 
-def _never_left(module: PopulationModule, mei: xr.Dataset, number: int) -> bool:
-    start = module.start(number)[mei["best_restart"].values].to(module.device)
+def _is_stuck(problem: MEIProblem, device: torch.device, mei: xr.Dataset, number: int) -> bool:
+    space = problem.space
+    start = problem.starts(number)[mei["best_restart"].values].to(device)
     found = torch.from_numpy(mei["stimulus"].values).to(start)
-    moved = torch.cat([start.roll(frames, 2) for frames in module.frames_moved])
-    parameters, stimuli = module._begun_from(moved)
+    parameters, stimuli = space.initial_parameters(torch.cat([start.roll(moved, 2) for moved in problem.frames_moved]))
     alike = cosines(stimuli, found.expand_as(stimuli))
     if not (alike >= _ALIKE).any():
         return False
     initial = parameters[alike.nan_to_num(-1).argmax()][None]
     with torch.enable_grad():
         initial.requires_grad_()
-        (gradient,) = torch.autograd.grad(_values(module, number, module._shown(initial)).sum(), initial)
+        (gradient,) = torch.autograd.grad(problem.values([number], space.stimuli(initial)).sum(), initial)
     if not gradient.isfinite().all() or not gradient.any():
         return False
     with torch.no_grad():
         move = gradient * per_row(row_norms(initial) / row_norms(gradient), gradient)
         steps = torch.cat([initial + step * move for step in _STEPS])
-        if module.parameterization is None:
-            steps = module._feasible(steps)
-        value = _values(module, number, found)
-        return bool((_values(module, number, module._shown(steps)) > value + _GAIN * value.abs()).any())
-
-
-def _values(module: PopulationModule, number: int, stimuli: Tensor) -> Tensor:
-    scores: Tensor = module.objective.for_rows([number] * len(stimuli)).to(module.device)(stimuli)
-    return scores if module.regularizer is None else scores - module.regularizer(stimuli)
+        if space.parameterization is None:
+            steps = space.project(steps)
+        value = problem.values([number], found)
+        values = problem.values([number] * len(steps), space.stimuli(steps))
+        return bool((values > value + _GAIN * value.abs()).any())

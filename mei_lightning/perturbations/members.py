@@ -11,6 +11,9 @@ from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.perturbations.base import Robustness
 from mei_lightning.perturbations.draws import integers
 
+ObjectiveOfRows = Callable[[Sequence[int]], Objective]
+"""Makes an objective for some rows, by their positions in the batch."""
+
 
 class RandomMember(Robustness):
     """The gradient of each row and step is that of one member of an ensemble, each being equally likely.
@@ -38,19 +41,17 @@ def member_of_rows(keys: Tensor, members: int) -> list[int]:
     return integers(keys, [(0, members - 1)])[:, 0].tolist()
 
 
-def scores_by_members(
-    member_of_row: Sequence[int], objective_of: Callable[[int, list[int]], Objective], stimulus: Tensor
-) -> Tensor:
+def scores_by_members(member_of_row: Sequence[int], objectives: Sequence[ObjectiveOfRows], stimulus: Tensor) -> Tensor:
     """Scores ``[rows]``, each by one member; rows of the same member are computed together.
 
     Args:
         member_of_row: which.
-        objective_of: makes the objective of a member for some rows, by their places in the batch.
+        objectives: makes each member's objective for some rows.
         stimulus: ``[rows, channels, time, height, width]``.
     """
     places: dict[int, list[int]] = {}
     for place, member in enumerate(member_of_row):
         places.setdefault(member, []).append(place)
-    scores = [objective_of(member, rows)(stimulus[rows]) for member, rows in places.items()]
+    scores = [objectives[member](rows)(stimulus[rows]) for member, rows in places.items()]
     order = torch.tensor([place for rows in places.values() for place in rows]).argsort()
     return torch.cat(scores)[order.to(stimulus.device)]

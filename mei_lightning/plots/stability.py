@@ -47,7 +47,7 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
     best = meis["score"].values.astype(np.float64)
     shown = stability_is_known(meis) & (best > 0)
     if not shown.any():
-        raise InvalidValueError(f'{UNKNOWN_STABILITY} Find MEIs with effort="normal" or "thorough".')
+        raise InvalidValueError(f'{UNKNOWN_STABILITY} Find MEIs with search="normal" or "thorough".')
     worst = np.nanmin(scores, axis=1, where=np.isfinite(scores), initial=np.inf) / np.where(best > 0, best, np.nan)
     types = neuron_types(meis)
     with drawing(ax, WIDTH * 0.62, WIDTH * 0.42) as ax:

@@ -1,0 +1,144 @@
+"""How the rows of an optimisation stand: the best of each so far, its status, and the steps that it has taken."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from mei_lightning.acceleration.blocks import for_few_rows
+from mei_lightning.acceleration.row_arithmetic import per_row, put_rows
+from mei_lightning.wording import first_few
+
+ROUNDING = 1e-6
+"""Relative difference up to which two scores in float32 count as equal."""
+
+
+class Status(IntEnum):
+    """How the optimisation of a row stands."""
+
+    EMPTY = -1
+    ACTIVE = 0
+    CONVERGED = 1
+    NO_GRADIENT = 2
+    NOT_FINITE = 3
+    STEP_LIMIT = 4
+    OUTDONE = 5
+    JOINED = 6
+
+    @property
+    def label(self) -> str:
+        """The status in words, as it stands in results; a row that is still active there was interrupted."""
+        return "interrupted" if self is Status.ACTIVE else self.name.lower().replace("_", " ")
+
+
+class RowState(nn.Module):
+    """The tensors of all rows but what is optimised; it knows neither what rows are for nor how they are computed.
+
+    Args:
+        stimulus: where the rows begin, feasible, ``[rows, channels, time, height, width]``.
+
+    Attributes:
+        best_stimulus, best_score: the best iterate of each row and its own score; the last of those that are equal
+            up to rounding.
+        best_value: the highest value of each row, its score minus its cost.
+        status, steps: a ``Status`` and the number of steps taken, for each row.
+        flat_steps: how many steps in a row have had no gradient.
+        begun: how many times a row has begun anew.
+    """
+
+    best_stimulus: Tensor
+    best_score: Tensor
+    best_value: Tensor
+    status: Tensor
+    steps: Tensor
+    flat_steps: Tensor
+    begun: Tensor
+
+    def __init__(self, stimulus: Tensor) -> None:
+        super().__init__()
+        rows = len(stimulus)
+        lowest = stimulus.new_full((rows,), -torch.inf)
+        self.register_buffer("best_stimulus", stimulus)
+        self.register_buffer("best_score", lowest.clone())
+        self.register_buffer("best_value", lowest.clone())
+        self.register_buffer("status", torch.zeros(rows, dtype=torch.int8, device=stimulus.device))
+        for count in ("steps", "flat_steps", "begun"):
+            self.register_buffer(count, torch.zeros(rows, dtype=torch.int32, device=stimulus.device))
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def active(self) -> Tensor:
+        """Rows ``[rows]`` that are still being optimised."""
+        return self.status == Status.ACTIVE
+
+    def moving(self, numbers: Tensor, max_steps: int | None) -> Tensor:
+        """Which of some rows are still being optimised, and not at the step limit."""
+        moving = self.status[numbers] == Status.ACTIVE
+        return moving if max_steps is None else moving & (self.steps[numbers] < max_steps)
+
+    def retire(self, rows: Tensor, status: Status) -> None:
+        """End the optimisation of rows.
+
+        Args:
+            rows: mask of all rows, ``[rows]``; those that are done already keep their status.
+            status: the reason.
+        """
+        self.status.masked_fill_(rows & self.active, int(status))
+
+    def retire_some(self, numbers: Tensor, which: Tensor, status: Status) -> None:
+        """End the optimisation of those of some rows, by their numbers, that a mask of them tells."""
+        everywhere = torch.zeros_like(self.active)
+        everywhere[numbers] = which
+        self.retire(everywhere, status)
+
+    def begin(self, numbers: Tensor, stimulus: Tensor) -> None:
+        """Let rows begin anew from feasible stimuli."""
+        self.best_stimulus[numbers] = stimulus
+        for lowest in (self.best_score, self.best_value):
+            lowest[numbers] = -torch.inf
+        for zero in (self.status, self.steps, self.flat_steps):
+            zero[numbers] = 0
+        self.begun[numbers] += 1
+
+    def keep_best(self, numbers: Tensor, stimulus: Tensor, scores: Tensor, values: Tensor) -> None:
+        """Take in the stimuli of some rows, with their scores and values; rows without a finite one end.
+
+        Args:
+            numbers: of the rows, ``[n]``.
+            stimulus: ``[n, channels, time, height, width]``.
+            scores: ``[n]``.
+            values: ``[n]``.
+        """
+        finite = scores.isfinite() & values.isfinite()
+        # A row that became done since the last check is still computed, but must end as if it were not.
+        counts = finite & self.active[numbers]
+        best = torch.where(counts, torch.maximum(values, self.best_value[numbers]), self.best_value[numbers])
+        # At the optimum the last iterate is kept: rounding, which varies with the batch, must not choose among them.
+        kept = counts & (values >= best - ROUNDING * best.abs())
+        self.best_value[numbers] = best
+        self.best_score[numbers] = torch.where(kept, scores, self.best_score[numbers])
+
+        def keep(part: slice) -> None:
+            found = stimulus[part]
+            if not certain(kept[part]):
+                best = self.best_stimulus.index_select(0, numbers[part])
+                found = torch.where(per_row(kept[part], best), found, best)
+            put_rows(self.best_stimulus, numbers[part], found)
+
+        for_few_rows(keep, len(numbers), self.status.device)
+        self.retire_some(numbers, ~finite, Status.NOT_FINITE)
+
+
+def certain(rows: Tensor) -> bool:
+    """Whether all rows are known to be True; where asking would make the host wait for a device, nothing is known."""
+    return rows.device.type == "cpu" and bool(rows.all())
+
+
+def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:
+    """Warn that some of all stimuli ended with a status that nobody wants."""
+    if labels:
+        rank_zero_warn(f"{len(labels)} of {total} stimuli ended with '{status.label}': {first_few(labels)}.")

@@ -1,0 +1,235 @@
+"""How the best stimulus of a neuron is searched for: from which starts, which of them go on, and what is tried at last.
+
+A neuron has a slot of rows: its starts first, then as many as there are copies of its best stimulus, moved in time.
+Policies decide by tensors ``[slots, rows]``, of all slots of a device at once, where these are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mei_lightning.exceptions import InvalidValueError
+
+SearchName = Literal["quick", "normal", "thorough"]
+
+EQUAL = 1e-5
+"""Relative difference up to which the values of a neuron's rows count as equal."""
+
+_STARTS_MEET = 0.85
+"""Cosine similarity above which a start is on its way to where a better row is."""
+_SHIFTED_MEETS = 0.5
+"""The same for a shifted stimulus, which has come back from where it was moved to."""
+
+# How far a row may be behind, as a share of the best value. A neuron's rows have hardly more to gain than that.
+_LAG_WITH_HOPE = 0.1
+"""Of a start that is not among the best in the middle of the trial."""
+_LAG_OF_KEPT_STARTS = 0.03
+"""Of a start that goes on, half a trial after the trial."""
+_LAG_OF_SHIFTED = 0.02
+
+# Of a stimulus moved by a frame, as shares of the best value.
+_LAG_OF_FRAME_SHIFTED = 0.005
+"""Up to which it is worth a step."""
+_GAIN_OF_FRAME_SHIFTED = 0.002
+"""Up to which it is not worth more."""
+
+Meets = Callable[[Tensor, Tensor], Tensor]
+"""Whether rows have come to where a better row of their slot is: of some rows ``[slots, rows]``, by the cosine
+similarity ``[rows]`` above which they have, which ones ``[slots, rows]``."""
+
+
+@dataclass(frozen=True)
+class SearchRows:
+    """How the rows of all slots stand.
+
+    Args:
+        values: the highest value of each row so far, ``[slots, rows]``; minus infinity for rows without a stimulus.
+        steps: that they have taken, likewise.
+        active: which of them are still being optimised, likewise.
+        frame_shifted: slots ``[slots]`` whose moved copies are by ``frame_shifts``.
+    """
+
+    values: Tensor
+    steps: Tensor
+    active: Tensor
+    frame_shifted: Tensor
+
+
+class Search:
+    """A search policy; derive from it for one of your own, and write ``ended``.
+
+    Args:
+        starts: initial stimuli of each neuron.
+        keep: so many of them, about, are optimised to the end; a device takes as many neurons as that leaves room for.
+        max_steps: the most steps that a row takes.
+
+    Attributes:
+        shifts: the best stimulus after the trial (``tried``) is moved to later times by these shares of its duration,
+            and optimised as well; none, unless a policy says so.
+        frame_shifts: at last, with ``shifts``, it is moved by these numbers of frames, and optimised from there if it
+            is nearly as good.
+    """
+
+    shifts: tuple[float, ...] = ()
+    frame_shifts: tuple[int, ...] = ()
+
+    def __init__(self, starts: int, keep: int, max_steps: int) -> None:
+        self.starts = starts
+        self.keep = keep
+        self.max_steps = max_steps
+
+    def ended(self, rows: SearchRows, meets: Meets) -> tuple[Tensor, Tensor]:
+        """Rows that end before they have converged; asked after every second step of a row.
+
+        Args:
+            rows: how all rows stand.
+            meets: tells which rows have come to where a better one is.
+
+        Returns:
+            Those that are given up, and those that have come to where a better row is, each ``[slots, rows]``. What is
+            said of rows that are not active counts for nothing.
+        """
+        raise NotImplementedError
+
+    def tried(self, steps: Tensor) -> Tensor:
+        """Slots ``[slots]`` whose best stimulus is known well enough to be shifted, by steps ``[slots, rows]``."""
+        return torch.zeros_like(steps[:, 0], dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class MultiStart(Search):
+    """Several starts, of which the best after a trial go on, and copies of the best stimulus that are moved in time.
+
+    Where an ascent ends in a worse optimum, the better one is often the same stimulus at another time. With shifts,
+    what comes to where a better stimulus of the same neuron is ends there, and so does what is far behind.
+
+    Args:
+        starts: initial stimuli of each neuron.
+        keep: how many of them are optimised to the end: those with the highest values after the trial.
+        trial_steps: the length of the trial, an even number.
+        max_steps: the most steps that a row takes.
+        shifts: shares of the stimulus' duration by which the best stimulus after the trial is moved to later times, to
+            be optimised as well.
+        frame_shifts: frames by which, with shifts, the best stimulus is moved at last, and optimised from there if it
+            is nearly as good.
+
+    Raises:
+        ValueError: if a number is too small, or more starts are kept than there are.
+    """
+
+    starts: int = 3
+    keep: int = 1
+    trial_steps: int = 8
+    max_steps: int = 100
+    shifts: tuple[float, ...] = (1 / 16, 1 / 4)
+    frame_shifts: tuple[int, ...] = (-1, 1)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keep <= self.starts:
+            raise InvalidValueError(f"{self!r}: keep at least 1 start, and at most starts={self.starts}.")
+        if self.trial_steps < 2 or self.trial_steps % 2:
+            raise InvalidValueError(f"{self!r}: trial_steps={self.trial_steps} has to be even, and at least 2.")
+        if self.max_steps < 1:
+            raise InvalidValueError(f"{self!r}: max_steps={self.max_steps} leaves nothing to do; give at least 1.")
+        object.__setattr__(self, "shifts", tuple(self.shifts))
+        object.__setattr__(self, "frame_shifts", tuple(self.frame_shifts))
+
+    def ended(self, rows: SearchRows, meets: Meets) -> tuple[Tensor, Tensor]:
+        """Starts whose trial ends and which are not among the best; with shifts also what is of no use any more."""
+        pruned = torch.zeros_like(rows.active)
+        pruned[:, : self.starts] = self._loses_trial(rows)
+        if not self.shifts:
+            return pruned, torch.zeros_like(pruned)
+        # By steps of their own, which do not depend on when they began.
+        due = rows.active & ~pruned & (rows.steps % 2 == 0)
+        frame_shifted = rows.frame_shifted[:, None]
+        duplicate = meets(due & ~frame_shifted, self._similarity_to_meet(rows))
+        behind = torch.where(frame_shifted, self.hardly_better(rows.values), self._far_behind(rows))
+        return pruned | (due & behind & ~duplicate), duplicate
+
+    def tried(self, steps: Tensor) -> Tensor:
+        """Slots ``[slots]`` whose trial is over."""
+        return steps[:, : self.starts].amax(dim=1) >= self.trial_steps
+
+    def hardly_better(self, values: Tensor) -> Tensor:
+        """Which stimuli moved by frames are not worth following, ``[slots, rows]``, by values, likewise."""
+        best = values[:, : self.starts].amax(dim=1, keepdim=True)
+        return values <= best + _GAIN_OF_FRAME_SHIFTED * best.abs()
+
+    def _loses_trial(self, rows: SearchRows) -> Tensor:
+        starts = slice(self.starts)
+        return (rows.steps[:, starts] == self.trial_steps) & (ranks(rows.values[:, starts]) >= self.keep)
+
+    def _far_behind(self, rows: SearchRows) -> Tensor:
+        """Rows ``[slots, rows]`` that are so far behind the best one of their neuron that they end."""
+        values, steps, starts = rows.values, rows.steps, slice(self.starts)
+        behind = (steps >= self.trial_steps) & _lags(values, _LAG_OF_SHIFTED)
+        patience = self.trial_steps * 3 // 2
+        behind[:, starts] = ((steps >= patience) & _lags(values, _LAG_OF_KEPT_STARTS))[:, starts]
+        hopeless = (steps == self.trial_steps // 2) & _lags(values, _LAG_WITH_HOPE)
+        behind[:, starts] |= hopeless[:, starts] & (ranks(values[:, starts]) >= self.keep)
+        return behind
+
+    def _similarity_to_meet(self, rows: SearchRows) -> Tensor:
+        number = torch.arange(rows.values.shape[1], device=rows.values.device)
+        return torch.where(number < self.starts, _STARTS_MEET, _SHIFTED_MEETS)
+
+
+SEARCHES: dict[SearchName, MultiStart] = {
+    "quick": MultiStart(starts=2, keep=1, max_steps=50, shifts=()),
+    "normal": MultiStart(),
+    "thorough": MultiStart(starts=16, keep=8, max_steps=300, shifts=(1 / 16, 1 / 4, 1 / 8, -1 / 8)),
+}
+"""For movies."""
+
+SEARCHES_WITHOUT_SHIFTS: dict[SearchName, MultiStart] = {
+    "quick": SEARCHES["quick"],
+    "normal": MultiStart(starts=4, keep=2, shifts=()),
+    "thorough": MultiStart(starts=16, keep=8, max_steps=300, shifts=()),
+}
+"""For still images, where a copy of a stimulus cannot be moved, or cannot be begun from."""
+
+
+def tie_broken(values: Tensor) -> Tensor:
+    """Values ``[slots, rows]`` by which to compare rows: where they are equal but for rounding, the first is best."""
+    # Starts often end at the same optimum, and rounding must not choose among them.
+    handicap = EQUAL * values.abs() * torch.arange(values.shape[1], device=values.device)
+    return torch.where(values.isfinite(), values - handicap, values)
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The ranks of each slot's rows, ``[slots, rows]``, 0 for the best; the first of those that are equal."""
+    return tie_broken(values).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def nearly_as_good(values: Tensor, best: Tensor) -> Tensor:
+    """Which stimuli moved by frames are worth a step, by their values and their neurons' best ones, ``[rows]``."""
+    return values >= best - _LAG_OF_FRAME_SHIFTED * best.abs()
+
+
+def _lags(values: Tensor, share: float) -> Tensor:
+    best = values.amax(dim=1, keepdim=True)
+    return values < best - share * best.abs()
+
+
+def better_rows(values: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Each of some rows with every better row of the same slot.
+
+    Args:
+        values: of all rows, ``[slots, rows]``.
+        which: of them, likewise.
+
+    Returns:
+        The numbers of the rows, and of the better ones, among the rows of all slots.
+    """
+    values = tie_broken(values)
+    numbers = torch.arange(values.numel(), device=values.device).view_as(values)
+    pairs = []
+    for other in range(1, values.shape[1]):
+        worse = which & (values.roll(-other, dims=1) > values)
+        pairs.append(torch.stack([numbers[worse], numbers.roll(-other, dims=1)[worse]]))
+    own, better = torch.cat(pairs, dim=1)
+    return own, better

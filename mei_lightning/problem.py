@@ -1,0 +1,292 @@
+"""Settings bound to a model and its neurons: what is to be maximised, where, and from which starting points."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from mei_lightning.constraints import NormAndRange
+from mei_lightning.devices import made_on_cpu
+from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.models.base import RetinaModel, weights_digest
+from mei_lightning.models.ensemble import select_members
+from mei_lightning.models.loading import load_model
+from mei_lightning.models.read_out import session_responses
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer
+from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
+from mei_lightning.optimization.stimulus_space import StimulusSpace
+from mei_lightning.parameterizations import Parameterization
+from mei_lightning.results.dataset import describe_results
+from mei_lightning.selection import NeuronSelection
+from mei_lightning.settings import MEISettings
+from mei_lightning.starting_points import WhiteNoise
+from mei_lightning.starting_points.of_neurons import StartsOfNeurons
+from mei_lightning.starting_points.seeded_noise import default_norm, default_time_steps
+from mei_lightning.wording import first_few
+
+Neurons = Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup]
+
+
+class MEIProblem:
+    """What is to be found for which neurons of a model; it says all that determines the results.
+
+    Args:
+        model: a model or its name, as for ``find_meis``.
+        neurons: as for ``find_meis``.
+        settings: of the run.
+        members: of an ensemble, those whose mean is maximised; by default all.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+
+    Attributes:
+        model: the retina model, or the part of the ensemble.
+        groups: the neurons of each stimulus; ``labels`` are their names.
+        time_steps: frames of a stimulus; ``shape`` is ``(channels, time, height, width)``.
+        objective: the score of each of them, by the model itself.
+        space: where stimuli may live, and what they are made from.
+        search: how the best stimulus of each neuron is searched for.
+        starts: makes their initial stimuli.
+        description: coordinates and attributes of the results.
+        configuration: all settings that determine the results, as JSON can hold them.
+
+    Raises:
+        ValueError: if a neuron, session, window, norm or range does not fit the model.
+        IndexError: if a session has no such neuron.
+        TypeError: if an argument is of a wrong type.
+    """
+
+    @made_on_cpu
+    def __init__(
+        self,
+        model: nn.Module | str,
+        neurons: Neurons,
+        settings: MEISettings,
+        *,
+        members: Sequence[int] | None = None,
+        allow_unpickling: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.members = None if members is None else list(members)
+        whole = load_model(model, allow_unpickling=allow_unpickling)
+        self.model = whole if members is None else select_members(whole, members)
+        self.groups = _groups(self.model, neurons)
+        self.labels = [group_label(group) for group in self.groups]
+        self.time_steps = _time_steps(self.model, settings.time_steps)
+        self.shape = tuple(self.model.stimulus_shape(self.time_steps)[1:])
+        self.space = self._space()
+        self.search = _search(settings, self.model, self.space.parameterization)
+        self.reducer = settings.reducer or MeanReducer()
+        self.objective: NeuronObjective = settings.objective(self.model, self.groups, self.reducer)
+        self.weights_digest = weights_digest(self.model)
+        self._check_starting_points()
+        self._check_responses()
+        _check_reducer(self.reducer, self.time_steps - self.model.stimulus_format.frames_lost)
+
+    @cached_property
+    def starts(self) -> StartsOfNeurons:
+        """Makes the initial stimuli of a neuron from its number."""
+        assert self.space.constraint is not None
+        return StartsOfNeurons(
+            self.initial,
+            self.groups,
+            self.objective,
+            self.shape,
+            self.space.constraint,
+            self.dtype,
+            self.search.starts,
+            self.settings.seed,
+        )
+
+    @property
+    def initial(self) -> Any:
+        """The kind of initial stimuli."""
+        return self.settings.initial or WhiteNoise()
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of stimuli: that of the model's weights, if it has any."""
+        return next((weight.dtype for weight in self.model.parameters() if weight.is_floating_point()), None)
+
+    @property
+    def shifts(self) -> list[int]:
+        """Frames by which the best stimulus after the trial is moved to later times, to be optimised as well."""
+        return [frames for share in self.search.shifts if (frames := round(share * self.time_steps))]
+
+    @property
+    def frame_shifts(self) -> list[int]:
+        """Frames by which it is moved at last."""
+        return list(self.search.frame_shifts) if self.shifts else []
+
+    @property
+    def frames_moved(self) -> list[int]:
+        """By how many frames, altogether, the stimulus of a result may have been moved since it was a start."""
+        return sorted({shift + at_last for shift in (0, *self.shifts) for at_last in (0, *self.frame_shifts)})
+
+    def values(self, numbers: Sequence[int], stimuli: Tensor) -> Tensor:
+        """Scores minus costs, ``[rows]``, of a stimulus each for neurons by their numbers, by the model itself."""
+        scores: Tensor = self.objective.for_rows(numbers).to(stimuli.device)(stimuli)
+        regularizer = self.settings.regularizer
+        return scores if regularizer is None else scores - regularizer(stimuli)
+
+    def _space(self) -> StimulusSpace:
+        settings, shape = self.settings, self.model.stimulus_shape(self.time_steps)
+        norm = default_norm(shape) if settings.norm is None else settings.norm
+        constraint = settings.constraint or NormAndRange(norm, settings.ranges)
+        parameterization = settings.parameterization
+        if parameterization is not None:
+            parameterization = parameterization.for_stimuli(shape, self.model.stimulus_format)
+        return StimulusSpace(constraint, parameterization)
+
+    def _check_starting_points(self) -> None:
+        self.initial.check(self.labels, self.shape)
+        self.initial.check_model(self.model.name, self.weights_digest)
+        parameterization = self.space.parameterization
+        if parameterization is None or parameterization.finds_parameters or type(self.initial) is WhiteNoise:
+            return
+        raise InvalidValueError(
+            f"initial={self.initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
+        )
+
+    @torch.no_grad()
+    def _check_responses(self) -> None:
+        model, facts = self.model, self.model.stimulus_format
+        weight = next(model.parameters(), torch.zeros(()))
+        stimulus = torch.zeros((1, *self.shape), dtype=self.dtype, device=weight.device)
+        for session in dict.fromkeys(neuron.session for group in self.groups for neuron in group):
+            shape = tuple(session_responses(model, stimulus, session).shape)
+            frames = self.time_steps - facts.frames_lost
+            neurons = model.neurons_per_session[session or ""]
+            if shape != (1, frames, neurons):
+                raise InvalidValueError(
+                    f"Model '{model.name}' answered a stimulus of {self.time_steps} frames with responses of shape "
+                    f"{shape}, but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
+                    f"{facts.frames_lost}, neurons_per_session, and the order of the network's output."
+                )
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """All settings that determine the results, as JSON can hold them."""
+        settings, optimizer, initial = self.settings, self.settings.example_of_optimizer(), self.initial
+        parameterization, fast_path = self.space.parameterization, settings.fast_path
+        return {
+            "model": self.model.name,
+            "weights_digest": self.weights_digest,
+            "members": self.members,
+            "neurons": self.labels,
+            "time_steps": self.time_steps,
+            "constraint": repr(self.space.constraint),
+            "reducer": repr(self.reducer),
+            **({} if type(self.objective) is NeuronObjective else {"objective": self.objective.describe()}),
+            **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
+            "regularizer": None if settings.regularizer is None else repr(settings.regularizer),
+            **({} if parameterization is None else {"parameterization": repr(parameterization)}),
+            "optimizer": {"name": type(optimizer).__name__, **_plain(optimizer.defaults)},
+            **({} if repr(initial) == repr(WhiteNoise()) else {"initial": initial.describe(self.labels)}),
+            **({"robustness": [repr(part) for part in settings.robustness]} if settings.robustness else {}),
+            **self._configuration_of_search(),
+            "seed": settings.seed,
+            "mei_lightning": version("mei-lightning"),
+        }
+
+    def _configuration_of_search(self) -> dict[str, Any]:
+        search = self.search
+        facts = {
+            "restarts": search.starts,
+            "finalists": search.keep,
+            "shifts": self.shifts,
+            "max_steps": search.max_steps,
+        }
+        usual = isinstance(search, MultiStart) and search == MultiStart(
+            search.starts, search.keep, max_steps=search.max_steps, shifts=search.shifts
+        )
+        return facts if usual else {**facts, "search": repr(search)}
+
+    @cached_property
+    def description(self) -> xr.Dataset:
+        """Coordinates and attributes of the results."""
+        return describe_results(
+            self.model, self.groups, self.time_steps, self.search.starts, self.objective, self.configuration
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The configuration with the first few neurons only, for people."""
+        return {**self.configuration, "neurons": first_few(self.labels)}
+
+
+def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
+    if isinstance(neurons, str) and neurons == "all":
+        neurons = NeuronSelection()
+    chosen = neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons
+    groups = [group_of(target) for target in chosen]
+    if not groups:
+        raise InvalidValueError(
+            "neurons is empty: name at least one, as (session, index). Model "
+            f"'{model.name}' has {model.neurons_per_session}."
+        )
+    for group in groups:
+        for neuron in group:
+            model.check_session(neuron.session)
+            check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
+    labels = pd.Series([group_label(group) for group in groups])
+    if labels.duplicated().any():
+        raise InvalidValueError(
+            f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
+        )
+    return groups
+
+
+def _time_steps(model: RetinaModel, time_steps: int | None) -> int:
+    facts = model.stimulus_format
+    if time_steps is None:
+        return default_time_steps(facts)
+    if facts.is_still and time_steps != 1:
+        raise InvalidValueError(f"time_steps={time_steps}: model '{model.name}' sees still images, of 1 frame.")
+    if time_steps <= facts.frames_lost:
+        raise InvalidValueError(
+            f"time_steps={time_steps} leaves no response: model '{model.name}' needs more than "
+            f"{facts.frames_lost} frames."
+        )
+    return time_steps
+
+
+def _search(settings: MEISettings, model: RetinaModel, parameterization: Parameterization | None) -> Search:
+    """How the best stimulus is searched for, with what the settings say of it."""
+    search = settings.search
+    can_shift = isinstance(settings.example_of_optimizer(), AdaptivePowerMethod)
+    can_shift &= not model.stimulus_format.is_still
+    can_shift &= parameterization is None or parameterization.finds_parameters
+    if isinstance(search, Search):
+        if search.shifts and not can_shift:
+            raise InvalidValueError(
+                f"search={search!r}: there is nothing to shift in a still image, and shifts need the default "
+                "optimizer, and a parameterization that finds the parameters of a stimulus. Give shifts=()."
+            )
+        return search
+    # Who says how many starts there shall be gets these and no others.
+    named = (SEARCHES if can_shift and settings.restarts is None else SEARCHES_WITHOUT_SHIFTS)[search]
+    starts = named.starts if settings.restarts is None else settings.restarts
+    max_steps = named.max_steps if settings.max_steps is None else settings.max_steps
+    return replace(named, starts=starts, keep=min(starts, named.keep), max_steps=max_steps)
+
+
+def _check_reducer(reducer: Reducer, frames: int) -> None:
+    reduced = reducer.forward(torch.zeros(frames, 2))
+    if reduced.shape != (2,):
+        raise InvalidValueError(
+            f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
+            "reduces the time axis, which is axis 0."
+        )
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain

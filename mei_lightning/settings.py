@@ -1,0 +1,182 @@
+"""What a run is asked for, whichever model and neurons it is about: every setting, described once and checked once."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from mei_lightning.acceleration.prepare import FastPath
+from mei_lightning.arguments import check_instance
+from mei_lightning.constraints import Constraint
+from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
+from mei_lightning.optimization.optimizers import (
+    AdaptivePowerMethod,
+    OptimizerFactory,
+    check_optimizer,
+    forgives_rounding,
+)
+from mei_lightning.optimization.search import SEARCHES, Search, SearchName
+from mei_lightning.parameterizations import Parameterization
+from mei_lightning.perturbations import Robustness, check_robustness
+from mei_lightning.regularizers import Regularizer
+from mei_lightning.starting_points import InitialStimuli
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_IN_DOCSTRINGS = "settings: as for ``MEISettings``."
+
+
+@dataclass(frozen=True, kw_only=True)
+class MEISettings:
+    """The settings of a run; they check themselves.
+
+    Args:
+        time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
+        norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
+            2 x 50 x 18 x 16 values.
+        ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
+        reducer: how the response over time becomes a score; by default its mean over all response frames.
+        objective: another score of the neurons' responses than the reduced response itself: a subclass of
+            ``NeuronObjective``, of which model, neurons and reducer are filled in; settings of its own go in with
+            ``functools.partial``.
+        constraint: a constraint in place of norm and ranges.
+        regularizer: a cost to subtract from the score.
+        optimizer: makes another torch optimizer than the adaptive power method, e.g.
+            ``functools.partial(torch.optim.SGD, lr=10.0)``.
+        parameterization: what stimuli are made from in place of pixels: ``LowRank``, ``Fourier``, ``Pyramid``,
+            ``ImplicitNetwork``, or one of your own.
+        initial: what each neuron's stimuli start from: ``WhiteNoise`` (the default), ``PinkNoise``, ``GivenStimuli``,
+            e.g. MEIs of an earlier run, ``LinearReceptiveField``, ``BestNaturalClip``.
+        robustness: what stimuli have to withstand while they are optimised: ``Jitter``, ``Noise``, ``RandomMember`` of
+            an ensemble, in this order. The gradient of a step is that of the perturbed stimulus; scores, the best
+            iterate and convergence are those of the stimulus itself. With the seed, the neuron, the restart and the
+            step, all that is random is determined.
+        search: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 1 or 8 that have
+            got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
+            shifted in time by 0, 2 or 4 different amounts, and in the end, with shifts, by a single frame; the best of
+            all is kept. Still images and implicit networks have 2, 4 or 16 initial stimuli and no shifts, and so have
+            other optimizers. Or a ``MultiStart`` with numbers of your own, or another ``Search``.
+        restarts: the number of initial stimuli, in place of the search's starts and shifts.
+        seed: with the neuron and the restart, it determines the initial stimulus.
+        max_steps: the most steps, in place of the search's; a stimulus that has converged takes fewer.
+        rows_per_device: the most rows (a neuron has one for each restart) that a device computes at a time; by default
+            as many as fit into half of its free memory, at most 64 for each thread of a CPU, 128 for a single one
+            (16 and 32 if the model is not understood), and 256 on a GPU.
+        fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
+            as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
+            "bfloat16": let the copy compute in this precision, which can be faster still, and log its errors.
+        effort: what ``search`` was called before version 0.2; understood for one more version.
+
+    Raises:
+        ValueError: if a value is none that a run could have with any model.
+        TypeError: if an argument is of a wrong type.
+    """
+
+    time_steps: int | None = None
+    norm: float | None = None
+    ranges: Sequence[tuple[float | None, float | None] | None] | None = None
+    reducer: Reducer | None = None
+    objective: ObjectiveFactory = NeuronObjective
+    constraint: Constraint | None = None
+    regularizer: Regularizer | None = None
+    optimizer: OptimizerFactory = AdaptivePowerMethod
+    parameterization: Parameterization | None = None
+    initial: InitialStimuli | None = None
+    robustness: Sequence[Robustness] = ()
+    search: SearchName | Search = "normal"
+    restarts: int | None = None
+    seed: int = 0
+    max_steps: int | None = None
+    rows_per_device: int | None = None
+    fast_path: FastPath = True
+    effort: SearchName | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ranges, np.ndarray):
+            object.__setattr__(self, "ranges", self.ranges.tolist())
+        check_robustness(self.robustness)
+        object.__setattr__(self, "robustness", tuple(self.robustness))
+        check_optimizer(self.optimizer)
+        if self.parameterization is not None:
+            check_instance("parameterization", self.parameterization, Parameterization, "LowRank(rank=1)")
+        if self.initial is not None:
+            check_instance("initial", self.initial, InitialStimuli, "GivenStimuli(...)")
+        if self.effort is not None:
+            warnings.warn(
+                f"effort={self.effort!r} is called search={self.effort!r} now.", DeprecationWarning, stacklevel=4
+            )
+            object.__setattr__(self, "search", self.effort)
+        self._check_search()
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InvalidValueError(
+                f"max_steps={self.max_steps} leaves nothing to do; give the number of steps, at least 1."
+            )
+        if self.constraint is not None and (self.norm is not None or self.ranges is not None):
+            raise InvalidValueError(
+                "Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both."
+            )
+        self._check_fast_path()
+
+    def _check_search(self) -> None:
+        if not isinstance(self.search, Search) and self.search not in SEARCHES:
+            raise InvalidValueError(
+                f"search={self.search!r}: choose one of {', '.join(SEARCHES)}, or give a MultiStart(...)."
+            )
+        if self.restarts is None:
+            return
+        if self.restarts < 1:
+            raise InvalidValueError(f"restarts={self.restarts} must be at least 1.")
+        if isinstance(self.search, Search):
+            raise InvalidValueError(f"restarts={self.restarts} and search={self.search!r} both say how many: give one.")
+
+    def _check_fast_path(self) -> None:
+        if not isinstance(self.fast_path, bool) and self.fast_path != "bfloat16":
+            raise InvalidValueError(f"fast_path={self.fast_path!r}: choose True, False or 'bfloat16'.")
+        optimizer = self.example_of_optimizer()
+        if self.fast_path == "bfloat16" and not forgives_rounding(optimizer):
+            raise InvalidValueError(
+                f"fast_path='bfloat16' with {type(optimizer).__name__}, which makes rounding as large as the "
+                "rest: use the default optimizer or SGD."
+            )
+
+    def example_of_optimizer(self) -> Optimizer:
+        """The optimizer, for a parameter that nobody wants optimised."""
+        return self.optimizer([torch.zeros(1, requires_grad=True)])
+
+
+_ALL = frozenset(one.name for one in fields(MEISettings))
+
+
+def takes_settings(names: Collection[str] = _ALL) -> Callable[[Function], Function]:
+    """Let the ``**settings`` of a function or class be those of ``MEISettings``, by name, default and description.
+
+    For ``help``, completion in notebooks, and the command line. Where the docstring says that settings are as for
+    ``MEISettings``, their descriptions stand.
+
+    Args:
+        names: which of them; by default all.
+    """
+
+    def decorate(made: Function) -> Function:
+        called: Any = made.__init__ if isinstance(made, type) else made  # type: ignore[misc]
+        signature = inspect.signature(called)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        of_settings = [
+            inspect.Parameter(one.name, keyword, default=one.default, annotation=one.type)
+            for one in fields(MEISettings)
+            if one.name in names
+        ]
+        called.__signature__ = signature.replace(parameters=[*own, *of_settings])
+        described = inspect.getdoc(MEISettings) or ""
+        arguments = described.split("Args:\n")[1].split("\n\nRaises:")[0]
+        made.__doc__ = (inspect.getdoc(made) or "").replace(f"    {_IN_DOCSTRINGS}", arguments)
+        return made
+
+    return decorate
