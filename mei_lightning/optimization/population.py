@@ -8,32 +8,18 @@ from typing import Any
 
 import torch
 import xarray as xr
-from lightning.pytorch import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
-from mei_lightning.acceleration.blocks import for_few_rows
-from mei_lightning.acceleration.memory import rows_that_fit, rows_with_room
-from mei_lightning.acceleration.prepare import FastModel, Precision, prepare
-from mei_lightning.acceleration.row_arithmetic import cosines
-from mei_lightning.callbacks.cpu_threads import ThreadsForBlocks
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.models.base import RetinaModel, StimulusFormat
-from mei_lightning.objectives import NeuronObjective, Objective
-from mei_lightning.optimization.found import results_of, start_similarities
+from mei_lightning.optimization.found import start_similarities
 from mei_lightning.optimization.logs import values_of_scores, values_of_stimuli
 from mei_lightning.optimization.metrics import ConvergedShare, SeedSimilarity
-from mei_lightning.optimization.optimizers import RowOptimizer, forgives_rounding
-from mei_lightning.optimization.out_of_memory import ObjectiveInParts, RowsAtATime
+from mei_lightning.optimization.optimizers import RowOptimizer
 from mei_lightning.optimization.row_state import Status
-from mei_lightning.optimization.search import better_rows, nearly_as_good
-from mei_lightning.optimization.slotted_rows import SlottedRows
-from mei_lightning.optimization.stimulus_module import StimulusModule
+from mei_lightning.optimization.slot_module import SlotModule
 from mei_lightning.optimization.strategies import SHARDED, ShardedStrategy, deal
 from mei_lightning.problem import MEIProblem
-from mei_lightning.results.store import MEIResult
 
 _STEPS_TO_LEAVE = 2
 """Steps from one time that rows which are done leave the computation to the next; and steps of a row's own from one
@@ -41,7 +27,7 @@ time that it is compared with the others of its neuron to the next."""
 _STEPS_BETWEEN_LOGS = 8
 
 
-class PopulationModule(StimulusModule):
+class PopulationModule(SlotModule):
     """Streams neurons through the rows that a device has room for.
 
     A device has slots for neurons. Each has a row for every start of the search, and for every copy of the best
@@ -63,35 +49,12 @@ class PopulationModule(StimulusModule):
         converged_share, seed_similarity: metrics of the neurons that have been done since the run was last started.
     """
 
-    rows: SlottedRows
-
     @made_on_cpu
     def __init__(self, problem: MEIProblem, check_interval: int = 4) -> None:
-        settings, search = problem.settings, problem.search
-        if settings.rows_per_device is not None and settings.rows_per_device < search.starts:
-            raise InvalidValueError(
-                f"rows_per_device={settings.rows_per_device} has no room for a neuron with restarts={search.starts}: "
-                "its rows are computed together."
-            )
-        # In a tuple, so that the model is not registered as a part of this module.
-        self._problem_in_tuple = (problem,)
-        self._prepared_in_tuple = (problem.objective,)
-        self._moved_rows = max(len(problem.shifts), len(problem.frame_shifts))
-        super().__init__(
-            problem.objective,
-            self._initial_rows(0),
-            constraint=problem.space.constraint,
-            regularizer=settings.regularizer,
-            optimizer=settings.optimizer,
-            parameterization=problem.space.parameterization,
-            robustness=settings.robustness,
-            max_steps=search.max_steps,
-            check_interval=check_interval,
-        )
+        super().__init__(problem, check_interval)
         self.configuration: dict[str, Any] = dict(problem.configuration)
         self.description: xr.Dataset = problem.description
         self.neurons_done = 0
-        self._rows_at_a_time = RowsAtATime()
         self._waiting: list[int] = []
         self._done_before: dict[int, float] = {}
         self._score_of: dict[int, float] = {}
@@ -99,36 +62,6 @@ class PopulationModule(StimulusModule):
         self._row_steps_released = 0
         self.converged_share = ConvergedShare()
         self.seed_similarity = SeedSimilarity()
-
-    @property
-    def problem(self) -> MEIProblem:
-        """What is to be found for which neurons."""
-        return self._problem_in_tuple[0]
-
-    @property
-    def objective(self) -> NeuronObjective:
-        """The neurons, one for each row, on the frozen model."""
-        return self.problem.objective
-
-    @property
-    def prepared_objective(self) -> NeuronObjective:
-        """The same, on a copy of the model that is prepared to be faster, if there is one."""
-        return self._prepared_in_tuple[0]
-
-    @property
-    def labels(self) -> list[str]:
-        """What the neurons are called."""
-        return self.problem.labels
-
-    @property
-    def stimulus_format(self) -> StimulusFormat:
-        """The physical facts of the model's stimulus."""
-        return self.problem.model.stimulus_format
-
-    @property
-    def neuron_in_slot(self) -> Tensor:
-        """The number of the neuron in each slot of this device, ``[slots]``, -1 for none."""
-        return self.rows.neuron_in_slot
 
     @property
     def streams(self) -> bool:
@@ -142,89 +75,6 @@ class PopulationModule(StimulusModule):
             scores: the numbers of these neurons and their scores.
         """
         self._done_before = dict(scores)
-
-    # Slots
-
-    def _row_state(self, stimulus: Tensor) -> SlottedRows:
-        starts = self.problem.search.starts
-        return SlottedRows(stimulus, starts, starts + self._moved_rows)
-
-    def _initial_rows(self, number: int) -> Tensor:
-        """The initial stimuli of a neuron, and anything for the rows of stimuli moved in time."""
-        stimulus = self.problem.starts(number)
-        return torch.cat([stimulus, *[stimulus[:1]] * self._moved_rows])
-
-    @made_on_cpu
-    def configure_model(self) -> None:
-        """Prepare the model, and make as many slots as the device has room for, unless slots are taken already."""
-        device, settings, search = self.trainer.strategy.root_device, self.problem.settings, self.problem.search
-        parameters, first = self.space.initial_parameters(self._initial_rows(0))
-        model = self.objective.model
-        optimizer = self.optimizer_factory([self.stimulus])
-        if settings.fast_path and forgives_rounding(optimizer) and isinstance(model, RetinaModel):
-            precision: Precision = "float32" if settings.fast_path is True else settings.fast_path
-            self._prepared_in_tuple = (self.objective.on(prepare(model, first.shape, device, precision=precision)),)
-        self._most_rows = max(self._rows_for(device, first[:1]), search.starts)
-        if (self.neuron_in_slot >= 0).any():
-            return
-        # More slots than are filled at first: those whose rows go on leave room for others.
-        enough = math.ceil(len(self.labels) / self.trainer.world_size)
-        slots = min(self._most_rows // search.keep, enough)
-        self._make_rows(torch.cat([parameters] * slots), torch.cat([first] * slots))
-
-    def _rows_for(self, device: torch.device, row: Tensor) -> int:
-        """How many rows like this one to compute at a time."""
-        wanted = self.problem.settings.rows_per_device
-        if wanted is None:
-            sharing = getattr(self.trainer.strategy, "num_processes", 1) if device.type == "cpu" else 1
-            in_blocks = device.type == "cpu" and self._is_understood()
-            return rows_that_fit(self.prepared_objective, row.to(device), device, sharing, in_blocks)
-        if device.type == "cpu" or (room := rows_with_room(row, device)) >= wanted:
-            return wanted
-        rank_zero_warn(
-            f"rows_per_device={wanted}: the memory of {device} has room for the stimuli of {room} rows, "
-            "and so many are computed at a time."
-        )
-        return room
-
-    def configure_callbacks(self) -> list[Callback]:
-        """As in ``StimulusModule``; and the threads of a CPU are for the model, if that is prepared."""
-        return [*super().configure_callbacks(), ThreadsForBlocks(self._computes_in_blocks)]
-
-    def _computes_in_blocks(self) -> bool:
-        return self.device.type == "cpu" and self._is_understood()
-
-    def _is_understood(self) -> bool:
-        model = self.prepared_objective.model
-        return isinstance(model, FastModel) and model.computes_in_blocks
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Restore the slots and the rows in them, however many they were."""
-        held = {"stimulus": self.stimulus.detach(), "best_stimulus": self.best_stimulus, **state_dict}
-        self._make_rows(torch.empty_like(held["stimulus"]), torch.empty_like(held["best_stimulus"]))
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def _objective_of(self, rows: Sequence[int], objective: Objective | None = None) -> Objective:
-        if not rows:
-            return self.objective
-        prepared = self.prepared_objective if objective is None else objective
-        assert isinstance(prepared, NeuronObjective)
-        neurons = self._neurons_of(rows)
-        if self._computes_in_blocks():
-            return ObjectiveInBlocks(prepared, neurons)
-        if self.device.type == "cpu":
-            return prepared.for_rows(neurons)
-        return ObjectiveInParts(prepared, neurons, self._rows_at_a_time)
-
-    def _neurons_of(self, rows: Sequence[int]) -> list[int]:
-        neurons = self.neuron_in_slot.tolist()
-        return [neurons[row // self.rows.size] for row in rows]
-
-    def _seeds_of(self, rows: Sequence[int]) -> list[int]:
-        # Rows of stimuli moved in time come after the starts in their slot.
-        numbers = [row % self.rows.size for row in rows]
-        seed_of = self.problem.starts.seed_of
-        return [seed_of(neuron, number) for neuron, number in zip(self._neurons_of(rows), numbers, strict=True)]
 
     def _check_devices(self) -> None:
         strategy = self.trainer.strategy
@@ -266,14 +116,12 @@ class PopulationModule(StimulusModule):
         rows_leave = self.trainer.global_step % _STEPS_TO_LEAVE == 0
         # Rows begin at checks: where the interval is a multiple of these steps, none is due in between.
         if rows_leave or self.check_interval % _STEPS_TO_LEAVE:
-            given_up, joined = self.problem.search.ended(self.rows.for_search(), self._meet_better_rows)
-            self.retire(joined.flatten(), Status.JOINED)
-            self.retire(given_up.flatten(), Status.OUTDONE)
+            self.give_up_rows()
         if rows_leave or self.at_check:
             if self._moved_rows:
                 self._row_steps_released += self.rows.adopt_moved()
             if self._moved_rows and self.at_check:
-                self._begin_frame_shifted()
+                self.begin_frame_shifted()
             self._select_active_rows()
 
     def on_train_epoch_end(self) -> None:
@@ -287,7 +135,8 @@ class PopulationModule(StimulusModule):
             complete = self.complete_slots()
             self._take_into_metrics(complete)
             self._release(complete)
-            self._begin_shifted()
+            if self._moved_rows:
+                self.begin_shifted()
         self._begin_next_neurons()
         if logs or self.trainer.should_stop:
             self._log_population()
@@ -296,18 +145,6 @@ class PopulationModule(StimulusModule):
         """Score the last iterate of rows that are still active, since it may be the best."""
         self._score_last_iterate()
         self._note_scores()
-
-    def complete_slots(self) -> list[int]:
-        """Slots whose neuron has nothing left to optimise."""
-        return self._complete.nonzero().flatten().tolist()
-
-    def unfinished_slots(self) -> list[int]:
-        """Slots whose neuron is still being optimised."""
-        return ((self.neuron_in_slot >= 0) & ~self._complete).nonzero().flatten().tolist()
-
-    @property
-    def _complete(self) -> Tensor:
-        return self.rows.at_rest & (self.rows.frame_shifted | (not self._moved_rows))
 
     def _release(self, slots: Sequence[int]) -> None:
         self._row_steps_released += self.rows.release(slots)
@@ -320,7 +157,7 @@ class PopulationModule(StimulusModule):
         to_fill, taken, row_steps_in_epoch, self._row_steps_active = facts.T
         dealt = deal(self._waiting, to_fill.tolist())
         if mine := dealt[self.trainer.global_rank]:
-            self._occupy(free[: len(mine)], mine)
+            self.occupy(free[: len(mine)], mine)
         self._select_active_rows()
         # Devices keep step, so each computes as long as the one with the most rows.
         self._row_steps_computed += int(row_steps_in_epoch.max()) * self.trainer.world_size
@@ -343,82 +180,6 @@ class PopulationModule(StimulusModule):
         room = (most - int(self.active.sum())) // starts
         return min(free, max(room, 0)) if one_by_one or free == len(self.neuron_in_slot) else 0
 
-    @property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        return self.trainer.optimizers[0]
-
-    @torch.no_grad()
-    def _occupy(self, slots: Sequence[int], neurons: Sequence[int]) -> None:
-        rows = self.rows.starts_of(slots).flatten()
-        self._begin_rows(rows, torch.cat([self.problem.starts(number) for number in neurons]).to(self.stimulus))
-        self.rows.occupy(slots, neurons)
-
-    def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
-        if not len(rows):
-            return
-        self._selection_is_old = True
-        feasible = torch.empty_like(stimulus)
-
-        def begin(part: slice) -> None:
-            self.stimulus[rows[part]], feasible[part] = self.space.initial_parameters(stimulus[part])
-
-        for_few_rows(begin, len(rows), self.device)
-        self.rows.begin(rows, feasible)
-        if isinstance(self._optimizer, RowOptimizer):
-            self._optimizer.begin_anew(rows)
-        else:
-            self._optimizer.state.clear()
-
-    # Stimuli moved in time
-
-    @torch.no_grad()
-    def _begin_shifted(self) -> None:
-        """Optimise the best stimulus of each neuron after the trial once more, shifted in time."""
-        if not self._moved_rows:
-            return
-        tried = self.problem.search.tried(self.rows.by_slot(self.steps))
-        begins = (self.neuron_in_slot >= 0) & ~self.rows.shifted & (tried | self.rows.at_rest)
-        self.rows.shifted |= begins
-        best = self.rows.best_rows()
-        # Where no row has a value there is nothing to begin from.
-        slots = (begins & self.best_value[best].isfinite()).nonzero().flatten()
-        for number, frames in enumerate(self.problem.shifts):
-            rows = slots * self.rows.size + self.rows.starts + number
-            self._begin_rows(rows, self.best_stimulus[best[slots]].roll(frames, dims=2))
-
-    @torch.no_grad()
-    def _begin_frame_shifted(self) -> None:
-        """Optimise the best stimulus of each neuron from a frame earlier and later, if it is nearly as good there."""
-        begins = self.rows.at_rest & self.rows.shifted & ~self.rows.frame_shifted
-        self.rows.frame_shifted |= begins
-        best = self.rows.best_rows()
-        slots = (begins & self.best_value[best].isfinite()).nonzero().flatten()
-        moves = self.problem.frame_shifts
-        if not len(slots) or not moves:
-            return
-        own, best = self.best_stimulus[best[slots]], self.best_value[best[slots]]
-        rows = torch.cat([slots * self.rows.size + self.rows.starts + number for number in range(len(moves))])
-        stimulus = torch.cat([own.roll(frames, dims=2) for frames in moves])
-        _, feasible = self.space.initial_parameters(stimulus)
-        _, values = self._evaluate(feasible, self._objective_of(rows.tolist()).to(self.device))
-        good = nearly_as_good(values, best.repeat(len(moves)))
-        self._begin_rows(rows[good], stimulus[good])
-
-    def _meet_better_rows(self, which: Tensor, similarity: Tensor) -> Tensor:
-        """Rows ``[slots, rows]``, of some, that have come to where a better row of the same neuron is."""
-        own, better = better_rows(self.rows.values, which)
-        alike = self.best_stimulus.new_empty(len(own))
-
-        def compare(part: slice) -> None:
-            here = self.space.stimuli(self.stimulus.detach().index_select(0, own[part]))
-            alike[part] = cosines(here, self.best_stimulus.index_select(0, better[part]))
-
-        if len(own):
-            for_few_rows(compare, len(own), self.device)
-        joins = torch.zeros_like(self.active)
-        joins[own[alike > similarity[own % self.rows.size]]] = True
-        return self.rows.by_slot(joins)
-
     def _gather(self, facts: Sequence[int]) -> Tensor:
         """Some numbers of every device, ``[devices, facts]``."""
         table = torch.zeros(self.trainer.world_size, len(facts), dtype=torch.long, device=self.device)
@@ -431,16 +192,6 @@ class PopulationModule(StimulusModule):
         total = self.trainer.strategy.reduce(values, reduce_op="sum")
         assert isinstance(total, Tensor)
         return total
-
-    # What was found
-
-    def results(self, slots: Sequence[int]) -> list[MEIResult]:
-        """The neurons in some slots: the best of each one's rows, and how alike they are."""
-        return results_of(self.rows, slots, self.problem, self._complete, self._rows_at_a_time)
-
-    def best_rows(self) -> Tensor:
-        """The row of the best start of each slot that is taken, ``[slots taken]``."""
-        return self.rows.best_rows()[self.neuron_in_slot >= 0]
 
     def scores(self) -> Tensor:
         """The score of every neuron that has one so far, on any device, as of the last check."""

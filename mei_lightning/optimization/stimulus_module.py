@@ -1,13 +1,13 @@
 """The LightningModule: a stimulus as the sole trainable parameter, optimised on a frozen model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
-from torch import Tensor, nn
+from lightning.pytorch import Callback
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mei_lightning.acceleration.blocks import for_few_rows
@@ -18,9 +18,8 @@ from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import check_device, made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.models.base import RetinaModel, StimulusFormat
+from mei_lightning.models.base import RetinaModel
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
-from mei_lightning.optimization.logs import values_of_scores, values_of_stimuli
 from mei_lightning.optimization.optimizers import (
     AdaptivePowerMethod,
     OptimizerFactory,
@@ -28,7 +27,15 @@ from mei_lightning.optimization.optimizers import (
     check_optimizer,
     check_rows_are_independent,
 )
-from mei_lightning.optimization.row_state import RowState, Status, certain, warn_of_failures
+from mei_lightning.optimization.refusals import (
+    check_clipping,
+    check_numbers,
+    check_precision,
+    check_rows,
+    refuse_without_gradient,
+)
+from mei_lightning.optimization.row_module import RowModule
+from mei_lightning.optimization.row_state import Status, certain, warn_of_failures
 from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
@@ -58,29 +65,7 @@ class Step:
     projected_fraction: Tensor | None = None
 
 
-@dataclass
-class ComputedRows:
-    """The rows that steps compute: those that were active when they were last selected.
-
-    Args:
-        numbers: of the rows, in order.
-        index: the same, where the stimulus is.
-        objective: of these rows.
-        seeds: of their perturbations, on the host.
-        steps: that they have taken, on the host; None without perturbations.
-    """
-
-    numbers: list[int]
-    index: Tensor
-    objective: Objective
-    seeds: Tensor | None = None
-    steps: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-
-class StimulusModule(LightningModule):
+class StimulusModule(RowModule):
     """Optimises each row of a stimulus for an objective; the rows do not know of each other.
 
     Fit it with any Lightning ``Trainer(max_steps=..., max_epochs=-1)``: an epoch is ``check_interval`` steps, after
@@ -130,24 +115,16 @@ class StimulusModule(LightningModule):
         max_steps: int | None = None,
         check_interval: int = 10,
     ) -> None:
-        super().__init__()
-        _check_numbers(initial_stimulus, seeds, max_steps, check_interval)
+        check_numbers(initial_stimulus, seeds, max_steps, check_interval)
         check_robustness(robustness)
         check_optimizer(optimizer)
         if parameterization is not None:
             check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
-        # In a tuple, so that the frozen model is no part of this module: neither of its parameters and checkpoints, nor
-        # moved to the CPU with it when the trainer is done.
-        self._objective_in_tuple = (as_objective(objective),)
-        self.constraint = constraint
+        space = StimulusSpace(constraint, _made_for(parameterization, initial_stimulus.shape))
+        super().__init__(as_objective(objective), space, robustness, seeds, check_interval)
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
-        self.parameterization = _made_for(parameterization, initial_stimulus.shape)
-        self.space = StimulusSpace(constraint, self.parameterization)
-        self.robustness = tuple(robustness)
-        self.seeds = seeds
         self.max_steps = max_steps
-        self.check_interval = check_interval
         for part in self.robustness:
             part.check(self.objective, initial_stimulus.shape)
         if regularizer is not None:
@@ -156,88 +133,9 @@ class StimulusModule(LightningModule):
         self._make_rows(*self.space.initial_parameters(initial_stimulus.detach().clone()))
         self._whole_and_members: tuple[NeuronObjective, ...] = ()
         self._step = Step()
-        self._selection_is_old = True
         self._select_active_rows()
 
-    def _make_rows(self, parameters: Tensor, stimulus: Tensor) -> None:
-        self.stimulus = nn.Parameter(parameters)
-        self.rows = self._row_state(stimulus.clone())
-        self._computed_in_tuple: tuple[ComputedRows, ...] = ()
-        self._selection_is_old = True
-
-    def _row_state(self, stimulus: Tensor) -> RowState:
-        return RowState(stimulus)
-
-    @property
-    def best_stimulus(self) -> Tensor:
-        """The best iterate of each row, ``[rows, channels, time, height, width]``."""
-        return self.rows.best_stimulus
-
-    @property
-    def best_score(self) -> Tensor:
-        """Its score, ``[rows]``."""
-        return self.rows.best_score
-
-    @property
-    def best_value(self) -> Tensor:
-        """The highest value of each row, its score minus its cost, ``[rows]``."""
-        return self.rows.best_value
-
-    @property
-    def status(self) -> Tensor:
-        """The ``Status`` of each row, ``[rows]``."""
-        return self.rows.status
-
-    @property
-    def steps(self) -> Tensor:
-        """The number of steps that each row has taken, ``[rows]``."""
-        return self.rows.steps
-
-    @property
-    def active(self) -> Tensor:
-        """Which rows ``[rows]`` are still being optimised."""
-        return self.rows.active
-
-    # What the stimuli are for; modules for named neurons know better
-
-    @property
-    def objective(self) -> Objective:
-        """What the stimuli are optimised for, with the frozen model."""
-        return self._objective_in_tuple[0]
-
-    @property
-    def labels(self) -> list[str]:
-        """What each stimulus of the result is called."""
-        return [f"row_{row}" for row in range(len(self.rows))]
-
-    @property
-    def stimulus_format(self) -> StimulusFormat | None:
-        """The physical facts of the stimulus, if known."""
-        return None
-
-    def best_rows(self) -> Tensor:
-        """For each stimulus of the result its row, ``[results]``."""
-        return torch.arange(len(self.rows), device=self.device)
-
-    def scores(self) -> Tensor:
-        """The best score so far of each stimulus of the result that has a finite one."""
-        scores = self.best_score[self.best_rows()]
-        return scores[scores.isfinite()]
-
-    # Data and optimizer
-
-    def train_dataloader(self) -> Iterable[int]:
-        """No data: an epoch of ``check_interval`` steps, or what a run that was interrupted has left of one."""
-        return _StepsToNextCheck(self)
-
-    @property
-    def at_check(self) -> bool:
-        """Whether the last step was one after which rows are checked; a run can also end between two checks."""
-        return self.trainer.global_step % self.check_interval == 0
-
-    def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
-        """Nothing to transfer."""
-        return batch
+    # Optimizer and trainer
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer of the stimulus.
@@ -266,14 +164,7 @@ class StimulusModule(LightningModule):
         Raises:
             ValueError: if it is not that of 32 bits, which leaves everything in the model's own precision.
         """
-        precision = self.trainer.precision
-        if precision != "32-true":
-            raise InvalidValueError(
-                f"Trainer(precision={precision!r}) would change the precision of the stimulus and not that of the "
-                "model. Leave precision out. An MEIModule and find_meis compute faster in bfloat16 with "
-                'fast_path="bfloat16" (--model.fast_path bfloat16), and in double precision on a model in double '
-                "precision (model.double())."
-            )
+        check_precision(self.trainer.precision)
         check_device(self.trainer.strategy.root_device, self.stimulus.dtype)
 
     # Steps
@@ -288,11 +179,11 @@ class StimulusModule(LightningModule):
 
     def _evaluate(self, stimulus: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         scores = objective(stimulus)
-        _check_rows("objective", self.objective, scores, stimulus)
+        check_rows("objective", self.objective, scores, stimulus)
         if self.regularizer is None:
             return scores, scores
         costs = self.regularizer(stimulus)
-        _check_rows("regularizer", self.regularizer, costs, stimulus)
+        check_rows("regularizer", self.regularizer, costs, stimulus)
         return scores, scores - costs
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
@@ -332,11 +223,11 @@ class StimulusModule(LightningModule):
         evaluated = self._step.evaluated
         assert evaluated is not None
         if not loss.requires_grad:
-            self._refuse_without_gradient()
+            refuse_without_gradient(self.objective)
         loss.backward(inputs=[evaluated], **kwargs)
         gradient = evaluated.grad
         if gradient is None:
-            self._refuse_without_gradient()
+            refuse_without_gradient(self.objective)
         if self.stimulus.grad is None:
             self.stimulus.grad = torch.zeros_like(self.stimulus)
         whole, steepness = self.stimulus.grad, gradient.new_empty(len(gradient))
@@ -363,12 +254,6 @@ class StimulusModule(LightningModule):
             self.rows.retire_some(rows, flat & (fraction == 0), Status.CONVERGED)
         self.rows.retire_some(rows, flat, Status.NO_GRADIENT)
         self.rows.retire_some(rows, ~steepness.isfinite(), Status.NOT_FINITE)
-
-    def _refuse_without_gradient(self) -> NoReturn:
-        raise InvalidValueError(
-            f"The score of {type(self.objective).__name__} does not depend on the stimulus in a differentiable way, "
-            "so there is no gradient. Does the model detach its input or run under torch.no_grad()?"
-        )
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -436,11 +321,7 @@ class StimulusModule(LightningModule):
         Raises:
             ValueError: if the trainer clips gradients or uses devices in a way that this module cannot.
         """
-        if self.trainer.gradient_clip_val:
-            raise InvalidValueError(
-                f"Trainer(gradient_clip_val={self.trainer.gradient_clip_val}) clips the gradients of all rows "
-                "together. Leave it out: the default optimizer normalises the gradient of each row."
-            )
+        check_clipping(self.trainer.gradient_clip_val)
         self._check_devices()
 
     def _check_devices(self) -> None:
@@ -486,47 +367,6 @@ class StimulusModule(LightningModule):
             stimulus = self.space.stimuli(self._parameters_in_computation())
             self.rows.keep_best(self._computed.index, stimulus.detach(), *self.evaluate(stimulus))
 
-    def _parameters_in_computation(self) -> Tensor:
-        return self.stimulus.detach().index_select(0, self._computed.index)
-
-    @property
-    def _computed(self) -> ComputedRows:
-        return self._computed_in_tuple[0]
-
-    def _select_active_rows(self) -> None:
-        rows = self.active.nonzero().flatten().tolist()
-        if self._selection_is_old or rows != self._computed.numbers:
-            self._select_rows(rows)
-
-    def _select_rows(self, rows: Sequence[int]) -> None:
-        before = self._computed.numbers if self._computed_in_tuple else []
-        left = sorted(set(before) - set(rows))
-        if left and self.stimulus.grad is not None:
-            self.stimulus.grad.index_fill_(0, torch.tensor(left, device=self.stimulus.device), 0)
-        index = torch.tensor(rows, dtype=torch.long, device=self.stimulus.device)
-        computed = ComputedRows(list(rows), index, self._objective_of(rows).to(self.stimulus.device))
-        if self.robustness:
-            computed.seeds = torch.tensor(self._seeds_of(rows), dtype=torch.long)
-            # Of rows that go on: those that have ended meanwhile are computed, but count no more.
-            computed.steps = self.steps[index].cpu()
-        # In a tuple, so that the objective, which shares the model, is not registered as a part of this module.
-        self._computed_in_tuple = (computed,)
-        self._selection_is_old = False
-
-    def _seeds_of(self, rows: Sequence[int]) -> list[int]:
-        """The seeds of some rows' perturbations."""
-        return list(rows) if self.seeds is None else [self.seeds[row] for row in rows]
-
-    def _objective_of(self, rows: Sequence[int], objective: Objective | None = None) -> Objective:
-        """What some rows are scored by: of an objective of all rows, by default of the module's, their part."""
-        objective = self.objective if objective is None else objective
-        return objective if len(rows) in (0, len(self.stimulus)) else objective.for_rows(rows)
-
-    @property
-    def prepared_objective(self) -> Objective:
-        """The objective that steps are computed on."""
-        return self.objective
-
     def _objectives_of_members(self) -> list[Callable[[Sequence[int]], Objective]]:
         """For each member of the model, what makes its objective for rows in computation, by their positions there."""
         whole = self.prepared_objective
@@ -540,63 +380,6 @@ class StimulusModule(LightningModule):
         rows = [self._computed.numbers[position] for position in positions]
         return self._objective_of(rows, objective).to(self.stimulus.device)
 
-    def _log_population(self) -> None:
-        self._log_values(values_of_scores(self.scores()))
-        self.log("rows/active", self.active.sum().float(), prog_bar=True)
-        for status in (Status.CONVERGED, Status.NO_GRADIENT, Status.NOT_FINITE):
-            self.log(f"rows/{status.name.lower()}", (self.status == status).sum().float())
-        self._log_values(values_of_stimuli(self.best_stimulus, self.constraint))
-
-    def _log_values(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name == "score/mean")
-
-    # Checkpoints: the stimulus and what belongs to its rows, never the model
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The stimulus and the state of its rows."""
-        state = super().state_dict(*args, **kwargs)
-        return {name.removeprefix(_ROWS): value for name, value in state.items() if _is_own(name)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Restore the stimulus and the state of its rows; the model keeps its weights."""
-        frozen = {name: value for name, value in super().state_dict().items() if not _is_own(name)}
-        own = {name if name == "stimulus" else f"{_ROWS}{name}": value for name, value in state_dict.items()}
-        return super().load_state_dict({**frozen, **own}, strict=strict, assign=assign)
-
-
-_ROWS = "rows."
-
-
-def _is_own(name: str) -> bool:
-    """Whether a name of the state belongs to the stimulus and its rows, and not to constraint or parameterisation."""
-    return name == "stimulus" or name.startswith(_ROWS)
-
-
-def _check_numbers(
-    initial_stimulus: Tensor, seeds: Sequence[int] | None, max_steps: int | None, check_interval: int
-) -> None:
-    if initial_stimulus.ndim != 5 or not len(initial_stimulus):
-        raise InvalidValueError(
-            "A stimulus is [rows, channels, time, height, width] with at least one row, "
-            f"not {tuple(initial_stimulus.shape)}."
-        )
-    if check_interval < 1:
-        raise InvalidValueError(f"check_interval={check_interval} must be at least 1 step.")
-    if max_steps is not None and max_steps < 1:
-        raise InvalidValueError(f"max_steps={max_steps} leaves nothing to do; give the number of steps, at least 1.")
-    if seeds is not None and len(seeds) != len(initial_stimulus):
-        raise InvalidValueError(f"{len(seeds)} seeds for {len(initial_stimulus)} row(s); give one for each.")
-
-
-class _StepsToNextCheck:
-    def __init__(self, module: StimulusModule) -> None:
-        self._module = module
-
-    def __iter__(self) -> Iterator[int]:
-        steps = self._module.check_interval
-        return iter(range(steps - self._module.trainer.global_step % steps))
-
 
 def _made_for(parameterization: Parameterization | None, shape: torch.Size) -> Parameterization | None:
     if parameterization is None or parameterization.shape == shape[1:]:
@@ -607,11 +390,3 @@ def _made_for(parameterization: Parameterization | None, shape: torch.Size) -> P
             "(channels, time, height, width)."
         )
     return parameterization.for_stimuli(shape)
-
-
-def _check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> None:
-    if values.shape != (len(stimulus),):
-        raise InvalidValueError(
-            f"The {what} returned a tensor of shape {tuple(values.shape)} for {len(stimulus)} row(s); it must return "
-            f"one number for each row, shape ({len(stimulus)},): {type(source).__name__}"
-        )
