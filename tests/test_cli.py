@@ -332,3 +332,19 @@ def test_print_config_is_a_config(capsys):
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["weights_only"] is True
     assert config["convergence"] == {"relative_gain": 0.001, "patience": 5}
+
+
+@pytest.mark.parametrize("given", ["words", "mapping"])
+def test_a_configuration_may_have_the_command_in_it(given):
+    config = {"model": {"retina": "simulated", "neurons": [["session_1", 0]], "max_steps": 1}}
+    config["trainer"] = {"enable_progress_bar": False}
+    Path("whole.yaml").write_text(yaml.safe_dump({"subcommand": "fit", "fit": config}), encoding="utf-8")
+    main(["--config", "whole.yaml"] if given == "words" else {"subcommand": "fit", "fit": config})
+    assert results().neuron.values.tolist() == ["session_1/0"]
+
+
+def test_options_before_the_command_are_those_of_fit(capsys):
+    Path("model.yaml").write_text(yaml.safe_dump({"fit": {"model": {"max_steps": 7}}}), encoding="utf-8")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--config", "model.yaml", *ONE_NEURON, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["max_steps"] == 7

@@ -1,5 +1,6 @@
 """What a user sees of errors on the command line: the message of a refusal, the traceback of a defect."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 import mei_lightning
 from mei_lightning.cli.errors import is_explained
-from mei_lightning.cli.main import main
+from mei_lightning.cli.main import commands, main
 from mei_lightning.objectives import SliceMeanReducer
 from mei_lightning.optimization.strategies import deal
 from mei_lightning.results.store import MEIStore
@@ -198,6 +199,28 @@ def test_all_commands_are_listed_with_a_line_each(capsys):
     for command in COMMANDS:
         described = text.split(f"\n    {command}")[1].split("\n    ")
         assert len(" ".join(described[:2]).split()) > 4, command
+
+
+def test_the_commands_are_the_public_functions_and_their_lines_are_the_first_of_the_documentation():
+    known = commands()
+    assert list(known) == COMMANDS
+    assert all(inspect.getdoc(command.load()).split("\n")[0] == command.line for command in known.values())
+
+
+@pytest.mark.parametrize(("typed", "code"), [(["--help"], 0), (["nonsense"], 2), (["fti"], 2), ([], 2)])
+def test_which_commands_there_are_is_told_without_loading_what_they_need(typed, code):
+    heavy = "{'torch', 'lightning', 'numpy', 'pandas', 'xarray', 'matplotlib', 'sklearn', 'av', 'jinja2'}"
+    program = f"""
+import sys
+from mei_lightning.cli.main import main
+try:
+    main({typed})
+finally:
+    print("loaded:", *({heavy} & sys.modules.keys()))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == code
+    assert ended.stdout.split("loaded:")[1].split() == []
 
 
 @pytest.mark.parametrize(

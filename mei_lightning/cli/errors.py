@@ -1,10 +1,8 @@
 """What the command line shows of an error: the message alone, where that says all."""
 
-import argparse
 import difflib
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,13 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 import jsonargparse
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from jsonargparse import ArgumentError
 
 import mei_lightning
 from mei_lightning.exceptions import MEIError
-from mei_lightning.optimization.strategies import tells_of_a_lost_process
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 """The environment variable that asks for tracebacks."""
@@ -27,8 +22,6 @@ TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 _JSONARGPARSE = Path(jsonargparse.__file__).parent
 _EXIT_CODE = 2
 """As of arguments that cannot be parsed."""
-_AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
-"""Ends a process without its doing. On Windows, which lacks SIGKILL, SIGTERM does."""
 
 
 def is_explained(error: BaseException) -> bool:
@@ -37,6 +30,9 @@ def is_explained(error: BaseException) -> bool:
     Refusals are kinds of ``MEIError``, or Lightning's ``MisconfigurationException``. Any other error, such as an index
     that is out of range in a line of ours or of the user's model, is a defect, and its traceback is needed.
     """
+    # Not at the top of the module, from where it would take seconds of every --help.
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     return isinstance(error, MEIError | MisconfigurationException)
 
 
@@ -66,13 +62,16 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
     """
     try:
         yield
-    except argparse.ArgumentError as error:
+    except ArgumentError as error:
         print(f"error: {_of_argument(error)}\nOption --help tells what there is.", file=sys.stderr)
         sys.exit(_EXIT_CODE)
     except Exception as error:
-        refusal = refusal_in(error)
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise
+        # As above.
+        from mei_lightning.optimization.strategies import tells_of_a_lost_process
+
+        refusal = refusal_in(error)
         if tells_of_a_lost_process(error):
             for note in getattr(error, "__notes__", ()):
                 print(f"error: {note}", file=sys.stderr)
@@ -85,7 +84,7 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
         sys.exit(_EXIT_CODE)
 
 
-def _of_argument(error: argparse.ArgumentError) -> str:
+def _of_argument(error: ArgumentError) -> str:
     """What is wrong with an argument: of a name that does not exist what is near, else all that jsonargparse says."""
     cause: BaseException = error
     while (next_one := cause.__cause__ or cause.__context__) is not None:
@@ -100,13 +99,3 @@ def _of_argument(error: argparse.ArgumentError) -> str:
     hint = f" Do you mean {' or '.join(f'{module.__name__}.{name}' for name in near)}?" if near else ""
     option = re.match(r'Parser key "(.*?)"', str(error))
     return f"{f'{option[1]}: ' if option else ''}{module.__name__} has no {missing}.{hint}"
-
-
-class OneMessage(Callback):
-    """Ends the other processes of a run that the first one refuses, before they complain of its absence."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the processes that this one has launched."""
-        launcher = trainer.strategy.launcher
-        if is_explained(exception) and isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(_AT_ONCE)

@@ -78,16 +78,6 @@ def cluster(model: RetinaModel | str, neurons: Neurons, target: Path, **options:
     print(found["cluster"].to_series().value_counts().sort_index().rename("neurons").to_string())
 
 
-METHODS = {
-    "diverse": diverse,
-    "surround": surround,
-    "invariance": invariance,
-    "receptive-field": receptive_field,
-    "cluster": cluster,
-}
-"""The commands by their names."""
-
-
 def _check_free(target: Path) -> None:
     if target.exists():
         raise AlreadyThereError(

@@ -1,0 +1,125 @@
+"""The command ``fit``: Lightning's command line for MEIs."""
+
+import hashlib
+import inspect
+import json
+import re
+import signal
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from mei_lightning.callbacks.convergence import RowConvergence
+from mei_lightning.callbacks.interrupt import InterruptTogether
+from mei_lightning.callbacks.progress import StepProgressBar
+from mei_lightning.callbacks.results_writer import ResultsWriter
+from mei_lightning.callbacks.tensorboard import StimulusLogger
+from mei_lightning.callbacks.time_limit import TimeLimit
+from mei_lightning.cli.errors import is_explained
+from mei_lightning.devices import chosen_accelerator
+from mei_lightning.optimization.mei_module import MEIModule
+from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
+
+_AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""Ends a process without its doing. On Windows, which lacks SIGKILL, SIGTERM does."""
+
+
+class EndRanksOnRefusal(Callback):
+    """Ends the other processes of a run that the first one refuses, before they complain of its absence."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the processes that this one has launched."""
+        launcher = trainer.strategy.launcher
+        if is_explained(exception) and isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(_AT_ONCE)
+
+
+class SaveConfigWithLogs(SaveConfigCallback):
+    """Saves the configuration beside the logs; without a logger there is no place of its own for it."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save nothing yet: the run may be refused."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the configuration."""
+        if trainer.loggers and not self.already_saved:
+            super().setup(trainer, pl_module, "fit")
+
+
+class MEICommandLine(LightningCLI):
+    """``mei-lightning fit``: an ``MEIModule``, a ``Trainer``, and the callbacks that every run wants."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give the callbacks options of their own."""
+        parser.add_lightning_class_args(RowConvergence, "convergence")
+        parser.add_lightning_class_args(StimulusLogger, "stimulus_logger")
+        parser.add_lightning_class_args(ResultsWriter, "results")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        # Lightning would unpickle the checkpoint given to --ckpt_path; ours hold tensors and plain values only.
+        parser.set_defaults({"weights_only": True})
+        return parser
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Put in what a run needs and the user has not chosen: strategy, logger, progress bar."""
+        chosen = self._get(self.config_init, "trainer")
+        self.trainer_defaults["callbacks"] = [
+            *([] if chosen.enable_progress_bar is False else [StepProgressBar()]),
+            TimeLimit(),
+            InterruptTogether(),
+            EndRanksOnRefusal(),
+        ]
+        kwargs["accelerator"] = chosen_accelerator(chosen.accelerator)
+        if chosen.strategy == "auto":
+            kwargs["strategy"] = strategy_for(chosen.devices, chosen.num_nodes)
+        if chosen.plugins is None:
+            kwargs["plugins"] = cluster_plugins()
+        if chosen.logger is None:
+            # The same command has the same name, so that it continues its run.
+            kwargs["logger"] = TensorBoardLogger("logs", name="meis", version=self._name(), default_hp_metric=False)
+        return super().instantiate_trainer(**kwargs)
+
+    def _name(self) -> str:
+        convergence = repr(self._get(self.config_init, "convergence"))
+        settings = json.dumps({**self.model.configuration, "convergence": convergence}, sort_keys=True)
+        readable = re.sub(r"[^\w.-]+", "_", self.model.configuration["model"])
+        return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only ``fit``: there is nothing to validate, test or predict."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+
+def fit(args: ArgsType) -> None:
+    """Find the maximally exciting inputs of neurons, and keep them in a store.
+
+    Args:
+        args: the arguments, the first of them "fit"; by default those of the process.
+    """
+    description = (inspect.getdoc(fit) or "").partition("\n")[0]
+    MEICommandLine(
+        MEIModule,
+        args=args,
+        seed_everything_default=False,
+        save_config_callback=SaveConfigWithLogs,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        trainer_defaults={
+            "max_epochs": -1,
+            "devices": 1,
+            "log_every_n_steps": 1,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+        },
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={
+            "description": description,
+            "exit_on_error": False,
+            "fit": {"description": description, "exit_on_error": False},
+        },
+    )

@@ -1,0 +1,123 @@
+"""The commands that go on from a store of MEIs."""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import xarray as xr
+
+from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
+from mei_lightning.analysis.held_out import score_held_out
+from mei_lightning.analysis.measures import measures_table
+from mei_lightning.experiment import export_for_experiment
+from mei_lightning.models.base import RetinaModel
+from mei_lightning.plots.stability import UNKNOWN_STABILITY
+from mei_lightning.report.page import write_report
+from mei_lightning.results.export import export_meis
+
+
+def analyze(
+    store: str,
+    model: RetinaModel | str | None = None,
+    overwrite: bool = False,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Measure the MEIs of a store, and keep the measures beside it: analysis.zarr and the table measures.csv.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        model: the model that found the MEIs; as for fit. Without it, ON-OFF neurons are not told from ON and OFF, and
+            there are no types.
+        overwrite: replace an earlier analysis.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's trainer.
+    """
+    analysis = analyze_meis(
+        store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
+    )
+    table = measures_table(analysis)
+    # Of angles on a circle, and of categories, a median says nothing.
+    without_order = ["index", "orientation", "direction", "cluster"]
+    numbers = table.select_dtypes("number").drop(columns=without_order, errors="ignore")
+    print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
+    print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
+    if table["seed_stability"].isna().all():
+        print(f"{UNKNOWN_STABILITY} Effort quick follows one start.")
+    directory = Path(store).parent
+    print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
+
+
+def report(store: str, target: str | None = None, overwrite: bool = False) -> None:
+    """Make one HTML page of a store of MEIs, with figures and a gallery to sort and filter; it works offline.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used.
+        target: the file to make; by default report.html beside the store.
+        overwrite: replace an earlier report.
+    """
+    print(f"Report: {write_report(store, target, overwrite=overwrite)}")
+
+
+def validate(
+    store: str,
+    retina: RetinaModel | str,
+    members: list[int] | None = None,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Score the MEIs of a store on models that had no part in finding them, and keep the scores in the store.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        retina: the other model, or the ensemble that has it as members; as for fit.
+        members: which members of the ensemble had no part in finding the MEIs.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's trainer.
+    """
+    held_out = score_held_out(
+        store, retina, members, allow_unpickling=allow_unpickling, accelerator=accelerator
+    ).dropna("neuron")
+    score = xr.open_zarr(store, chunks=None)["score"].sel(neuron=held_out["neuron"])
+    table = pd.DataFrame({"score": score.values, "held_out_score": held_out.values})
+    print(table.describe().round(3).to_string())
+    print(f"Held-out scores of {len(table)} neurons: variable held_out_score of {store}")
+
+
+def export(store: str, target: str) -> None:
+    """Copy the MEIs of a store into one file.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        target: the file to make; .nc is NetCDF4, .h5 the same for programs that read HDF5, .npz is numpy's.
+    """
+    print(f"MEIs: {export_meis(store, target)}")
+
+
+def experiment(
+    store: str,
+    directory: str,
+    neurons: list[str],
+    gap: float = 1.0,
+    clip: bool = False,
+    colours: dict[str, str] | None = None,
+    frame_rate: float | None = None,
+    video: Literal["mp4", "avi"] = "mp4",
+) -> None:
+    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video) and the times of the frames.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        directory: where to write.
+        neurons: labels in the order of showing, e.g. "[session_1/5,session_1/7]".
+        gap: seconds of background before each stimulus and at the end.
+        clip: clip values outside 0 to 255, and say how many; otherwise they are an error.
+        colours: the projector's colours (R, G, B) of each channel; by default "{green: G, UV: B}".
+        frame_rate: images per second of still images.
+        video: mp4 (H.264) or avi (FFV1), both lossless.
+    """
+    shown = export_for_experiment(
+        store, directory, neurons, gap=gap, clip=clip, colours=colours, frame_rate=frame_rate, video=video
+    )
+    print(shown.levels.to_string(index=False))
+    print(f"{len(shown.frames)} frames, {len(shown.frames) / shown.frame_rate:.1f} s: {directory}")
