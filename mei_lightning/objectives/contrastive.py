@@ -114,9 +114,13 @@ class ContrastObjective(NeuronObjective):
         self.temperature = temperature
         super().__init__(model, neurons, response_reducer)
 
-    def _read(self, rows: Sequence[int]) -> None:
-        self.groups = [self.groups[row] for row in rows]
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, with the others of each."""
+        super().select_rows(rows)
         self.others = [self.others[row] for row in rows]
+
+    def make_read_out(self) -> None:
+        """Make what computes the responses of the rows' own groups and of the others."""
         contrasted = [[own, *others] for own, others in zip(self.groups, self.others, strict=True)]
         places = [(row, place) for row, groups in enumerate(contrasted) for place in range(len(groups))]
         row_of_group, place_of_group = zip(*places, strict=True)
