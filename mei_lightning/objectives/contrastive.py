@@ -63,7 +63,9 @@ class ContrastiveNeuronObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        self.groups = [list(group) for group in (on_cluster_idc, *off_cluster_idc_list)]
+        self.on_cluster_idc = list(on_cluster_idc)
+        self.off_cluster_idc_list = [list(group) for group in off_cluster_idc_list]
+        self.groups = [self.on_cluster_idc, *self.off_cluster_idc_list]
         _check_contrast([len(self.groups)], temperature)
         if not all(self.groups):
             raise InvalidValueError(f"A group has no neurons: on {on_cluster_idc}, off {off_cluster_idc_list}.")

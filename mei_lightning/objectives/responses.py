@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import SessionReadOut, session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_of
-from mei_lightning.objectives.base import Objective
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.objectives.base import Objective, in_words, settings_in_words
 from mei_lightning.objectives.reducers import Reducer
 
 
@@ -118,6 +118,8 @@ class NeuronObjective(Objective):
             def score(self, traces):
                 return super().score(traces) * traces.new_tensor(self.factors)
 
+    Objectives add, subtract and scale: ``NeuronObjective(...) - 0.5 * OneHotObjective(...)`` is one of neurons too.
+
     Only the responses of these neurons are computed, and what sessions share only once, if the model is a
     ``RetinaModel`` that can do so. The weights are those that the model has when the objective is made.
 
@@ -193,9 +195,12 @@ class NeuronObjective(Objective):
 
     def describe(self) -> str:
         """The score in words, for results: its name and settings, without model and neurons."""
-        arguments = list(signature(type(self)).parameters)[3:]
-        settings = [f"{name}={getattr(self, name)!r}" for name in arguments if hasattr(self, name)]
+        settings = settings_in_words(self, list(signature(type(self)).parameters)[3:])
         return f"{type(self).__name__}({', '.join([repr(self.response_reducer), *settings])})"
+
+    def describe_fully(self) -> str:
+        """The score in words, with the neurons and the model."""
+        return f"{self.describe()} of {', '.join(map(group_label, self.groups))} on {in_words(self.model)}"
 
 
 ObjectiveFactory = Callable[[nn.Module, Sequence[NeuronOrGroup], Reducer], NeuronObjective]
