@@ -24,7 +24,7 @@ from mei_lightning.devices import chosen_accelerator, made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
 from mei_lightning.neurons import NeuronOrGroup
-from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
+from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer
 from mei_lightning.optimization.effort import EffortName
 from mei_lightning.optimization.launcher import check_fork
 from mei_lightning.optimization.mei_module import MEIModule
@@ -47,7 +47,7 @@ def find_meis(
     norm: float | None = None,
     ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
     reducer: Reducer | None = None,
-    objective: ObjectiveFactory = NeuronObjective,
+    objective: ObjectiveLike = NeuronObjective,
     constraint: Constraint | None = None,
     regularizer: Regularizer | None = None,
     optimizer: OptimizerFactory = AdaptivePowerMethod,
@@ -79,8 +79,12 @@ def find_meis(
             2 x 50 x 18 x 16 values.
         ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
-        objective: another score of the neurons' responses than the reduced response itself: a subclass of
-            ``NeuronObjective``; settings of its own go in with ``functools.partial``.
+        objective: another score than the reduced response itself: a subclass of ``NeuronObjective`` (settings of its
+            own go in with ``functools.partial``); an objective of these neurons, or a sum of such ones, e.g.
+            ``NeuronObjective(model, neurons, reducer) - 0.5 * OneHotObjective(model, neurons, reducer)``; any other
+            ``Objective``, which keeps the model that it has; or a function of responses ``[rows, time']`` to scores
+            ``[rows]``, e.g. ``lambda traces: traces.amax(dim=1)`` (on resuming, functions are told apart by their names
+            only). Rows must not depend on each other.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer, e.g. ``functools.partial(torch.optim.SGD, lr=10.0)``.

@@ -15,6 +15,7 @@ from mei_lightning.objectives.contrastive import (
 )
 from mei_lightning.objectives.direction import DirectionObjective
 from mei_lightning.objectives.diverse import DiverseObjective
+from mei_lightning.objectives.front_door import ObjectiveLike, neuron_objective
 from mei_lightning.objectives.reducers import (
     MaxReducer,
     MeanReducer,
@@ -29,6 +30,7 @@ from mei_lightning.objectives.responses import (
     NeuronObjective,
     ObjectiveFactory,
 )
+from mei_lightning.objectives.scored_by import ScoredByFunction, ScoredByObjective
 from mei_lightning.objectives.surround import SurroundObjective
 from mei_lightning.objectives.targets import TargetLevelObjective, TargetTraceObjective
 
@@ -49,13 +51,17 @@ __all__ = [
     "NeuronObjective",
     "Objective",
     "ObjectiveFactory",
+    "ObjectiveLike",
     "OneHotObjective",
     "Reducer",
     "RowByRowObjective",
+    "ScoredByFunction",
+    "ScoredByObjective",
     "SliceMeanReducer",
     "SurroundObjective",
     "TargetLevelObjective",
     "TargetTraceObjective",
     "WindowContrastReducer",
     "as_objective",
+    "neuron_objective",
 ]

@@ -25,7 +25,7 @@ from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.neurons import NeuronOrGroup, check_neuron_indices, group_label, group_of
-from mei_lightning.objectives import MeanReducer, NeuronObjective, ObjectiveFactory, Reducer
+from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer, neuron_objective
 from mei_lightning.optimization.effort import EFFORTS, EFFORTS_OF_MOVIES, EffortName
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod, check_optimizer, forgives_rounding
 from mei_lightning.optimization.population import PopulationModule
@@ -63,8 +63,11 @@ class MEIModule(PopulationModule):
             2 x 50 x 18 x 16 values.
         ranges: lowest and highest value of each channel in the model's units; none by default.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
-        objective: another score of the neurons' responses than the reduced response itself: a subclass of
-            ``NeuronObjective``, of which model, neurons and reducer are filled in.
+        objective: another score than the reduced response itself: a subclass of ``NeuronObjective``, of which model,
+            neurons and reducer are filled in; an objective of these neurons, or a sum of such ones, e.g.
+            ``NeuronObjective(model, neurons, reducer) - 0.5 * OneHotObjective(model, neurons, reducer)``; any other
+            ``Objective``, which keeps the model that it has; or a function of responses ``[rows, time']`` to scores
+            ``[rows]``. Rows must not depend on each other.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: a torch optimizer in place of the adaptive power method.
@@ -115,7 +118,7 @@ class MEIModule(PopulationModule):
         norm: float | None = None,
         ranges: Sequence[tuple[float | None, float | None] | None] | None = None,
         reducer: Reducer | None = None,
-        objective: ObjectiveFactory = NeuronObjective,
+        objective: ObjectiveLike = NeuronObjective,
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
@@ -183,8 +186,8 @@ class MEIModule(PopulationModule):
             constraint = NormAndRange(default_norm(shape) if norm is None else norm, ranges)
         if parameterization is not None:
             parameterization = parameterization.for_stimuli(shape, model.stimulus_format)
-        reducer = reducer or MeanReducer()
-        score = objective(model, groups, reducer)
+        score = neuron_objective(objective, model, groups, reducer)
+        reducer = score.response_reducer
         weight_type = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
 
         initial = initial or WhiteNoise()
