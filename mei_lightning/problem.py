@@ -20,7 +20,7 @@ from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
-from mei_lightning.objectives import MeanReducer, NeuronObjective, Reducer
+from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod
 from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
 from mei_lightning.optimization.stimulus_space import StimulusSpace
@@ -83,8 +83,8 @@ class MEIProblem:
         self.shape = tuple(self.model.stimulus_shape(self.time_steps)[1:])
         self.space = self._space()
         self.search = _search(settings, self.model, self.space.parameterization)
-        self.reducer = settings.reducer or MeanReducer()
-        self.objective: NeuronObjective = settings.objective(self.model, self.groups, self.reducer)
+        self.objective = neuron_objective(settings.objective, self.model, self.groups, settings.reducer)
+        self.reducer = self.objective.response_reducer
         self.weights_digest = weights_digest(self.model)
         self._check_starting_points()
         self._check_responses()

@@ -14,7 +14,7 @@ from mei_lightning.acceleration.prepare import FastPath
 from mei_lightning.arguments import check_instance
 from mei_lightning.constraints import Constraint
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.objectives import NeuronObjective, ObjectiveFactory, Reducer
+from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer
 from mei_lightning.optimization.optimizers import (
     AdaptivePowerMethod,
     OptimizerFactory,
@@ -42,9 +42,13 @@ class MEISettings:
             2 x 50 x 18 x 16 values.
         ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
-        objective: another score of the neurons' responses than the reduced response itself: a subclass of
-            ``NeuronObjective``, of which model, neurons and reducer are filled in; settings of its own go in with
-            ``functools.partial``.
+        objective: another score than the reduced response itself: a subclass of ``NeuronObjective``, of which model,
+            neurons and reducer are filled in (settings of its own go in with ``functools.partial``); an objective of
+            these neurons, or a sum of such ones, e.g.
+            ``NeuronObjective(model, neurons, reducer) - 0.5 * OneHotObjective(model, neurons, reducer)``; any other
+            ``Objective``, which keeps the model that it has; or a function of responses ``[rows, time']`` to scores
+            ``[rows]``, e.g. ``lambda traces: traces.amax(dim=1)`` (on resuming, functions are told apart by their names
+            only). Rows must not depend on each other.
         constraint: a constraint in place of norm and ranges.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer than the adaptive power method, e.g.
@@ -82,7 +86,7 @@ class MEISettings:
     norm: float | None = None
     ranges: Sequence[tuple[float | None, float | None] | None] | None = None
     reducer: Reducer | None = None
-    objective: ObjectiveFactory = NeuronObjective
+    objective: ObjectiveLike = NeuronObjective
     constraint: Constraint | None = None
     regularizer: Regularizer | None = None
     optimizer: OptimizerFactory = AdaptivePowerMethod

@@ -183,6 +183,25 @@ def default_device_of_the_user(accelerator, directory):
 
 
 @run
+def a_sum_of_objectives(accelerator, directory):
+    model, neurons = twin(), TWIN_NEURONS
+    response, contrast = (of(model, neurons, ml.MeanReducer()) for of in (ml.NeuronObjective, ml.OneHotObjective))
+    plain = ml.IncreaseObjective(model, [3], "session_1", ml.MaxReducer())
+    return found(find(model, neurons, accelerator, objective=response - 0.5 * contrast + 0.1 * plain))
+
+
+@run
+def an_objective_of_the_stimulus(accelerator, directory):
+    objective = ml.IncreaseObjective(video_model(1), [3], "monday", ml.MaxReducer())
+    return found(find(video_model(), NEURONS, accelerator, objective=objective))
+
+
+@run
+def a_function_of_responses(accelerator, directory):
+    return found(find(video_model(), NEURONS, accelerator, objective=lambda traces: traces.amax(dim=1)))
+
+
+@run
 def still_images(accelerator, directory):
     return found(find(still_model(), [0, 3], accelerator))
 

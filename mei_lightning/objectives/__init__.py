@@ -1,12 +1,12 @@
 """What a stimulus is optimised for: scores ``[rows]``, and reducers of responses over time."""
 
 from mei_lightning.objectives.base import (
-    CombinedObjective,
     FunctionObjective,
     Objective,
     RowByRowObjective,
     as_objective,
 )
+from mei_lightning.objectives.combined import CombinedNeuronObjective, CombinedObjective
 from mei_lightning.objectives.contrastive import (
     ContrastiveNeuronObjective,
     ContrastObjective,
@@ -15,6 +15,7 @@ from mei_lightning.objectives.contrastive import (
 )
 from mei_lightning.objectives.direction import DirectionObjective
 from mei_lightning.objectives.diverse import DiverseObjective
+from mei_lightning.objectives.front_door import ObjectiveLike, neuron_objective
 from mei_lightning.objectives.reducers import (
     MaxReducer,
     MeanReducer,
@@ -29,10 +30,12 @@ from mei_lightning.objectives.responses import (
     NeuronObjective,
     ObjectiveFactory,
 )
+from mei_lightning.objectives.scored_by import ScoredByFunction, ScoredByObjective
 from mei_lightning.objectives.surround import SurroundObjective
 from mei_lightning.objectives.targets import TargetLevelObjective, TargetTraceObjective
 
 __all__ = [
+    "CombinedNeuronObjective",
     "CombinedObjective",
     "ContrastObjective",
     "ContrastiveNeuronObjective",
@@ -48,13 +51,17 @@ __all__ = [
     "NeuronObjective",
     "Objective",
     "ObjectiveFactory",
+    "ObjectiveLike",
     "OneHotObjective",
     "Reducer",
     "RowByRowObjective",
+    "ScoredByFunction",
+    "ScoredByObjective",
     "SliceMeanReducer",
     "SurroundObjective",
     "TargetLevelObjective",
     "TargetTraceObjective",
     "WindowContrastReducer",
     "as_objective",
+    "neuron_objective",
 ]

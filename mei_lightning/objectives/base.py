@@ -1,17 +1,23 @@
 """What a stimulus is optimised for: scores ``[rows]``."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from inspect import signature
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidTypeError
+from mei_lightning.models.base import weights_digest
 
 
 class Objective(nn.Module):
     """A score for each row of a stimulus; subclass it and write ``forward``.
 
-    Objectives add, subtract and scale: ``IncreaseObjective(...) - 0.5 * IncreaseObjective(...)``.
+    Objectives add, subtract and scale: ``IncreaseObjective(...) - 0.5 * IncreaseObjective(...)``. Arguments of the
+    constructor, kept as attributes of the same names, become part of the results' configuration.
     """
 
     def forward(self, stimulus: Tensor) -> Tensor:
@@ -22,14 +28,22 @@ class Objective(nn.Module):
         """The objective of only these rows; itself, unless rows have targets of their own."""
         return self
 
+    def describe(self) -> str:
+        """The objective in words, for results: its name and settings, and which weights its models have."""
+        return f"{type(self).__name__}({', '.join(settings_in_words(self, signature(type(self)).parameters))})"
+
+    def describe_fully(self) -> str:
+        """The same, with all that it does not share with the run that it is a part of."""
+        return self.describe()
+
     def __add__(self, other: "Objective") -> "Objective":
-        return CombinedObjective([self, other], [1.0, 1.0])
+        return _weighted_sum([self, other], [1.0, 1.0]) if isinstance(other, Objective) else NotImplemented
 
     def __sub__(self, other: "Objective") -> "Objective":
-        return CombinedObjective([self, other], [1.0, -1.0])
+        return _weighted_sum([self, other], [1.0, -1.0]) if isinstance(other, Objective) else NotImplemented
 
     def __mul__(self, factor: float) -> "Objective":
-        return CombinedObjective([self], [float(factor)])
+        return _weighted_sum([self], [float(factor)])
 
     __rmul__ = __mul__
 
@@ -37,28 +51,34 @@ class Objective(nn.Module):
         return self * -1.0
 
 
-class CombinedObjective(Objective):
-    """The weighted sum of objectives.
+def _weighted_sum(terms: Sequence[Objective], weights: Sequence[float]) -> Objective:
+    # Sums derive from the class that has the operators.
+    from mei_lightning.objectives.combined import weighted_sum
 
-    Args:
-        objectives: the terms.
-        weights: a factor for each of them.
-    """
+    return weighted_sum(terms, weights)
 
-    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float]) -> None:
-        super().__init__()
-        self.objectives = nn.ModuleList(objectives)
-        self.weights = tuple(weights)
 
-    def forward(self, stimulus: Tensor) -> Tensor:
-        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
-        terms = [weight * term(stimulus) for weight, term in zip(self.weights, self.objectives, strict=True)]
-        return torch.stack(terms).sum(dim=0)
+def settings_in_words(objective: Objective, names: Iterable[str]) -> list[str]:
+    """``name=value`` for each of these attributes that there is, the same in every process."""
+    return [f"{name}={in_words(getattr(objective, name))}" for name in names if hasattr(objective, name)]
 
-    def for_rows(self, rows: Sequence[int]) -> Objective:
-        """The same sum for only these rows."""
-        terms = [term.for_rows(rows) for term in self.objectives if isinstance(term, Objective)]
-        return CombinedObjective(terms, self.weights)
+
+def in_words(value: object) -> str:
+    """A value in words that tell it from others, the same in every process; a function is its qualified name."""
+    if isinstance(value, Objective):
+        return value.describe_fully()
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__} with weights {weights_digest(value)[:12]}"
+    if isinstance(value, Tensor | np.ndarray):
+        digest = hashlib.sha256(repr(value.tolist()).encode()).hexdigest()
+        return f"values {digest[:12]} of shape {tuple(value.shape)}"
+    if isinstance(value, partial):
+        settings = [in_words(part) for part in value.args]
+        settings += [f"{name}={in_words(part)}" for name, part in value.keywords.items()]
+        return f"{in_words(value.func)}({', '.join(settings)})"
+    if callable(value):
+        return str(getattr(value, "__qualname__", type(value).__qualname__))
+    return repr(value)
 
 
 class FunctionObjective(Objective):

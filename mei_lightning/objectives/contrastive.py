@@ -63,7 +63,9 @@ class ContrastiveNeuronObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        self.groups = [list(group) for group in (on_cluster_idc, *off_cluster_idc_list)]
+        self.on_cluster_idc = list(on_cluster_idc)
+        self.off_cluster_idc_list = [list(group) for group in off_cluster_idc_list]
+        self.groups = [self.on_cluster_idc, *self.off_cluster_idc_list]
         _check_contrast([len(self.groups)], temperature)
         if not all(self.groups):
             raise InvalidValueError(f"A group has no neurons: on {on_cluster_idc}, off {off_cluster_idc_list}.")
@@ -114,9 +116,13 @@ class ContrastObjective(NeuronObjective):
         self.temperature = temperature
         super().__init__(model, neurons, response_reducer)
 
-    def _read(self, rows: Sequence[int]) -> None:
-        self.groups = [self.groups[row] for row in rows]
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, with the others of each."""
+        super().select_rows(rows)
         self.others = [self.others[row] for row in rows]
+
+    def make_read_out(self) -> None:
+        """Make what computes the responses of the rows' own groups and of the others."""
         contrasted = [[own, *others] for own, others in zip(self.groups, self.others, strict=True)]
         places = [(row, place) for row, groups in enumerate(contrasted) for place in range(len(groups))]
         row_of_group, place_of_group = zip(*places, strict=True)

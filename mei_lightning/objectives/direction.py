@@ -32,20 +32,23 @@ class DirectionObjective(NeuronObjective):
     def __init__(
         self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer, direction: Values
     ) -> None:
-        self.direction = for_each_row("direction", direction, len(neurons), dimensions=1)
         super().__init__(model, neurons, response_reducer)
-
-    def _read(self, rows: Sequence[int]) -> None:
-        self.groups = [self.groups[row] for row in rows]
-        self.direction = [self.direction[row] for row in rows]
-        size = len(self.direction[0])
-        for group, direction in zip(self.groups, self.direction, strict=True):
-            if len(group) != size or not any(direction):
+        self.direction = for_each_row("direction", direction, len(neurons), dimensions=1)
+        for group, own in zip(self.groups, self.direction, strict=True):
+            if len(group) != len(own) or not any(own):
                 raise InvalidValueError(
                     f"A direction for a group of {len(group)} neurons needs as many numbers, not all of "
-                    f"them 0, but has {size}."
+                    f"them 0, but has {len(own)}."
                 )
-        row_of_member = [row for row in range(len(self.groups)) for _ in range(size)]
+
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, with their own directions."""
+        super().select_rows(rows)
+        self.direction = [self.direction[row] for row in rows]
+
+    def make_read_out(self) -> None:
+        """Make what computes the response of each member of the groups."""
+        row_of_member = [row for row, group in enumerate(self.groups) for _ in group]
         self.responses = GroupResponses(self.model, row_of_member, [(n,) for group in self.groups for n in group])
 
     def traces(self, stimulus: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import SessionReadOut, session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_of
-from mei_lightning.objectives.base import Objective
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.objectives.base import Objective, in_words, settings_in_words
 from mei_lightning.objectives.reducers import Reducer
 
 
@@ -104,7 +104,21 @@ class NeuronObjective(Objective):
 
     Derive from it for another score of these responses: write ``score``, from traces ``[rows, time']`` to scores
     ``[rows]``. Further arguments of the constructor, kept as attributes of the same names, become part of the results'
-    configuration.
+    configuration. Those that differ from row to row follow the rows in ``select_rows``::
+
+        class Weighed(NeuronObjective):
+            def __init__(self, model, neurons, response_reducer, factors):
+                super().__init__(model, neurons, response_reducer)
+                self.factors = list(factors)
+
+            def select_rows(self, rows):
+                super().select_rows(rows)
+                self.factors = [self.factors[row] for row in rows]
+
+            def score(self, traces):
+                return super().score(traces) * traces.new_tensor(self.factors)
+
+    Objectives add, subtract and scale: ``NeuronObjective(...) - 0.5 * OneHotObjective(...)`` is one of neurons too.
 
     Only the responses of these neurons are computed, and what sessions share only once, if the model is a
     ``RetinaModel`` that can do so. The weights are those that the model has when the objective is made.
@@ -127,11 +141,21 @@ class NeuronObjective(Objective):
         if not self.groups:
             raise InvalidValueError("neurons is empty: name at least one neuron.")
         self.response_reducer = response_reducer
-        self._read(range(len(self.groups)))
+        self.make_read_out()
 
-    def _read(self, rows: Sequence[int]) -> None:
-        """Become the objective of only these rows, on the model that ``self.model`` is by now."""
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows; override it for settings that differ from row to row.
+
+        It is called on a copy, which gets its read-out afterwards: put new values in place of the old ones, rather
+        than change those.
+
+        Args:
+            rows: their numbers, in any order; a row may be named several times.
+        """
         self.groups = [self.groups[row] for row in rows]
+
+    def make_read_out(self) -> None:
+        """Make what computes responses, of ``self.model``; override it to read out more than the rows' own neurons."""
         self.responses = GroupResponses(self.model, range(len(self.groups)), self.groups)
 
     def traces(self, stimulus: Tensor) -> Tensor:
@@ -162,16 +186,21 @@ class NeuronObjective(Objective):
     def _derived(self, model: nn.Module, rows: Sequence[int]) -> Self:
         # A copy in place of a call of the constructor, so that a subclass may have any arguments.
         other = copy(self)
-        other._modules, other._buffers = dict(self._modules), dict(self._buffers)
+        for parts in ("_modules", "_buffers", "_parameters"):
+            setattr(other, parts, dict(getattr(self, parts)))
         other.model = model
-        other._read(rows)
+        other.select_rows(rows)
+        other.make_read_out()
         return other
 
     def describe(self) -> str:
         """The score in words, for results: its name and settings, without model and neurons."""
-        arguments = list(signature(type(self)).parameters)[3:]
-        settings = [f"{name}={getattr(self, name)!r}" for name in arguments if hasattr(self, name)]
+        settings = settings_in_words(self, list(signature(type(self)).parameters)[3:])
         return f"{type(self).__name__}({', '.join([repr(self.response_reducer), *settings])})"
+
+    def describe_fully(self) -> str:
+        """The score in words, with the neurons and the model."""
+        return f"{self.describe()} of {', '.join(map(group_label, self.groups))} on {in_words(self.model)}"
 
 
 ObjectiveFactory = Callable[[nn.Module, Sequence[NeuronOrGroup], Reducer], NeuronObjective]

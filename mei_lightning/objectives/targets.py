@@ -35,11 +35,12 @@ class TargetLevelObjective(NeuronObjective):
         response_reducer: Reducer,
         level: float | Sequence[float],
     ) -> None:
-        self.level = for_each_row("level", level, len(neurons), dimensions=0)
         super().__init__(model, neurons, response_reducer)
+        self.level = for_each_row("level", level, len(neurons), dimensions=0)
 
-    def _read(self, rows: Sequence[int]) -> None:
-        super()._read(rows)
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, with their own levels."""
+        super().select_rows(rows)
         self.level = [self.level[row] for row in rows]
 
     def score(self, traces: Tensor) -> Tensor:
@@ -66,11 +67,12 @@ class TargetTraceObjective(NeuronObjective):
     def __init__(
         self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer, trace: Values
     ) -> None:
-        self.trace = for_each_row("trace", trace, len(neurons), dimensions=1)
         super().__init__(model, neurons, response_reducer)
+        self.trace = for_each_row("trace", trace, len(neurons), dimensions=1)
 
-    def _read(self, rows: Sequence[int]) -> None:
-        super()._read(rows)
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, with their own traces."""
+        super().select_rows(rows)
         self.trace = [self.trace[row] for row in rows]
 
     def score(self, traces: Tensor) -> Tensor:

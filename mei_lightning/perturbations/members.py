@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mei_lightning.exceptions import InvalidTypeError
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.objectives import NeuronObjective, Objective
+from mei_lightning.objectives import NeuronObjective, Objective, ScoredByObjective
 from mei_lightning.perturbations.base import Robustness
 from mei_lightning.perturbations.draws import integers
 
@@ -24,7 +24,9 @@ class RandomMember(Robustness):
     def check(self, objective: Objective, stimulus_shape: Sequence[int]) -> None:
         """Raise a TypeError unless the objective is of neurons of an ensemble."""
         model = getattr(objective, "model", None)
-        if not isinstance(objective, NeuronObjective) or not isinstance(model, RetinaModel):
+        # What scores the stimulus itself keeps its own model.
+        of_neurons = isinstance(objective, NeuronObjective) and not isinstance(objective, ScoredByObjective)
+        if not of_neurons or not isinstance(model, RetinaModel):
             raise InvalidTypeError(
                 f"RandomMember() needs the objective of neurons of an Ensemble, a NeuronObjective; this is a "
                 f"{type(objective).__name__}. Leave RandomMember out, or give another objective."
