@@ -196,9 +196,9 @@ def test_an_objective_of_the_stimulus_scores_every_row_and_keeps_its_model():
 def test_a_sum_on_the_digital_twin_with_and_without_a_prepared_copy(twin, fast_path):
     neurons = [("session_1", 0), ("session_1", 1)]
     objective = ml.NeuronObjective(twin, neurons, MEAN) - 0.5 * ml.OneHotObjective(twin, neurons, MEAN)
-    module = ml.MEIModule(twin, neurons, objective=objective, effort="quick", max_steps=3, fast_path=fast_path)
-    meis = find(twin, neurons, objective=objective, effort="quick", max_steps=3, fast_path=fast_path)
-    expected = find(twin, neurons, objective=objective, effort="quick", max_steps=3, fast_path=not fast_path)
+    module = ml.MEIModule(twin, neurons, objective=objective, search="quick", max_steps=3, fast_path=fast_path)
+    meis = find(twin, neurons, objective=objective, search="quick", max_steps=3, fast_path=fast_path)
+    expected = find(twin, neurons, objective=objective, search="quick", max_steps=3, fast_path=not fast_path)
     assert isinstance(module.objective, CombinedNeuronObjective)
     np.testing.assert_allclose(meis["stimulus"], expected["stimulus"], atol=1e-3)
     responses = twin(torch.from_numpy(meis["stimulus"].values), "session_1").mean(dim=1).detach().double()
@@ -215,7 +215,7 @@ def test_steps_are_computed_on_the_prepared_copy_by_all_terms(twin):
         calls = []
         core = next(part for part in twin.modules() if isinstance(part, torch.nn.Conv3d))
         hook = core.register_forward_hook(lambda module, *_: calls.append(module is core and torch.is_grad_enabled()))
-        find(twin, neurons, objective=objective, effort="quick", max_steps=3, fast_path=fast_path)
+        find(twin, neurons, objective=objective, search="quick", max_steps=3, fast_path=fast_path)
         hook.remove()
         return sum(calls)
 
