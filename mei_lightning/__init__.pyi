@@ -74,8 +74,9 @@ from .openretina_api import (
     optimize_stimulus,
 )
 from .optimization.mei_module import MEIModule
-from .optimization.optimizers import AdaptivePowerMethod
+from .optimization.optimizers import AdaptivePowerMethod, RowOptimizer
 from .optimization.row_state import Status
+from .optimization.search import MultiStart, Search, SearchRows
 from .optimization.stimulus_module import StimulusModule
 from .optimization.strategies import ShardedStrategy
 from .parameterizations import Fourier, ImplicitNetwork, LowRank, Parameterization, Pyramid
@@ -92,6 +93,7 @@ from .plots.video import (
     save_stimulus_to_gif,
     save_stimulus_to_mp4_video,
 )
+from .problem import MEIProblem
 from .regularizers import (
     RangePenalty,
     Regularizer,
@@ -105,6 +107,7 @@ from .results.dataset import save_dataset
 from .results.export import export_meis
 from .results.store import MEIResult, MEIStore
 from .selection import NeuronSelection
+from .settings import MEISettings
 from .starting_points import (
     BestNaturalClip,
     GivenStimuli,
@@ -141,11 +144,14 @@ __all__ = [
     "LowRank",
     "MEIError",
     "MEIModule",
+    "MEIProblem",
     "MEIResult",
+    "MEISettings",
     "MEIStore",
     "MaxReducer",
     "MaximalNorm",
     "MeanReducer",
+    "MultiStart",
     "Neuron",
     "NeuronObjective",
     "NeuronSelection",
@@ -170,6 +176,9 @@ __all__ = [
     "RetinaModel",
     "Robustness",
     "RowConvergence",
+    "RowOptimizer",
+    "Search",
+    "SearchRows",
     "ShardedStrategy",
     "SimulatedRetina",
     "SliceMeanReducer",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.optimizers import RowOptimizer
 from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
 from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
@@ -261,21 +262,29 @@ def _time_steps(model: RetinaModel, time_steps: int | None) -> int:
 def _search(settings: MEISettings, model: RetinaModel, parameterization: Parameterization | None) -> Search:
     """How the best stimulus is searched for, with what the settings say of it."""
     search = settings.search
-    can_shift = isinstance(settings.example_of_optimizer(), AdaptivePowerMethod)
+    can_shift = isinstance(settings.example_of_optimizer(), RowOptimizer)
     can_shift &= not model.stimulus_format.is_still
     can_shift &= parameterization is None or parameterization.finds_parameters
     if isinstance(search, Search):
         if search.shifts and not can_shift:
             raise InvalidValueError(
                 f"search={search!r}: there is nothing to shift in a still image, and shifts need the default "
-                "optimizer, and a parameterization that finds the parameters of a stimulus. Give shifts=()."
+                "optimizer or another RowOptimizer, and a parameterization that finds the parameters of a stimulus. "
+                "Give shifts=()."
             )
-        return search
+        return search if settings.max_steps is None else _with_max_steps(search, settings.max_steps)
     # Who says how many starts there shall be gets these and no others.
     named = (SEARCHES if can_shift and settings.restarts is None else SEARCHES_WITHOUT_SHIFTS)[search]
     starts = named.starts if settings.restarts is None else settings.restarts
     max_steps = named.max_steps if settings.max_steps is None else settings.max_steps
     return replace(named, starts=starts, keep=min(starts, named.keep), max_steps=max_steps)
+
+
+def _with_max_steps(search: Search, max_steps: int) -> Search:
+    changed = copy(search)
+    # Some are frozen.
+    object.__setattr__(changed, "max_steps", max_steps)
+    return changed
 
 
 def _check_reducer(reducer: Reducer, frames: int) -> None:

@@ -41,8 +41,7 @@ def results_of(
     with all_threads(), full_precision():
         response, scores = map(torch.cat, zip(*at_a_time.results(evaluate, len(numbers)), strict=True))
     start_scores = rows.best_score[starts].scatter(1, best[:, None], scores[:, None])
-    given_up = (rows.status[starts] == Status.OUTDONE) | (rows.status[starts] == Status.JOINED)
-    start_scores[given_up.scatter(1, best[:, None], False)] = torch.nan
+    start_scores[rows.given_up[starts].scatter(1, best[:, None], False)] = torch.nan
     alike = start_similarities(rows, slots).tolist()
     status = torch.where(complete[own], rows.status[best_rows], int(Status.ACTIVE))
     return [

@@ -61,6 +61,8 @@ class SearchRows:
 class Search:
     """A search policy; derive from it for one of your own, and write ``ended``.
 
+    Its attributes are part of the configuration of a run.
+
     Args:
         starts: initial stimuli of each neuron.
         keep: so many of them, about, are optimised to the end; a device takes as many neurons as that leaves room for.
@@ -80,6 +82,10 @@ class Search:
         self.starts = starts
         self.keep = keep
         self.max_steps = max_steps
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
 
     def ended(self, rows: SearchRows, meets: Meets) -> tuple[Tensor, Tensor]:
         """Rows that end before they have converged; asked after every second step of a row.

@@ -71,8 +71,16 @@ class SlottedRows(RowState):
         return self.rows_of(slots)[:, : self.starts]
 
     def best_starts(self) -> Tensor:
-        """The best start of each slot, ``[slots]``; the first of those that are equally good."""
-        return ranks(self.by_slot(self.best_value)[:, : self.starts]).argmin(dim=1)
+        """The best start of each slot, ``[slots]``; the first of those that are equally good and not given up."""
+        values = torch.where(
+            self.given_up, self.best_value - self.starts * EQUAL * self.best_value.abs(), self.best_value
+        )
+        return ranks(self.by_slot(values)[:, : self.starts]).argmin(dim=1)
+
+    @property
+    def given_up(self) -> Tensor:
+        """Rows ``[rows]`` that the search has given up."""
+        return (self.status == Status.OUTDONE) | (self.status == Status.JOINED)
 
     def best_rows(self) -> Tensor:
         """The row of the best start of each slot, ``[slots]``."""
@@ -105,8 +113,7 @@ class SlottedRows(RowState):
         done = self.at_rest & (self.status[moved] != Status.EMPTY).any(dim=1)
         moved, best = moved[done], self.best_rows()[done]
         # One that was given up ended for being no better than another row, or hardly.
-        given_up = (self.status[moved] == Status.JOINED) | (self.status[moved] == Status.OUTDONE)
-        values = self.best_value[moved].masked_fill(given_up, -torch.inf)
+        values = self.best_value[moved].masked_fill(self.given_up[moved], -torch.inf)
         values, winner = tie_broken(values).max(dim=1)
         winner = moved.gather(1, winner[:, None]).flatten()
         gain = values.isfinite() & (

@@ -1,0 +1,114 @@
+"""A search and an optimizer of the user's own are of equal rank with those of the package."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import NO_LIMIT, assert_same_meis, find, fit, linear_model, results, still_model, video_model
+from lightning.pytorch import Callback
+from test_readme import blocks
+
+import mei_lightning as ml
+
+NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]
+
+
+@pytest.fixture(scope="module")
+def halving():
+    (listing,) = [block for block in blocks("python") if "class SuccessiveHalving" in block]
+    names = {"__name__": "readme"}
+    exec(compile(listing.split("\n\n\nhalved")[0], "README.md", "exec"), names)
+    return names["SuccessiveHalving"]
+
+
+class RowsLeft(Callback):
+    """How many rows are active after each step."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_train_batch_start(self, trainer, module, batch, number):
+        self.counts.append(int(module.active.sum()))
+
+
+def test_of_an_own_search_the_worse_half_ends_again_and_again(halving):
+    rows = RowsLeft()
+    module = ml.MEIModule(video_model(), NEURONS[:1], time_steps=16, search=halving(starts=8, every=4))
+    meis = results(fit(module, NO_LIMIT, ml.RowConvergence(patience=1000), rows))
+    # Rows are compared after a step, and leave the computation after every second one.
+    assert [rows.counts[step] for step in (3, 4, 7, 8, 11, 12, 59)] == [8, 4, 4, 2, 2, 1, 1]
+    assert meis["steps"].item() == 60
+    assert np.isfinite(meis["restart_scores"]).sum() == 1
+    assert "SuccessiveHalving(starts=8, keep=1, max_steps=60, every=4)" in module.configuration["search"]
+
+
+def test_an_own_search_finds_the_same_alone_and_in_a_stream(halving):
+    options = {"time_steps": 16, "search": halving(), "max_steps": 20, "fast_path": False}
+    together = find(video_model(), NEURONS, rows_per_device=8, **options)
+    assert int(together["steps"].max()) <= 20
+    for number, neuron in enumerate(NEURONS):
+        assert_same_meis(together.isel(neuron=[number]), find(video_model(), [neuron], **options), atol=1e-4)
+
+
+def test_of_many_starts_the_best_half_is_at_least_as_good_as_the_first(halving):
+    many = find(video_model(), NEURONS, time_steps=16, search=halving(starts=16))
+    one = find(video_model(), NEURONS, time_steps=16, restarts=1, max_steps=60)
+    assert (many["score"] > one["score"] * (1 - 1e-3)).all()
+    assert (many["score"] > one["score"] * (1 + 1e-3)).any()
+
+
+def test_other_numbers_of_starts():
+    search = ml.MultiStart(starts=5, keep=2, trial_steps=6, max_steps=20, shifts=())
+    meis = find(video_model(), NEURONS[:2], time_steps=16, search=search)
+    assert meis.sizes["restart"] == 5
+    assert (np.isfinite(meis["restart_scores"]).sum("restart") == 2).all()
+
+
+def test_a_search_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"still image.*Give shifts=\(\)"):
+        ml.MEIModule(still_model(), [0], search=ml.MultiStart())
+    with pytest.raises(ValueError, match=r"restarts=3.*both say how many"):
+        ml.MEIModule(video_model(), NEURONS, restarts=3, search=ml.MultiStart())
+    with pytest.raises(ValueError, match="choose one of quick, normal, thorough"):
+        ml.MEIModule(video_model(), NEURONS, search="quik")
+
+
+def test_effort_is_understood_for_one_more_version():
+    with pytest.warns(DeprecationWarning, match="effort='quick' is called search='quick' now"):
+        module = ml.MEIModule(video_model(), NEURONS, effort="quick")
+    assert module.problem.search == ml.MEIModule(video_model(), NEURONS, search="quick").problem.search
+
+
+def norms(values):
+    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+
+
+class UnitMomentum(ml.RowOptimizer):
+    """Momentum on gradients of unit length."""
+
+    def __init__(self, params, step=0.5, memory=0.5):
+        super().__init__(params, {"step": step, "memory": memory})
+
+    def initial_state(self, group, stimulus):
+        return {"velocity": torch.zeros_like(stimulus)}
+
+    def moved(self, group, stimulus, gradient, state):
+        unit = gradient / norms(gradient).clamp(min=1e-30)
+        state["velocity"] = group["memory"] * state["velocity"] + (1 - group["memory"]) * unit
+        return stimulus - group["step"] * norms(stimulus) * state["velocity"]
+
+
+def test_an_own_optimizer_finds_the_mei_of_a_linear_neuron():
+    model = linear_model()
+    meis = find(model, [0, 1, 2], time_steps=4, norm=2.0, optimizer=UnitMomentum)
+    kernels = model.network.kernels.detach().flatten(1)
+    np.testing.assert_allclose(meis["score"], 2.0 * kernels.norm(dim=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [5, 9])
+def test_an_own_optimizer_streams_neurons_with_shifts(rows):
+    options = {"time_steps": 16, "optimizer": UnitMomentum, "max_steps": 30, "fast_path": False}
+    module = ml.MEIModule(video_model(), NEURONS, rows_per_device=rows, **options)
+    assert module.problem.shifts == [1, 4]
+    together = results(fit(module, NO_LIMIT, ml.RowConvergence()))
+    for number, neuron in enumerate(NEURONS):
+        assert_same_meis(together.isel(neuron=[number]), find(video_model(), [neuron], **options), atol=1e-4)
