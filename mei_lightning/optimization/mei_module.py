@@ -34,8 +34,8 @@ from mei_lightning.optimization.stuck_at_start import never_left
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.results.configuration import Configuration, Setting, as_data, configuration_differences
 from mei_lightning.results.dataset import describe_results
-from mei_lightning.results.store import configuration_differences
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.starting_points import InitialStimuli, PinkNoise, WhiteNoise
 from mei_lightning.starting_points.of_neurons import StartsOfNeurons
@@ -227,28 +227,35 @@ class MEIModule(PopulationModule):
                 f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
                 "reduces the time axis, which is axis 0."
             )
-        self.configuration: dict[str, Any] = {
-            "model": model.name,
-            "weights_digest": digest,
-            "members": None if members is None else list(members),
-            "neurons": self.labels,
-            "time_steps": time_steps,
-            "constraint": repr(constraint),
-            "reducer": repr(reducer),
-            **({} if type(score) is NeuronObjective else {"objective": score.describe()}),
-            **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
-            "regularizer": None if regularizer is None else repr(regularizer),
-            **({} if parameterization is None else {"parameterization": repr(parameterization)}),
-            "optimizer": {"name": type(plain_optimizer).__name__, **_plain(plain_optimizer.defaults)},
-            **({} if repr(initial) == repr(WhiteNoise()) else {"initial": initial.describe(labels)}),
-            **({"robustness": [repr(part) for part in robustness]} if robustness else {}),
-            "restarts": restarts,
-            "finalists": finalists,
-            "shifts": shifts,
-            "seed": seed,
-            "max_steps": max_steps,
-            "mei_lightning": version("mei-lightning"),
-        }
+        beginning = initial.configuration(labels)
+        self.configuration: Configuration = Configuration(
+            {
+                "model": model.name,
+                "weights_digest": digest,
+                "members": None if members is None else list(members),
+                "neurons": self.labels,
+                "time_steps": time_steps,
+                "constraint": Setting.of(constraint),
+                "reducer": Setting.of(reducer),
+                **({} if type(score) is NeuronObjective else {"objective": Setting.of(score)}),
+                **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
+                "regularizer": Setting.of(regularizer),
+                **({} if parameterization is None else {"parameterization": Setting.of(parameterization)}),
+                "optimizer": Setting.of(plain_optimizer),
+                **(
+                    {}
+                    if beginning == as_data(WhiteNoise())
+                    else {"initial": Setting(beginning, initial.describe(labels))}
+                ),
+                **({"robustness": Setting.of(robustness)} if robustness else {}),
+                "restarts": restarts,
+                "finalists": finalists,
+                "shifts": shifts,
+                "seed": seed,
+                "max_steps": max_steps,
+                "mei_lightning": version("mei-lightning"),
+            }
+        )
         self.description = describe_results(model, groups, time_steps, restarts, score, self.configuration)
         self.save_hyperparameters({**self.configuration, "neurons": first_few(self.labels)})
 
@@ -261,8 +268,8 @@ class MEIModule(PopulationModule):
     def setup(self, stage: str) -> None:
         """As in ``StimulusModule``; and make it part of the configuration when a row has converged."""
         super().setup(stage)
-        rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
-        self.configuration["convergence"] = rules[0] if rules else None
+        rules = [rule for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
+        self.configuration.put("convergence", Setting.of(rules[0] if rules else None))
         self.description.attrs["configuration"] = json.dumps(self.configuration)
         self.hparams.update(convergence=self.configuration["convergence"])
 
@@ -273,7 +280,7 @@ class MEIModule(PopulationModule):
         if not self.trainer.is_global_zero or not isinstance(self.initial, WhiteNoise | PinkNoise) or not writers:
             return
         if labels := never_left(self, xr.open_zarr(writers[0].store.path, chunks=None)):
-            optimizer = self.configuration["optimizer"]["name"]
+            optimizer = self.configuration["optimizer"]["class"]
             steps = "longer steps" if optimizer == AdaptivePowerMethod.__name__ else "a larger learning rate"
             less = f"less of {', '.join(map(repr, self.robustness))}, or " if self.robustness else ""
             rank_zero_warn(
@@ -285,7 +292,7 @@ class MEIModule(PopulationModule):
         """Save the configuration with the rows."""
         # Lightning's command line would take hyperparameters found in a checkpoint for the user's options.
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
-        checkpoint["configuration"] = self.configuration
+        checkpoint["configuration"] = dict(self.configuration)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the rows of another run.
@@ -340,7 +347,3 @@ def _check_responses(model: RetinaModel, stimulus: Tensor, session: str | None) 
             f"but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
             f"{model.stimulus_format.frames_lost}, neurons_per_session, and the order of the network's output."
         )
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings, default=str))
