@@ -176,7 +176,8 @@ def test_configuration_among_the_hyperparameters(run):
     assert values["neurons"] == "monday/0, monday/2, tuesday/1"
     assert values["time_steps"] == "9"
     assert values["seed"] == "0"
-    assert "norm=4" in values["constraint"]
+    assert values["constraint/class"] == "NormAndRange"
+    assert float(values["constraint/arguments/norm"]) == 4
     assert values["weights_digest"] == module.configuration["weights_digest"]
     assert values["max_steps"] == "50"
     assert values["convergence"] == "None"

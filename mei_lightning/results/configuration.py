@@ -20,6 +20,8 @@ from mei_lightning.objectives import NeuronObjective
 from mei_lightning.wording import first_few
 
 _LARGEST_LISTED = 64
+_NAMES_OF_RANGES = ("ranges", "min_max_values")
+"""Ours, and openretina's."""
 _MISSING = object()
 
 
@@ -122,8 +124,9 @@ def ranges_in(constraint: Any) -> tuple[tuple[float | None, float | None] | None
     if "repr" in constraint:
         return _ranges_in_words(constraint["repr"])
     arguments = constraint.get("arguments", {})
-    if _are_ranges(ranges := arguments.get("ranges")):
-        return tuple(None if pair is None else (_number(pair[0]), _number(pair[1])) for pair in ranges)
+    for name in _NAMES_OF_RANGES:
+        if _are_ranges(ranges := arguments.get(name)):
+            return tuple(None if pair is None else (_number(pair[0]), _number(pair[1])) for pair in ranges)
     return ranges_in(list(arguments.values())) if "class" in constraint else None
 
 

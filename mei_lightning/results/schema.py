@@ -82,7 +82,9 @@ VARIABLES = (
     Variable("restart_scores", np.nan, "score of each restart; NaN if it was given up early", None, ("restart",)),
     Variable("restart_similarity", np.nan, "mean similarity of the restarts' stimuli"),
     Variable("score", np.nan, "score of the stimulus"),
-    Variable("score_spread", np.nan, "standard deviation of the restarts' scores as a share of the score", derived=_spread),
+    Variable(
+        "score_spread", np.nan, "standard deviation of the restarts' scores as a share of the score", derived=_spread
+    ),
     Variable("steps", 0, "steps of the best restart", dtype=np.int64),
     Variable("best_restart", -1, "restart that the stimulus is from", dtype=np.int64),
     Variable("seed", -1, "seed of the best restart", dtype=np.int64),
