@@ -36,7 +36,7 @@ from mei_lightning.plots.style import (
 )
 from mei_lightning.plots.video import dataset_stimulus_format
 from mei_lightning.report.records import neuron_records, pixels_that_fit
-from mei_lightning.results.configuration import as_call, read_configuration
+from mei_lightning.results.configuration import as_text, read_configuration
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.replacing import replace
 
@@ -196,9 +196,7 @@ def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, s
         "max_steps": "Most steps",
     }
     return shown + [
-        (label, setting if isinstance(setting, str) else as_call(setting))
-        for key, label in named.items()
-        if (setting := configuration.get(key)) is not None
+        (label, as_text(setting)) for key, label in named.items() if (setting := configuration.get(key)) is not None
     ]
 
 

@@ -58,6 +58,11 @@ def as_call(setting: Any) -> str:
     return f"{setting['class']}({arguments})"
 
 
+def as_text(setting: Any) -> str:
+    """A setting from a configuration to read: a part as a call, a text as it is."""
+    return setting if isinstance(setting, str) else as_call(setting)
+
+
 class Setting(NamedTuple):
     """A setting as data, and as version 0.1 kept it: in words."""
 
