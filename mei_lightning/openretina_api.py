@@ -73,7 +73,9 @@ class ChangeNormJointlyClipRangeSeparately(NormAndRange):
     """
 
     def __init__(self, min_max_values: Iterable[tuple[float | None, float | None]], norm: float | None) -> None:
-        super().__init__(norm, tuple(min_max_values))
+        ranges = tuple(min_max_values)
+        super().__init__(norm, ranges)
+        self.min_max_values = ranges
 
 
 class TemporalGaussianLowPassFilterProcessor(TemporalLowPass):
@@ -105,7 +107,8 @@ class RangeRegularizationLoss(Regularizer):
         factor: float = 1.0,
     ) -> None:
         super().__init__(factor)
-        self.range_penalty = RangePenalty(tuple(min_max_values))
+        self.min_max_values = tuple(min_max_values)
+        self.range_penalty = RangePenalty(self.min_max_values)
         self.max_norm = max_norm
 
     def forward(self, stimulus: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Settings bound to a model and its neurons: what is to be maximised, where, and from which starting points."""
 
-import json
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -26,6 +25,7 @@ from mei_lightning.optimization.optimizers import RowOptimizer
 from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
 from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
+from mei_lightning.results.configuration import Configuration, Setting, as_data
 from mei_lightning.results.dataset import describe_results
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.settings import MEISettings
@@ -173,29 +173,35 @@ class MEIProblem:
                 )
 
     @cached_property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> Configuration:
         """All settings that determine the results, as JSON can hold them."""
-        settings, optimizer, initial = self.settings, self.settings.example_of_optimizer(), self.initial
-        parameterization, fast_path = self.space.parameterization, settings.fast_path
-        return {
-            "model": self.model.name,
-            "weights_digest": self.weights_digest,
-            "members": self.members,
-            "neurons": self.labels,
-            "time_steps": self.time_steps,
-            "constraint": repr(self.space.constraint),
-            "reducer": repr(self.reducer),
-            **({} if type(self.objective) is NeuronObjective else {"objective": self.objective.describe()}),
-            **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
-            "regularizer": None if settings.regularizer is None else repr(settings.regularizer),
-            **({} if parameterization is None else {"parameterization": repr(parameterization)}),
-            "optimizer": {"name": type(optimizer).__name__, **_plain(optimizer.defaults)},
-            **({} if repr(initial) == repr(WhiteNoise()) else {"initial": initial.describe(self.labels)}),
-            **({"robustness": [repr(part) for part in settings.robustness]} if settings.robustness else {}),
-            **self._configuration_of_search(),
-            "seed": settings.seed,
-            "mei_lightning": version("mei-lightning"),
-        }
+        settings, parameterization, fast_path = self.settings, self.space.parameterization, self.settings.fast_path
+        beginning = self.initial.configuration(self.labels)
+        return Configuration(
+            {
+                "model": self.model.name,
+                "weights_digest": self.weights_digest,
+                "members": self.members,
+                "neurons": self.labels,
+                "time_steps": self.time_steps,
+                "constraint": Setting.of(self.space.constraint),
+                "reducer": Setting.of(self.reducer),
+                **({} if type(self.objective) is NeuronObjective else {"objective": Setting.of(self.objective)}),
+                **({} if isinstance(fast_path, bool) else {"fast_path": fast_path}),
+                "regularizer": Setting.of(settings.regularizer),
+                **({} if parameterization is None else {"parameterization": Setting.of(parameterization)}),
+                "optimizer": Setting.of(settings.example_of_optimizer()),
+                **(
+                    {}
+                    if beginning == as_data(WhiteNoise())
+                    else {"initial": Setting(beginning, self.initial.describe(self.labels))}
+                ),
+                **({"robustness": Setting.of(list(settings.robustness))} if settings.robustness else {}),
+                **self._configuration_of_search(),
+                "seed": settings.seed,
+                "mei_lightning": version("mei-lightning"),
+            }
+        )
 
     def _configuration_of_search(self) -> dict[str, Any]:
         search = self.search
@@ -208,7 +214,7 @@ class MEIProblem:
         usual = isinstance(search, MultiStart) and search == MultiStart(
             search.starts, search.keep, max_steps=search.max_steps, shifts=search.shifts
         )
-        return facts if usual else {**facts, "search": repr(search)}
+        return facts if usual else {**facts, "search": Setting.of(search)}
 
     @cached_property
     def description(self) -> xr.Dataset:
@@ -294,8 +300,3 @@ def _check_reducer(reducer: Reducer, frames: int) -> None:
             f"{reducer!r} turned responses of shape (time', 2) into {tuple(reduced.shape)}, not (2,): a reducer "
             "reduces the time axis, which is axis 0."
         )
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-    return plain

@@ -176,7 +176,8 @@ def test_configuration_among_the_hyperparameters(run):
     assert values["neurons"] == "monday/0, monday/2, tuesday/1"
     assert values["time_steps"] == "9"
     assert values["seed"] == "0"
-    assert "norm=4" in values["constraint"]
+    ranges = [list(pair) for pair in module.configuration["constraint"]["arguments"]["ranges"]]
+    assert values["constraint"] == f"NormAndRange(norm=4.0, ranges={ranges}, norm_is='fixed')"
     assert values["weights_digest"] == module.configuration["weights_digest"]
     assert values["max_steps"] == "50"
     assert values["convergence"] == "None"

@@ -125,7 +125,7 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
     assert float(green.min()) >= -0.5
     assert float(green.max()) <= 1
     assert meis.score.item() == pytest.approx(meis.response.max().item(), rel=1e-5)
-    assert '"name": "Adam"' in meis.attrs["configuration"]
+    assert '"class": "Adam"' in meis.attrs["configuration"]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "simulated"])

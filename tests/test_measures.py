@@ -16,6 +16,7 @@ from mei_lightning.analysis.decomposition import decompose, temporal_frequency
 from mei_lightning.analysis.polarity import polarity_of_responses, responses_to_steps, step_of_light, step_onset
 from mei_lightning.cli.main import main
 from mei_lightning.constraints import range_bounds
+from mei_lightning.results.configuration import as_data
 from mei_lightning.results.dataset import ranges_of
 
 TARGETS = [("monday", 0), [("monday", 1), ("tuesday", 0)], ("tuesday", 2)]
@@ -126,13 +127,14 @@ def test_share_of_clipped_values(meis):
     ],
 )
 def test_ranges_are_those_of_the_constraint(constraint, expected):
-    # As the constraint of a run stands in its configuration.
-    stimuli = made(np.zeros((1, 2, 4, 6, 5)), configuration=json.dumps({"constraint": repr(constraint)}))
-    found = ranges_of(stimuli)
-    if expected is None:
-        assert found is None
-    else:
-        np.testing.assert_array_equal(range_bounds(found), np.array(expected, dtype=np.float32).T)
+    # As the constraint of a run stands in its configuration, and as it stood in that of version 0.1.
+    for kept in (as_data(constraint), repr(constraint)):
+        stimuli = made(np.zeros((1, 2, 4, 6, 5)), configuration=json.dumps({"constraint": kept}))
+        found = ranges_of(stimuli)
+        if expected is None:
+            assert found is None
+        else:
+            np.testing.assert_array_equal(range_bounds(found), np.array(expected, dtype=np.float32).T)
 
 
 def test_known_stimuli_are_measured_in_their_units():

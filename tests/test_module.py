@@ -493,11 +493,12 @@ def test_settings_are_kept_with_the_run():
     fit(module, 2, ml.RowConvergence(0.5, 3))
     assert module.labels == ["4", "0+1"]
     assert module.stimulus_format == STILL_FORMAT
-    assert module.configuration["optimizer"]["name"] == "SGD"
-    assert module.configuration["optimizer"]["momentum"] == 0.8
+    assert module.configuration["optimizer"]["class"] == "SGD"
+    assert module.configuration["optimizer"]["arguments"]["momentum"] == 0.8
     assert module.configuration["weights_digest"] == weights_digest(module.retina)
     assert module.configuration["max_steps"] == 100
-    assert module.configuration["convergence"] == "RowConvergence(relative_gain=0.5, patience=3)"
+    rule = {"class": "RowConvergence", "arguments": {"relative_gain": 0.5, "patience": 3}}
+    assert module.configuration["convergence"] == rule
     assert module.hparams["seed"] == 7
     assert len({module.problem.starts.seed_of(number, restart) for number in range(2) for restart in range(3)}) == 6
 
@@ -527,4 +528,4 @@ def test_find_meis_takes_another_convergence(simulated):
         simulated, [("session_1", 0)], restarts=1, callbacks=[ml.RowConvergence(relative_gain=10.0, patience=2)]
     )
     assert meis.steps.item() < 10
-    assert "patience=2" in meis.attrs["configuration"]
+    assert '"patience": 2' in meis.attrs["configuration"]

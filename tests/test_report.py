@@ -267,7 +267,7 @@ def measure_rows(page):
 @needs_browser
 def test_movies_show_the_stimulus(page):
     stimulus = make_meis()["stimulus"].values[0]
-    frames = ml.video.stimulus_to_rgb_frames(stimulus)
+    frames = ml.plots.video.stimulus_to_rgb_frames(stimulus)
     canvas = page.find_element(By.CSS_SELECTOR, "#gallery canvas")
     # Without motion, a card rests at the frame of largest power.
     peak = np.square(stimulus).sum(axis=(0, 2, 3)).argmax()

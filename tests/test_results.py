@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
+from mei_lightning.results.configuration import as_call
 
 NEURONS = [("monday", 1), ("tuesday", 0), [("monday", 0), ("tuesday", 2)]]
 
@@ -129,13 +130,16 @@ def test_attributes_identify_the_model_and_every_setting(dataset, model):
     assert configuration["restarts"] == 3
     assert configuration["seed"] == 0
     assert configuration["max_steps"] == 8
-    assert configuration["convergence"] == repr(ml.RowConvergence())
+    rule = {"class": "RowConvergence", "arguments": {"relative_gain": 1e-3, "patience": 5}}
+    assert configuration["convergence"] == rule
     assert "check_interval" not in configuration
     assert "rows_per_device" not in configuration
-    assert configuration["optimizer"] == {"name": "AdaptivePowerMethod", "start": 1.0, "smallest": 0.02}
-    assert "norm=6" in configuration["constraint"]
-    assert "(-1.0, 2.0)" in configuration["constraint"]
-    assert "length=4" in configuration["reducer"]
+    optimizer = {"class": "AdaptivePowerMethod", "arguments": {"start": 1.0, "smallest": 0.02}}
+    assert configuration["optimizer"] == optimizer
+    assert configuration["constraint"]["class"] == "NormAndRange"
+    assert configuration["constraint"]["arguments"]["norm"] == 6
+    assert [-1.0, 2.0] in configuration["constraint"]["arguments"]["ranges"]
+    assert configuration["reducer"]["arguments"]["length"] == 4
     assert configuration["mei_lightning"]
 
 
@@ -307,11 +311,13 @@ def test_of_another_optimizer_the_name_is_told_and_how_to_start_anew(model, tmp_
         fit(other, NO_LIMIT, directory=tmp_path)
     _, *differences, advice = str(refused.value).splitlines()
     assert [line.strip() for line in differences if "optimizer" in line] == [
-        'optimizer.name: it was "AdaptivePowerMethod", now it is "Adam"'
+        "optimizer: it was AdaptivePowerMethod(start=1.0, smallest=0.02), now it is "
+        f"{as_call(other.configuration['optimizer'])}"
     ]
+    assert other.configuration["optimizer"]["class"] == "Adam"
     assert "or say --results.start_anew true (ResultsWriter(start_anew=True))" in advice
     same_optimizer = module_of(model, max_steps=2, optimizer=lambda stimuli: ml.AdaptivePowerMethod(stimuli, start=0.5))
-    with pytest.raises(ValueError, match=r"optimizer.start: it was 1.0, now it is 0.5"):
+    with pytest.raises(ValueError, match=r"optimizer\.start: it was 1.0, now it is 0.5"):
         fit(same_optimizer, NO_LIMIT, directory=tmp_path)
 
 

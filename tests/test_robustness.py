@@ -332,7 +332,7 @@ def test_two_devices_find_what_one_finds(whole, tmp_path):
 def test_a_run_with_other_perturbations_is_not_continued(tmp_path):
     options = {"time_steps": 8, "max_steps": 2, "directory": tmp_path}
     find(video_model(), NEURONS[:1], robustness=[ml.Jitter(space=1)], **options)
-    with pytest.raises(ValueError, match=r'robustness: it was \["Jitter\(space=1, time=0\)"\], now it is nothing'):
+    with pytest.raises(ValueError, match=r"robustness: it was \[Jitter\(space=1, time=0\)\], now it is nothing"):
         find(video_model(), NEURONS[:1], **options)
 
 

@@ -448,9 +448,9 @@ def test_every_difference_of_settings_is_listed(tmp_path, description):
         ("norm", "30.0", "20.0"),
         ("ranges", "[null, [-1.0, 2.0]]", "[null, [-1.0, 3.0]]"),
         ("optimizer.lr", "0.1", "0.2"),
-        ("patience", "Infinity", "5"),
-        ("unknown", "NaN", "nothing"),
         ("optimizer.momentum", "nothing", "0.9"),
+        ("patience", '"inf"', "5"),
+        ("unknown", '"nan"', "nothing"),
         ("seed", "nothing", "1"),
     ]
     lines = differences(path, now)

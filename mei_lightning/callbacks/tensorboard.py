@@ -19,6 +19,7 @@ from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.plots.stimuli import contact_sheet, plot_meis, plot_stimulus_composition
 from mei_lightning.plots.video import COLORS, animated_png_bytes
+from mei_lightning.results.configuration import as_text
 from mei_lightning.wording import first_few
 
 _EXTREMES = 4
@@ -79,7 +80,7 @@ class StimulusLogger(Callback):
         scores = module.scores()
         for logger in _tensorboard_loggers(trainer):
             logger.log_hyperparams(
-                {name: str(value) for name, value in module.hparams.items()},
+                {name: as_text(value) for name, value in module.hparams.items()},
                 {"final/score_mean": scores.mean(), "final/steps": trainer.global_step},
             )
             logger.save()

@@ -84,8 +84,10 @@ class MEICommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _name(self) -> str:
-        convergence = repr(self._get(self.config_init, "convergence"))
-        settings = json.dumps({**self.model.configuration, "convergence": convergence}, sort_keys=True)
+        # In the words of version 0.1, so that a run that it began is continued.
+        configuration = self.model.configuration
+        words = {**configuration.words, "convergence": repr(self._get(self.config_init, "convergence"))}
+        settings = json.dumps({**configuration, **words}, sort_keys=True)
         readable = re.sub(r"[^\w.-]+", "_", self.model.configuration["model"])
         return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 

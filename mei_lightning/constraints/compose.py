@@ -31,7 +31,7 @@ class Compose(Constraint):
         for constraint in constraints:
             for part in constraint.children() if isinstance(constraint, Compose) else (constraint,):
                 self.add_module(str(len(self._modules)), part)
-        parts = list(self._parts())
+        parts = self.constraints
         if not parts:
             raise InvalidValueError("Compose([]) has no constraints.")
         for part, after in itertools.pairwise(parts):
@@ -41,22 +41,24 @@ class Compose(Constraint):
                     "NormAndRange(norm, ranges, mask=...), which holds all of them together."
                 )
 
-    def _parts(self) -> Iterable[Constraint]:
-        return cast(Iterable[Constraint], self.children())
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints in their order; those of one that is composed itself are among them."""
+        return tuple(cast(Iterable[Constraint], self.children()))
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The constrained stimuli, as a new tensor."""
-        for part in self._parts():
+        for part in self.constraints:
             stimulus = part(stimulus)
         return stimulus
 
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet one of the constraints."""
-        for part in self._parts():
+        for part in self.constraints:
             part.check(stimulus_shape)
 
     def check_stimulus(self, stimulus: Tensor) -> None:
         """Raise a ValueError if an optimisation cannot start from these stimuli; names the rows at fault."""
-        for part in self._parts():
+        for part in self.constraints:
             part.check_stimulus(stimulus)
             stimulus = part(stimulus)

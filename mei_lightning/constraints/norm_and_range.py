@@ -214,6 +214,8 @@ class RescaleThenClip(Constraint):
 
     def __init__(self, norm: float, ranges: ChannelRanges) -> None:
         super().__init__()
+        self.norm = norm
+        self.ranges = tuple(ranges)
         self.rescale = FixedNorm(norm)
         self.clip = ChannelRange(ranges)
 

@@ -103,6 +103,10 @@ class WindowContrastReducer(Reducer):
 
     def __init__(self, axis: int, start: int, length: int, against_start: int, against_length: int) -> None:
         super().__init__(axis)
+        self.start = start
+        self.length = length
+        self.against_start = against_start
+        self.against_length = against_length
         self.window = SliceMeanReducer(axis, start, length)
         self.against = SliceMeanReducer(axis, against_start, against_length)
 
@@ -115,6 +119,6 @@ class WindowContrastReducer(Reducer):
         return self.window.forward(responses) - self.against.forward(responses)
 
     def __repr__(self) -> str:
-        windows = f"start={self.window.start}, length={self.window.length}"
-        against = f"against_start={self.against.start}, against_length={self.against.length}"
+        windows = f"start={self.start}, length={self.length}"
+        against = f"against_start={self.against_start}, against_length={self.against_length}"
         return f"WindowContrastReducer(axis={self.axis}, {windows}, {against})"

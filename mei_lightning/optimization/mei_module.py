@@ -18,7 +18,7 @@ from mei_lightning.optimization.optimizers import AdaptivePowerMethod
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stuck_at_start import stuck_at_start
 from mei_lightning.problem import MEIProblem, Neurons
-from mei_lightning.results.store import configuration_differences
+from mei_lightning.results.configuration import Setting, configuration_differences
 from mei_lightning.settings import MEISettings, takes_settings
 from mei_lightning.starting_points import PinkNoise, WhiteNoise
 from mei_lightning.wording import first_few
@@ -41,8 +41,8 @@ class ProblemModule(PopulationModule):
     def setup(self, stage: str) -> None:
         """As in ``StimulusModule``; and make it part of the configuration when a row has converged."""
         super().setup(stage)
-        rules = [repr(rule) for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
-        self.configuration["convergence"] = rules[0] if rules else None
+        rules = [rule for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
+        self.configuration.put("convergence", Setting.of(rules[0] if rules else None))
         self.description.attrs["configuration"] = json.dumps(self.configuration)
         self.hparams.update(convergence=self.configuration["convergence"])
 
@@ -55,7 +55,7 @@ class ProblemModule(PopulationModule):
         if not self.trainer.is_global_zero or not is_noise or not writers:
             return
         if labels := stuck_at_start(self.problem, self.device, xr.open_zarr(writers[0].store.path, chunks=None)):
-            optimizer = self.configuration["optimizer"]["name"]
+            optimizer = self.configuration["optimizer"]["class"]
             steps = "longer steps" if optimizer == AdaptivePowerMethod.__name__ else "a larger learning rate"
             less = f"less of {', '.join(map(repr, settings.robustness))}, or " if settings.robustness else ""
             rank_zero_warn(
@@ -67,7 +67,7 @@ class ProblemModule(PopulationModule):
         """Save the configuration with the rows."""
         # Lightning's command line would take hyperparameters found in a checkpoint for the user's options.
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
-        checkpoint["configuration"] = self.configuration
+        checkpoint["configuration"] = dict(self.configuration)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the rows of another run.

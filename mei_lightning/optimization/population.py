@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from copy import copy
 
 import torch
 import xarray as xr
@@ -20,6 +20,7 @@ from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.slot_module import SlotModule
 from mei_lightning.optimization.strategies import SHARDED, ShardedStrategy, deal
 from mei_lightning.problem import MEIProblem
+from mei_lightning.results.configuration import Configuration
 
 _STEPS_TO_LEAVE = 2
 """Steps from one time that rows which are done leave the computation to the next; and steps of a row's own from one
@@ -52,8 +53,8 @@ class PopulationModule(SlotModule):
     @made_on_cpu
     def __init__(self, problem: MEIProblem, check_interval: int = 4) -> None:
         super().__init__(problem, check_interval)
-        self.configuration: dict[str, Any] = dict(problem.configuration)
-        self.description: xr.Dataset = problem.description
+        self.configuration: Configuration = copy(problem.configuration)
+        self.description: xr.Dataset = problem.description.copy()
         self.neurons_done = 0
         self._waiting: list[int] = []
         self._done_before: dict[int, float] = {}

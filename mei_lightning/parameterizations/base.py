@@ -21,7 +21,8 @@ class Parameterization(nn.Module):
     """Makes stimuli ``[rows, channels, time, height, width]`` from parameters ``[rows, ...]``, each row on its own.
 
     Derive from it for one of your own: write ``forward`` and ``parameters_of``, and ``prepare`` for what depends on the
-    stimulus' shape. All settings belong in ``extra_repr``, which makes them part of the results' configuration.
+    stimulus' shape. Settings become part of the results' configuration as arguments of the constructor that are kept as
+    attributes of the same names; if there are others, all belong in ``extra_repr``.
 
     Attributes:
         shape: ``[channels, time, height, width]`` of the stimuli, once it is made for them (``for_stimuli``).

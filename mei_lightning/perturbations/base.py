@@ -25,7 +25,8 @@ class Perturbation(Robustness):
     """A small random change of the stimulus; derive from it for one of your own.
 
     What is random about it has to come from the keys (see ``draws``), so that it depends on the row and its step only.
-    ``__repr__`` has to tell its settings, which belong to the configuration of a run.
+    Its settings belong to the configuration of a run: those arguments of the constructor that are kept as attributes of
+    the same names or, if it has others, what ``__repr__`` tells.
     """
 
     def __call__(self, stimulus: Tensor, keys: Tensor) -> Tensor:

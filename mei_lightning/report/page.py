@@ -36,6 +36,7 @@ from mei_lightning.plots.style import (
 )
 from mei_lightning.plots.video import dataset_stimulus_format
 from mei_lightning.report.records import neuron_records, pixels_that_fit
+from mei_lightning.results.configuration import as_text, read_configuration
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.replacing import replace
 
@@ -132,7 +133,7 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
         temporal_kernel=(("neuron", "channel", "time"), np.stack([record.temporal for record in records])),
         spatial_kernel=(("neuron", "channel", "y", "x"), np.stack([record.spatial for record in records])),
     )
-    script, configuration = _package_file("report.js"), json.loads(meis.attrs.get("configuration", "{}"))
+    script, configuration = _package_file("report.js"), read_configuration(meis.attrs.get("configuration", "{}"))
     model = str(meis.attrs.get("model", ""))
     return {
         "title": f"MEIs of {model}" if model else "MEIs",
@@ -195,16 +196,8 @@ def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, s
         "max_steps": "Most steps",
     }
     return shown + [
-        (label, _as_call(configuration[key])) for key, label in named.items() if configuration.get(key) is not None
+        (label, as_text(setting)) for key, label in named.items() if (setting := configuration.get(key)) is not None
     ]
-
-
-def _as_call(setting: Any) -> str:
-    """A setting as it would be written in Python: an optimizer is kept as its name and its options."""
-    if not isinstance(setting, dict) or "name" not in setting:
-        return str(setting)
-    options = ", ".join(f"{key}={value!r}" for key, value in setting.items() if key != "name")
-    return f"{setting['name']}({options})"
 
 
 def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> list[str]:

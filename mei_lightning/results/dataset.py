@@ -1,8 +1,6 @@
 """What results are labelled with, and datasets on disk."""
 
-import ast
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, Nothi
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
+from mei_lightning.results.configuration import ranges_in, read_configuration
 
 
 def describe_results(
@@ -92,14 +91,7 @@ def reducer_of(meis: xr.Dataset) -> Reducer:
 
 def ranges_of(meis: xr.Dataset) -> tuple[tuple[float | None, float | None] | None, ...] | None:
     """The ranges that a run kept each channel of its stimuli to, as ``find_meis`` takes them; None if it had none."""
-    constraint = json.loads(meis.attrs.get("configuration", "{}")).get("constraint") or ""
-    # A configuration holds the constraint as it describes itself.
-    described = re.search(r"ranges=(\((?:[^()]|\([^()]*\))*\))", constraint)
-    if described is None:
-        return None
-    # What Python writes for infinity it does not read.
-    ranges = ast.literal_eval(re.sub(r"\binf\b", "1e999", described[1]))
-    return tuple(None if pair is None else tuple(pair) for pair in ranges)
+    return ranges_in(read_configuration(meis.attrs.get("configuration", "{}")).get("constraint"))
 
 
 def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:

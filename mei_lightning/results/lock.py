@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import lock_descriptor, unlock_descriptor
 
 from mei_lightning.exceptions import BusyStoreError
-from mei_lightning.results.store import explained
+from mei_lightning.results.disk_errors import explained
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _BYTES_LOCKED = 1

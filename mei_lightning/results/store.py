@@ -1,17 +1,12 @@
 """Results of a run as a labelled dataset on disk, which many processes fill while anyone reads it."""
 
-import base64
 import errno
 import json
 import os
 import shutil
-import socket
 import tempfile
-import time
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,26 +16,16 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike
 
-from mei_lightning.exceptions import (
-    AlreadyThereError,
-    FullDiskError,
-    InvalidValueError,
-    NothingThereError,
-    NotPermittedError,
-    UnknownNeuronError,
-)
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError, UnknownNeuronError
+from mei_lightning.results.configuration import as_data, configuration_differences, read_configuration
+from mei_lightning.results.disk_errors import explained
+from mei_lightning.results.journal import Journal
 from mei_lightning.results.replacing import rename, replace
-from mei_lightning.wording import first_few
+from mei_lightning.results.schema import DIMENSIONS, INTERRUPTED, PENDING, STATUSES, STIMULUS_DIMENSIONS, VARIABLES
 
 VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
-_PENDING, _INTERRUPTED = "pending", "interrupted"
-_STATUSES = ("converged", "step limit", "no gradient", "not finite", _INTERRUPTED)
 _NEURONS_PER_CHUNK = 4096
-_DIMENSIONS = ("neuron", "channel", "time", "y", "x", "response_time", "restart")
-_STIMULUS_DIMENSIONS = _DIMENSIONS[:5]
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SAFE = "All neurons that were finished are safe in it"
 
 
@@ -99,20 +84,18 @@ class MEIStore:
         self.path = Path(path)
         self._lasting = lasting
         attributes = _attributes(self.path)
-        self.configuration: dict[str, Any] = json.loads(attributes["configuration"])
+        self.configuration = read_configuration(attributes["configuration"])
         group = zarr.open_group(self.path, mode="r", zarr_format=2)
         arrays = {name: array for name, array in group.arrays()}
         self._stimulus_shape = arrays["stimulus"].shape
         self._stimulus_type = arrays["stimulus"].dtype
         self._compressors: dict[str, Any] = {name: next(iter(it.compressors), None) for name, it in arrays.items()}
         self._neurons_per_chunk = arrays["status"].chunks[0]
-        sizes = {dimension: arrays[dimension].shape[0] for dimension in _DIMENSIONS}
-        self._summary = _pending_summary(sizes, self._stimulus_type)
+        sizes = {dimension: arrays[dimension].shape[0] for dimension in DIMENSIONS}
+        self._summary = {it.name: it.empty(sizes, self._stimulus_type) for it in VARIABLES}
         self._times = np.zeros(self._stimulus_shape[0], dtype=np.int64)
-        self._latest = 0
-        self._bytes_read: dict[str, int] = {}
         self._chunks_to_collect: set[int] = set()
-        self._journal: tuple[int, Path] | None = None
+        self._journal = Journal(self.path / "records")
 
     @classmethod
     def create(
@@ -138,10 +121,10 @@ class MEIStore:
             PermissionError: if the directory cannot be written to.
         """
         path = Path(path)
-        missing = [name for name in _DIMENSIONS if name not in description.sizes]
+        missing = [name for name in DIMENSIONS if name not in description.sizes]
         if missing or description.data_vars:
             raise InvalidValueError(
-                f"The description of a store has coordinates along {', '.join(_DIMENSIONS)}, and no data variables; "
+                f"The description of a store has coordinates along {', '.join(DIMENSIONS)}, and no data variables; "
                 f"missing: {', '.join(missing) or 'none'}; data: {', '.join(map(str, description)) or 'none'}."
             )
         exists = f"{path} exists already; results are not overwritten. Open it with MEIStore, or give another place."
@@ -151,7 +134,7 @@ class MEIStore:
         with explained(path, "Nothing was made"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _make(hidden, description, json.dumps(dict(configuration)), np.dtype(dtype))
+                _make(hidden, description, json.dumps(as_data(dict(configuration)), allow_nan=False), np.dtype(dtype))
                 rename(hidden, path)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
@@ -204,22 +187,14 @@ class MEIStore:
             if (self.path / "stimulus" / key).exists():
                 # What is read now is older than what is written next, whatever the clocks of the nodes say.
                 self._read_records()
-                self._append({"number": result.number, "status": _PENDING})
+                self._journal.append({"number": int(result.number), "status": PENDING})
             self._put("stimulus", key, np.asarray(result.stimulus, dtype=self._stimulus_type)[None])
-            response = np.asarray(result.response, dtype=self._stimulus_type)
-            self._append(
-                {
-                    "number": int(result.number),
-                    "status": result.status,
-                    "score": float(result.score),
-                    "steps": int(result.steps),
-                    "best_restart": int(result.best_restart),
-                    "seed": int(result.seed),
-                    "restart_scores": np.asarray(result.restart_scores, dtype=np.float64).tolist(),
-                    "restart_similarity": float(result.restart_similarity),
-                    "response": base64.b64encode(response.tobytes()).decode(),
-                }
-            )
+            values = {
+                it.name: it.recorded(getattr(result, it.name), self._stimulus_type)
+                for it in VARIABLES
+                if it.derived is None
+            }
+            self._journal.append({"number": int(result.number), **values})
 
     def finished(self) -> set[int]:
         """The numbers of neurons that are done; those that were interrupted are not.
@@ -228,7 +203,7 @@ class MEIStore:
             UserWarning: for each record that cannot be read, which counts as not written.
         """
         self._read_records()
-        done = ~np.isin(self._summary["status"], (_PENDING, _INTERRUPTED))
+        done = ~np.isin(self._summary["status"], (PENDING, INTERRUPTED))
         return set(np.flatnonzero(done).tolist())
 
     def collect(self) -> None:
@@ -259,68 +234,25 @@ class MEIStore:
         neurons = self._stimulus_shape[0]
         if not 0 <= result.number < neurons:
             raise UnknownNeuronError(f"number={result.number}: {self.path} has neurons 0 to {neurons - 1}.")
-        if result.status not in _STATUSES:
-            raise InvalidValueError(f"status='{result.status}' is none of {', '.join(_STATUSES)}.")
-        for name, shape in (
-            ("stimulus", self._stimulus_shape[1:]),
-            ("response", self._summary["response"].shape[1:]),
-            ("restart_scores", self._summary["restart_scores"].shape[1:]),
-        ):
+        if result.status not in STATUSES:
+            raise InvalidValueError(f"status='{result.status}' is none of {', '.join(STATUSES)}.")
+        held = {it.name: self._summary[it.name].shape[1:] for it in VARIABLES if it.derived is None}
+        for name, shape in {"stimulus": self._stimulus_shape[1:], **held}.items():
             given = np.shape(getattr(result, name))
             if given != shape:
                 raise InvalidValueError(
                     f"{name} of neuron {result.number} has shape {given}, but {self.path} holds {shape}."
                 )
 
-    def _append(self, record: dict[str, Any]) -> None:
-        """Write a record, later than all that this object knows of."""
-        self._latest = max(time.time_ns(), self._latest + 1)
-        line = json.dumps({**record, "time": self._latest})
-        # A journal for each process: on network file systems two cannot append to one file.
-        if self._journal is None or self._journal[0] != os.getpid():
-            name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}.jsonl"
-            self._journal = os.getpid(), self.path / "records" / name
-        with self._journal[1].open("ab") as journal:
-            # Ends a line that a full disk has cut.
-            journal.write(f"\n{line}\n".encode())
-
     def _read_records(self) -> None:
         """Take in what has been recorded since the last call."""
-        with os.scandir(self.path / "records") as entries:
-            journals = sorted(
-                entry.name
-                for entry in entries
-                if entry.name.endswith(".jsonl") and entry.stat().st_size > self._bytes_read.get(entry.name, 0)
-            )
-        for name in journals:
-            with (self.path / "records" / name).open("rb") as journal:
-                journal.seek(self._bytes_read.get(name, 0))
-                text = journal.read()
-            # The last line may be in the making.
-            text = text[: text.rfind(b"\n") + 1]
-            self._bytes_read[name] = self._bytes_read.get(name, 0) + len(text)
-            for line in filter(None, text.split(b"\n")):
-                try:
-                    self._take_in(json.loads(line))
-                except (ValueError, LookupError, TypeError) as error:
-                    warnings.warn(
-                        f"A record in {self.path / 'records' / name} cannot be read ({error}): "
-                        "its neuron counts as not written.",
-                        stacklevel=3,
-                    )
+        self._journal.read(self._take_in)
 
     def _take_in(self, record: dict[str, Any]) -> None:
         number, written = int(record["number"]), int(record["time"])
         if not 0 <= number < len(self._times):
             raise IndexError(f"neuron {number} of {len(self._times)}")
-        if record["status"] == _PENDING:
-            values = {name: _PENDING_VALUES[name] for name in self._summary}
-        else:
-            shape = self._summary["response"].shape[1:]
-            response = np.frombuffer(base64.b64decode(record["response"]), dtype=self._stimulus_type).reshape(shape)
-            spread = _spread(np.array(record["restart_scores"]), record["score"])
-            values = {name: {**record, "response": response, "score_spread": spread}[name] for name in self._summary}
-        self._latest = max(self._latest, written)
+        values = {it.name: it.read(record, self._summary[it.name][number]) for it in VARIABLES}
         if written > self._times[number]:
             self._times[number] = written
             for name, array in self._summary.items():
@@ -358,49 +290,17 @@ class MEIStore:
             raise
 
 
-_PENDING_VALUES: dict[str, Any] = {
-    "response": np.nan,
-    "restart_scores": np.nan,
-    "restart_similarity": np.nan,
-    "score": np.nan,
-    "score_spread": np.nan,
-    "steps": 0,
-    "best_restart": -1,
-    "seed": -1,
-    # Last, so that a reader who sees a status sees the rest.
-    "status": _PENDING,
-}
-
-
-def _pending_summary(sizes: Mapping[Any, int], dtype: np.dtype) -> dict[str, np.ndarray]:
-    """The variables with a value for each neuron, as they are before any result."""
-    longest = max(len(status) for status in (_PENDING, *_STATUSES))
-    types: dict[str, Any] = {
-        "response": dtype,
-        "steps": np.int64,
-        "best_restart": np.int64,
-        "seed": np.int64,
-        "status": f"U{longest}",
-    }
-    return {
-        name: np.full([sizes[dimension] for dimension in _summary_dimensions(name)], value, types.get(name, np.float64))
-        for name, value in _PENDING_VALUES.items()
-    }
-
-
-def _summary_dimensions(name: str) -> tuple[str, ...]:
-    return {"response": ("neuron", "response_time"), "restart_scores": ("neuron", "restart")}.get(name, ("neuron",))
-
-
 def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dtype) -> None:
     sizes = description.sizes
-    summary = _pending_summary(sizes, dtype)
-    dataset = description.assign({name: (_summary_dimensions(name), array) for name, array in summary.items()})
+    summary = {it.name: it.empty(sizes, dtype) for it in VARIABLES}
+    dataset = description.assign(
+        {it.name: (("neuron", *it.dimensions), summary[it.name], it.attributes()) for it in VARIABLES}
+    )
     dataset = dataset.assign_attrs(configuration=configuration, **{VERSION_ATTRIBUTE: _VERSION})
     rows = min(_NEURONS_PER_CHUNK, sizes["neuron"])
     chunks = {name: {"chunks": (rows, *array.shape[1:])} for name, array in summary.items()}
     dataset.to_zarr(path, mode="w-", zarr_format=2, encoding=chunks, consolidated=False)
-    shape = tuple(sizes[dimension] for dimension in _STIMULUS_DIMENSIONS)
+    shape = tuple(sizes[dimension] for dimension in STIMULUS_DIMENSIONS)
     # Through zarr, because xarray would want the values, which may not fit into memory.
     zarr.open_group(path, mode="r+", zarr_format=2).create_array(
         "stimulus",
@@ -408,7 +308,7 @@ def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dty
         chunks=(1, *shape[1:]),
         dtype=dtype,
         fill_value=np.nan,
-        attributes={"_ARRAY_DIMENSIONS": list(_STIMULUS_DIMENSIONS), "units": "model units"},
+        attributes={"_ARRAY_DIMENSIONS": list(STIMULUS_DIMENSIONS), "units": "model units"},
     )
     zarr.consolidate_metadata(str(path), zarr_format=2)
     (path / "records").mkdir()
@@ -431,93 +331,3 @@ def _attributes(path: Path) -> dict[str, Any]:
             f"{_VERSION}. Continue it with the mei_lightning that made it, or give another directory to start anew."
         )
     return attributes
-
-
-@contextmanager
-def explained(path: Path, kept: str) -> Iterator[None]:
-    """Say of a full or read-only disk which store is concerned, what is left of it, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        if error.errno in _FULL:
-            raise FullDiskError(
-                error.errno,
-                f"No space for {path} ({reason}). {kept}: free space and run the same command again",
-            ) from error
-        if error.errno in _FORBIDDEN:
-            raise NotPermittedError(
-                error.errno,
-                f"{path} cannot be written to ({reason}). Get permission to write there, or give another directory",
-            ) from error
-        raise
-
-
-def _spread(scores: np.ndarray, score: float) -> float:
-    optimised = scores[~np.isnan(scores)]
-    if len(optimised) < 2:
-        return np.nan
-    with np.errstate(all="ignore"):
-        return optimised.std() / np.abs(np.float64(score))
-
-
-_NOTHING = object()
-
-
-def configuration_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """What differs between two configurations, a line for each setting; empty if nothing does.
-
-    Of different optimizers there is the name only. Versions of ``mei_lightning`` may differ.
-    """
-    old, new = _flat(stored), _flat(json.loads(json.dumps(dict(given))))
-    pairs = {name: (old.get(name, _NOTHING), new.get(name, _NOTHING)) for name in {**old, **new}}
-    if "optimizer.name" in pairs and not _same(*pairs["optimizer.name"]):
-        # Settings of different optimizers are not comparable.
-        pairs = {
-            name: pair for name, pair in pairs.items() if name.split(".")[0] != "optimizer" or name.endswith("name")
-        }
-    return "\n".join(
-        f"  {name}: {_difference(*pair)}"
-        for name, pair in pairs.items()
-        if name != "mei_lightning" and not _same(*pair)
-    )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings of settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _same(stored: Any, given: Any) -> bool:
-    if _NOTHING in (stored, given):
-        return stored is given
-    return json.dumps(stored) == json.dumps(given) or stored == given
-
-
-def _difference(stored: Any, given: Any, longest: int = 80) -> str:
-    texts = ["nothing" if value is _NOTHING else json.dumps(value, ensure_ascii=False) for value in (stored, given)]
-    if not (isinstance(stored, list) and isinstance(given, list)) or max(map(len, texts)) <= longest:
-        return f"it was {texts[0]}, now it is {texts[1]}"
-    in_stored, in_given = ({json.dumps(item, ensure_ascii=False): None for item in items} for items in (stored, given))
-    parts = [
-        f"{len(only)} only {where} ({first_few(only, most=5)})"
-        for where, only in (
-            ("before", [item for item in in_stored if item not in in_given]),
-            ("now", [item for item in in_given if item not in in_stored]),
-        )
-        if only
-    ]
-    if parts:
-        return ", ".join(parts)
-    pairs = zip(stored, given, strict=False)
-    first = next((k for k, (old, new) in enumerate(pairs) if old != new), min(len(stored), len(given)))
-    return (
-        f"in another order or number, first at position {first}: it was {first_few(stored[first : first + 3])}, "
-        f"now {first_few(given[first : first + 3])}"
-    )

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mei_lightning.constraints import Constraint
 from mei_lightning.objectives import NeuronObjective
+from mei_lightning.results.configuration import as_data, in_words
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class NeuronStart:
 class InitialStimuli:
     """Makes the initial stimuli of each neuron; derive from it for a kind of your own.
 
-    ``__repr__`` has to tell its settings, which belong to the configuration of a run.
+    Its settings belong to the configuration of a run: those arguments of the constructor that are kept as attributes of
+    the same names or, if it has others, what ``__repr__`` tells.
     """
 
     def check(self, labels: Sequence[str], shape: Sequence[int]) -> None:
@@ -52,8 +55,15 @@ class InitialStimuli:
         """Warn if there is something wrong with a run of the model of this name, with weights of this digest."""
 
     def describe(self, labels: Sequence[str]) -> str:
-        """What tells it from other settings, for the configuration of a run of these neurons."""
+        """What tells it from other settings in words, for a run of these neurons."""
         return repr(self)
+
+    def configuration(self, labels: Sequence[str]) -> dict[str, Any]:
+        """What tells it from other settings as data, for the configuration of a run of these neurons."""
+        if type(self).describe is not InitialStimuli.describe:
+            return in_words(self, self.describe(labels))
+        data: dict[str, Any] = as_data(self)
+        return data
 
     def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """Initial stimuli ``[restarts, channels, time, height, width]`` on the CPU, before the constraint.

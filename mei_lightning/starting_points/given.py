@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mei_lightning.arguments import is_positive
 from mei_lightning.exceptions import InvalidValueError, NothingThereError
+from mei_lightning.results.configuration import as_data
 from mei_lightning.results.dataset import check_store
 from mei_lightning.starting_points.base import InitialStimuli, NeuronStart
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
@@ -99,10 +101,14 @@ class GivenStimuli(InitialStimuli):
 
     def describe(self, labels: Sequence[str]) -> str:
         """The noise, and a digest of these neurons' stimuli."""
-        digest = hashlib.sha256()
-        for number, label in enumerate(labels):
-            digest.update(self._of(label, number).tobytes())
-        return f"GivenStimuli(sha256={digest.hexdigest()[:16]}, noise={self.noise:g})"
+        return f"GivenStimuli(sha256={self._digest(labels)}, noise={self.noise:g})"
+
+    def configuration(self, labels: Sequence[str]) -> dict[str, Any]:
+        """The noise, and a digest of these neurons' stimuli."""
+        return {
+            "class": type(self).__name__,
+            "arguments": {"sha256": self._digest(labels), "noise": as_data(self.noise)},
+        }
 
     def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """The neuron's stimulus, and it with noise, ``[restarts, channels, time, height, width]``."""
@@ -116,6 +122,12 @@ class GivenStimuli(InitialStimuli):
 
     def __repr__(self) -> str:
         return f"GivenStimuli(shape={tuple(self._stimuli.shape)}, noise={self.noise:g})"
+
+    def _digest(self, labels: Sequence[str]) -> str:
+        digest = hashlib.sha256()
+        for number, label in enumerate(labels):
+            digest.update(self._of(label, number).tobytes())
+        return digest.hexdigest()[:16]
 
     def _of(self, label: str, number: int) -> NDArray[np.float32]:
         stimuli = self._stimuli

@@ -1,0 +1,93 @@
+"""What a store says of each neuron besides its stimulus: every variable once.
+
+A further one is an entry in ``VARIABLES``, and a field of ``MEIResult`` of the same name or a function of its record.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+PENDING = "pending"
+INTERRUPTED = "interrupted"
+STATUSES = ("converged", "step limit", "no gradient", "not finite", INTERRUPTED)
+"""How a neuron can end; until then it is pending."""
+
+STIMULUS_DIMENSIONS = ("neuron", "channel", "time", "y", "x")
+DIMENSIONS = (*STIMULUS_DIMENSIONS, "response_time", "restart")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable with a value, or values, for each neuron.
+
+    Args:
+        name: of the variable, and of the field of ``MEIResult`` that it is from.
+        pending: its value before there is a result.
+        long_name: what it is.
+        units: of its values.
+        dimensions: of the values of one neuron.
+        dtype: of its values; None for that of the stimuli.
+        derived: makes it from the record of a neuron in place of a field.
+    """
+
+    name: str
+    pending: Any
+    long_name: str
+    units: str | None = None
+    dimensions: tuple[str, ...] = ()
+    dtype: DTypeLike | None = np.float64
+    derived: Callable[[Mapping[str, Any]], Any] | None = field(default=None, kw_only=True)
+
+    def empty(self, sizes: Mapping[Any, int], stimulus_type: np.dtype) -> np.ndarray:
+        """Its values, ``[neuron, ...]``, before there is a result."""
+        shape = [sizes[dimension] for dimension in ("neuron", *self.dimensions)]
+        return np.full(shape, self.pending, stimulus_type if self.dtype is None else self.dtype)
+
+    def attributes(self) -> dict[str, str]:
+        """What a dataset says of it."""
+        return {"long_name": self.long_name, **({} if self.units is None else {"units": self.units})}
+
+    def recorded(self, value: Any, stimulus_type: np.dtype) -> Any:
+        """A neuron's value as its record in JSON holds it."""
+        if self.dtype is None:
+            return base64.b64encode(np.asarray(value, dtype=stimulus_type).tobytes()).decode()
+        return np.asarray(value, dtype=self.dtype).tolist()
+
+    def read(self, record: Mapping[str, Any], empty: np.ndarray) -> Any:
+        """A neuron's value from its record, like the ``empty`` values of any neuron."""
+        if record["status"] == PENDING:
+            return self.pending
+        if self.derived is not None:
+            return self.derived(record)
+        if self.dtype is None:
+            return np.frombuffer(base64.b64decode(record[self.name]), dtype=empty.dtype).reshape(empty.shape)
+        return record[self.name]
+
+
+def _spread(record: Mapping[str, Any]) -> float:
+    scores = np.array(record["restart_scores"])
+    optimised = scores[~np.isnan(scores)]
+    if len(optimised) < 2:
+        return np.nan
+    with np.errstate(all="ignore"):
+        return float(optimised.std() / np.abs(np.float64(record["score"])))
+
+
+VARIABLES = (
+    Variable("response", np.nan, "response to the stimulus", "model units", ("response_time",), None),
+    Variable("restart_scores", np.nan, "score of each restart; NaN if it was given up early", None, ("restart",)),
+    Variable("restart_similarity", np.nan, "mean similarity of the restarts' stimuli"),
+    Variable("score", np.nan, "score of the stimulus"),
+    Variable(
+        "score_spread", np.nan, "standard deviation of the restarts' scores as a share of the score", derived=_spread
+    ),
+    Variable("steps", 0, "steps of the best restart", dtype=np.int64),
+    Variable("best_restart", -1, "restart that the stimulus is from", dtype=np.int64),
+    Variable("seed", -1, "seed of the best restart", dtype=np.int64),
+    # Last, so that a reader who sees a status sees the rest.
+    Variable("status", PENDING, "how the optimisation ended", dtype=f"U{max(map(len, (PENDING, *STATUSES)))}"),
+)
