@@ -38,7 +38,8 @@ def test_of_an_own_search_the_worse_half_ends_again_and_again(halving):
     assert [rows.counts[step] for step in (3, 4, 7, 8, 11, 12, 59)] == [8, 4, 4, 2, 2, 1, 1]
     assert meis["steps"].item() == 60
     assert np.isfinite(meis["restart_scores"]).sum() == 1
-    assert "SuccessiveHalving(starts=8, keep=1, max_steps=60, every=4)" in module.configuration["search"]
+    arguments = {"starts": 8, "every": 4, "max_steps": 60}
+    assert module.configuration["search"] == {"class": "SuccessiveHalving", "arguments": arguments}
 
 
 def test_an_own_search_finds_the_same_alone_and_in_a_stream(halving):

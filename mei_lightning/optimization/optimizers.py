@@ -131,7 +131,7 @@ class AdaptivePowerMethod(RowOptimizer):
     def initial_state(self, group: dict[str, Any], stimulus: Tensor) -> dict[str, Tensor]:
         """The step of each row, and where it was before."""
         return {
-            "step": torch.full((len(stimulus),), group["start"], device=stimulus.device),
+            "step": torch.full((len(stimulus),), float(group["start"]), device=stimulus.device),
             "previous": stimulus.clone(),
         }
 
