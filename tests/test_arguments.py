@@ -45,7 +45,7 @@ def test_an_argument_of_a_wrong_type_is_named_with_the_way_out(arguments, named,
         with pytest.raises(TypeError, match=message):
             ml.StimulusModule(lambda x: x.flatten(1).sum(1), torch.ones(1, 2, 8, 6, 5), **arguments)
     # Before the model is loaded.
-    monkeypatch.setattr("mei_lightning.optimization.mei_module.load_model", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr("mei_lightning.problem.load_model", lambda *_, **__: pytest.fail("work began"))
     with pytest.raises(TypeError, match=message) as refused:
         find(video_model(), [("monday", 0)], **arguments)
     assert "array(" not in str(refused.value)

@@ -263,12 +263,12 @@ def test_a_run_goes_on_in_its_store_and_no_other(tmp_path):
     np.testing.assert_allclose(meis["stimulus"], whole["stimulus"], atol=1e-5)
     np.testing.assert_array_equal(meis["steps"], whole["steps"])
     described = json.loads(meis.attrs["configuration"])["objective"]
-    assert described == meis.attrs["score"]
-    assert described.startswith(
+    assert described == {"class": "CombinedNeuronObjective", "repr": meis.attrs["score"]}
+    assert meis.attrs["score"].startswith(
         "1.0 * TargetLevelObjective(MeanReducer(axis=0), level=[0.4, 0.9, 1.4]) + -0.5 * NeuronObjective("
         "MaxReducer(axis=0)) of monday/2, monday/1, tuesday/0 on RetinaModel with weights "
     )
-    assert described.endswith(", neuron_indices=[2], data_key='monday', response_reducer=MeanReducer(axis=0))")
+    assert meis.attrs["score"].endswith(", neuron_indices=[2], data_key='monday', response_reducer=MeanReducer(axis=0))")
     with pytest.raises(ValueError, match="objective: it was"):
         find(video_model(), NEURONS, objective=1.5 * difference(video_model()), **options)
     with pytest.raises(ValueError, match="objective: it was"):

@@ -138,7 +138,7 @@ def test_places_are_filled_while_others_are_busy():
 
 
 def test_by_default_as_many_rows_are_computed_as_fit(monkeypatch):
-    monkeypatch.setattr("mei_lightning.optimization.population.rows_that_fit", lambda *_: 7)
+    monkeypatch.setattr("mei_lightning.optimization.slot_module.rows_that_fit", lambda *_: 7)
     seen = {}
 
     class Rows(Callback):
@@ -241,7 +241,7 @@ def test_the_starts_that_get_farthest_in_the_trial_go_on(search, restarts, final
         for steps in (8 - 1, 8 + 9):
             module = ml.StimulusModule(
                 ml.NeuronObjective(model, [neuron] * restarts, ml.MeanReducer()),
-                population.start(0),
+                population.problem.starts(0),
                 constraint=population.constraint,
                 optimizer=slow,
             )
