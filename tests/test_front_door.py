@@ -268,10 +268,12 @@ def test_a_run_goes_on_in_its_store_and_no_other(tmp_path):
         "1.0 * TargetLevelObjective(MeanReducer(axis=0), level=[0.4, 0.9, 1.4]) + -0.5 * NeuronObjective("
         "MaxReducer(axis=0)) of monday/2, monday/1, tuesday/0 on RetinaModel with weights "
     )
-    assert meis.attrs["score"].endswith(", neuron_indices=[2], data_key='monday', response_reducer=MeanReducer(axis=0))")
-    with pytest.raises(ValueError, match="objective: it was"):
+    assert meis.attrs["score"].endswith(
+        ", neuron_indices=[2], data_key='monday', response_reducer=MeanReducer(axis=0))"
+    )
+    with pytest.raises(ValueError, match=r"objective.*: it was"):
         find(video_model(), NEURONS, objective=1.5 * difference(video_model()), **options)
-    with pytest.raises(ValueError, match="objective: it was"):
+    with pytest.raises(ValueError, match=r"objective.*: it was"):
         find(video_model(), NEURONS, objective=peak, **options)
 
 

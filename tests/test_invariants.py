@@ -82,7 +82,7 @@ def test_rows_that_leave_disturb_nobody(retina, optimizer, check_interval):
         population = ml.MEIModule(retina(), neurons, **options)
         return ml.StimulusModule(
             ml.NeuronObjective(population.retina, neurons, ml.MeanReducer()),
-            torch.cat([population.start(number) for number in range(len(neurons))]),
+            torch.cat([population.problem.starts(number) for number in range(len(neurons))]),
             constraint=population.constraint,
             optimizer=optimizer,
             check_interval=check_interval,
@@ -288,12 +288,12 @@ def test_an_initial_stimulus_depends_on_its_neuron_and_restart_only():
     assert list(begun_few.stimuli) == many.labels[1:3]
     assert list(begun_many.stimuli) == many.labels
     for number, label in enumerate(few.labels):
-        assert [few.seed_of(number, restart) for restart in range(2)] == [
-            many.seed_of(number + 1, restart) for restart in range(2)
+        assert [few.problem.starts.seed_of(number, restart) for restart in range(2)] == [
+            many.problem.starts.seed_of(number + 1, restart) for restart in range(2)
         ]
         torch.testing.assert_close(begun_many.stimuli[label][:2], begun_few.stimuli[label], atol=0, rtol=0)
     for number, label in enumerate(many.labels):
-        seeds = [many.seed_of(number, restart) for restart in range(3)]
+        seeds = [many.problem.starts.seed_of(number, restart) for restart in range(3)]
         noise = [torch.randn(2, 22, 6, 5, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         torch.testing.assert_close(begun_many.stimuli[label], many.constraint(torch.stack(noise)))
     flat = torch.cat(list(begun_many.stimuli.values())).flatten(1)
