@@ -16,7 +16,7 @@ from mei_lightning.acceleration.blocks import (
     on_one_thread_each,
     sizes_of_blocks,
 )
-from mei_lightning.acceleration.prepare import FastModel
+from mei_lightning.acceleration.fast_model import FastModel
 from mei_lightning.acceleration.row_arithmetic import per_row
 from mei_lightning.objectives import NeuronObjective, Objective
 

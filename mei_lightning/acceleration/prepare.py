@@ -9,24 +9,29 @@ input gradient (``fast_convolutions``).
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from copy import deepcopy
 from typing import Any, Literal, get_args
 
-import pandas as pd
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from mei_lightning.acceleration.blocks import ROWS_OF_SMALLEST_BLOCK, ROWS_PER_BLOCK, on_one_thread_each
 from mei_lightning.acceleration.fast_convolutions import FastConvolutions
+from mei_lightning.acceleration.fast_model import FastModel
 from mei_lightning.acceleration.frozen_core import FrozenCore, NotUnderstood, frozen_core
 from mei_lightning.acceleration.rounding import full_precision
+from mei_lightning.acceleration.verification import (
+    copy_of,
+    differences_of,
+    random_stimulus,
+    some_neurons,
+    step_in_double,
+    step_of,
+    weight_of,
+)
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import CompilationError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
-from mei_lightning.models.read_out import part_of_read_out
-from mei_lightning.neurons import Neuron
 
 Precision = Literal["float32", "bfloat16"]
 FastPath = bool | Literal["bfloat16"]
@@ -46,95 +51,7 @@ _TOLERANCE_OF_POOLED_GRADIENT = 3e-2
 _LEAST_GAIN = 0.7
 """A core whose estimated gain is smaller is left as it is. Some with a gain below 1 are faster still."""
 
-_SESSIONS_VERIFIED = 4
 _PREPARED: "weakref.WeakKeyDictionary[RetinaModel, dict[tuple[Any, ...], FastModel]]" = weakref.WeakKeyDictionary()
-
-
-class FastModel(RetinaModel):
-    """A copy of a model that computes the same, faster; ``prepare`` makes it.
-
-    The copy shares the weights that it did not rewrite with the original.
-
-    Args:
-        model: the copy, with parts of it rewritten.
-        convolutions: intercepts its convolutions, or None if nothing is to be gained from that.
-
-    Attributes:
-        smallest_block: the fewest rows of a block that is computed to the same last bit as a larger one.
-    """
-
-    smallest_block = ROWS_PER_BLOCK
-
-    compiles = False
-    """Whether read-outs go through ``torch.compile``."""
-
-    def __init__(self, model: RetinaModel, convolutions: FastConvolutions | None) -> None:
-        counts = model.neurons_per_session
-        super().__init__(model, model.stimulus_format, counts if model.has_sessions else counts[""], model.name)
-        self.convolutions = convolutions
-        # In a tuple, so that the module's parts, which are the model's, are not registered a second time.
-        self._whole: tuple[dict[Neuron, int], nn.Module] = {}, nn.Identity()
-
-    @property
-    def neurons(self) -> pd.DataFrame:
-        """A row for each neuron, as the original has it."""
-        return self._model.neurons
-
-    @property
-    def members(self) -> list[RetinaModel]:
-        """The prepared members of an ensemble; itself alone, unless it is one."""
-        if len(self._model.members) == 1:
-            return [self]
-        members = [FastModel(member, self.convolutions) for member in self._model.members]
-        for member in members:
-            member.smallest_block = self.smallest_block
-        return [*members]
-
-    @property
-    def computes_in_blocks(self) -> bool:
-        """Whether all its convolutions are rewritten, so that a CPU computes them in blocks of rows."""
-        return self.convolutions is None and any(isinstance(part, FrozenCore) for part in self.modules())
-
-    @property
-    def _model(self) -> RetinaModel:
-        assert isinstance(self.network, RetinaModel)
-        return self.network
-
-    def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
-        """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
-
-        Raises:
-            ValueError: if the session is missing or unknown.
-        """
-        with self.convolutions or nullcontext():
-            return self._model(stimulus, data_key=data_key)
-
-    def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
-        read_out = self._from_whole(rows, neurons) or self._model.read_out(rows, neurons)
-        if self.convolutions is not None:
-            read_out = _Intercepted(read_out, self.convolutions)
-        return torch.compile(read_out) if self.compiles else read_out  # type: ignore[return-value]
-
-    def _from_whole(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module | None:
-        """A read-out that is made from that of all neurons that were asked for so far, since its weights are fixed."""
-        # Threads may do this at the same time: what belongs together is read and written at once.
-        place_of, read_out = self._whole
-        if not place_of.keys() >= set(neurons):
-            place_of = {neuron: place for place, neuron in enumerate(dict.fromkeys([*place_of, *neurons]))}
-            read_out = self._model.read_out(None, list(place_of))
-            self._whole = place_of, read_out
-        return part_of_read_out(read_out, rows, [place_of[neuron] for neuron in neurons])
-
-
-class _Intercepted(nn.Module):
-    def __init__(self, module: nn.Module, convolutions: FastConvolutions) -> None:
-        super().__init__()
-        self.module = module
-        self.convolutions = convolutions
-
-    def forward(self, stimulus: Tensor) -> Tensor:
-        with self.convolutions:
-            return self.module(stimulus)
 
 
 @made_on_cpu
@@ -168,7 +85,7 @@ def prepare(
     """
     if precision not in get_args(Precision):
         raise InvalidValueError(f"prepare(precision={precision!r}): choose one of {', '.join(get_args(Precision))}.")
-    device = torch.device(device) if device is not None else _weight_of(model).device
+    device = torch.device(device) if device is not None else weight_of(model).device
     shape = tuple(stimulus_shape)
     # Without the number of rows: the result of a row must not depend on how many others there are.
     key = (shape[1:], device, precision, compile, weights_digest(model))
@@ -190,25 +107,25 @@ def prepare(
 
 def _prepare(model: RetinaModel, shape: tuple[int, ...], device: torch.device) -> FastModel:
     try:
-        _copy(model)
+        copy_of(model)
     except Exception as error:
         # A user's module may hold anything: files, locks, handles of other libraries.
         rank_zero_info(f"The model '{model.name}' cannot be copied ({error}): it runs as it is.")
         return FastModel(model, None)
     rewritten = _with_frozen_cores(model, shape, device)
-    copy = _copy(model).to(device) if rewritten is None else rewritten
+    copy = copy_of(model).to(device) if rewritten is None else rewritten
     convolutions = FastConvolutions()
     fast, plain = FastModel(copy, convolutions), FastModel(copy, None)
-    stimulus = _random_stimulus(shape, _weight_of(copy))
-    _step(fast, stimulus)
+    stimulus = random_stimulus(shape, weight_of(copy))
+    step_of(fast, stimulus)
     if not convolutions.ways:
         if rewritten is None:
             rank_zero_info(f"Nothing in the model '{model.name}' is known to be computed faster: it runs as it is.")
         return plain
-    own = _step(plain, stimulus[:2])
-    exact = _step_in_double(_copy(copy).cpu(), stimulus[:2].cpu()) or own
-    difference = max(_differences(_step(fast, stimulus[:2]), exact))
-    if difference > max(TOLERANCE, _SHARE_OF_ROUNDING * max(_differences(own, exact))):
+    own = step_of(plain, stimulus[:2])
+    exact = step_in_double(copy_of(copy).cpu(), stimulus[:2].cpu()) or own
+    difference = max(differences_of(step_of(fast, stimulus[:2]), exact))
+    if difference > max(TOLERANCE, _SHARE_OF_ROUNDING * max(differences_of(own, exact))):
         _warn(model, difference)
         return plain
     if rewritten is None:
@@ -218,27 +135,27 @@ def _prepare(model: RetinaModel, shape: tuple[int, ...], device: torch.device) -
 
 def _with_frozen_cores(model: RetinaModel, shape: tuple[int, ...], device: torch.device) -> RetinaModel | None:
     """A copy with its cores rewritten; None if there are none that are understood, or they do not compute the same."""
-    original = _copy(model)
-    stimulus = _random_stimulus((1, *shape[1:]), _weight_of(original))
+    original = copy_of(model)
+    stimulus = random_stimulus((1, *shape[1:]), weight_of(original))
     sizes = _sizes_of_inputs(original, stimulus)
-    cores = _cores(_copy(original).to("cpu", torch.float64), sizes)
+    cores = _cores(copy_of(original).to("cpu", torch.float64), sizes)
     if not cores:
         return None
-    rewritten = _copy(original).cpu()
+    rewritten = copy_of(original).cpu()
     for path, core in cores.items():
         rewritten.set_submodule(path, _CoreOfOneSize(core, rewritten.get_submodule(path)))
     found = expected = None
     if sum(core.multiplications for core in cores.values()) <= _MOST_MULTIPLICATIONS_IN_DOUBLE:
         # So that nothing but a difference in what is computed can show.
-        found, expected = (_step_in_double(part, stimulus.cpu()) for part in (rewritten, original.cpu()))
+        found, expected = (step_in_double(part, stimulus.cpu()) for part in (rewritten, original.cpu()))
     tolerances = TOLERANCE, TOLERANCE
     rewritten.to(device, stimulus.dtype)
     if found is None or expected is None:
-        found, expected = (_step(part, stimulus.to(device)) for part in (rewritten, original.to(device)))
+        found, expected = (step_of(part, stimulus.to(device)) for part in (rewritten, original.to(device)))
         if any(any(core.pools) for core in cores.values()):
             # Of nearly equal inputs of a max-pooling, rounding alone lets another one pass, and its gradient.
             tolerances = TOLERANCE, _TOLERANCE_OF_POOLED_GRADIENT
-    differences = _differences(found, expected)
+    differences = differences_of(found, expected)
     if any(difference > tolerance for difference, tolerance in zip(differences, tolerances, strict=True)):
         _warn(model, max(differences))
         return None
@@ -253,13 +170,13 @@ def _lower_precision(fast: FastModel, shape: tuple[int, ...]) -> None:
             f"fast_path='bfloat16' (of prepare: precision='bfloat16'): no core of the model '{fast.name}' could be "
             "rewritten to compute in this precision. Use fast_path=True (precision='float32')."
         )
-    stimulus = _random_stimulus((1, *shape[1:]), _weight_of(fast))
-    before = _step(fast, stimulus)
+    stimulus = random_stimulus((1, *shape[1:]), weight_of(fast))
+    before = step_of(fast, stimulus)
     for part in cores:
         part.core.to(torch.bfloat16)
     errors = [
         float((values - right).norm() / right.norm())
-        for values, right in zip(_step(fast, stimulus), before, strict=True)
+        for values, right in zip(step_of(fast, stimulus), before, strict=True)
     ]
     rank_zero_info(
         f"The model '{fast.name}' computes in bfloat16: responses are off by {errors[0]:.1g}, gradients by "
@@ -272,8 +189,8 @@ def _agrees_in_smaller_blocks(fast: FastModel, shape: tuple[int, ...]) -> bool:
 
     That depends on the libraries that multiply matrices, and on the CPU that they choose their way for.
     """
-    stimulus = _random_stimulus((ROWS_PER_BLOCK, *shape[1:]), _weight_of(fast))
-    neurons = _some_neurons(fast)[:1] * ROWS_PER_BLOCK
+    stimulus = random_stimulus((ROWS_PER_BLOCK, *shape[1:]), weight_of(fast))
+    neurons = some_neurons(fast)[:1] * ROWS_PER_BLOCK
 
     def step(rows: int) -> tuple[Tensor, Tensor]:
         own = stimulus[:rows].clone().requires_grad_()
@@ -293,7 +210,7 @@ def _agrees_in_smaller_blocks(fast: FastModel, shape: tuple[int, ...]) -> bool:
 def _compile(fast: FastModel, shape: tuple[int, ...]) -> None:
     fast.compiles = True
     try:
-        _step(fast, _random_stimulus((1, *shape[1:]), _weight_of(fast)))
+        step_of(fast, random_stimulus((1, *shape[1:]), weight_of(fast)))
     except Exception as error:
         raise CompilationError(
             f"prepare(compile=True): torch.compile cannot compile the model '{fast.name}' here ({error}). "
@@ -321,7 +238,7 @@ def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[tor
     A part that is left before its end, for the sake of what is inside it, is not among them.
     """
     sizes: dict[str, list[torch.Size]] = {}
-    read_out = model.read_out([0], _some_neurons(model)[:1])
+    read_out = model.read_out([0], some_neurons(model)[:1])
 
     def note(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -352,71 +269,6 @@ def _cores(model: RetinaModel, sizes: Mapping[str, Sequence[torch.Size]]) -> dic
             if core.gain >= _LEAST_GAIN:
                 cores[path] = core
     return cores
-
-
-def _copy(model: RetinaModel) -> RetinaModel:
-    """A copy in evaluation mode that shares the original's weights, but needs no gradients of them."""
-    shared: dict[int, Any] = {}
-    for module in model.modules():
-        for values in (*module.__dict__.values(), *module._buffers.values()):
-            if isinstance(values, Tensor):
-                shared[id(values)] = values.detach()
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    return deepcopy(model, shared).eval()
-
-
-def _step(model: RetinaModel, stimulus: Tensor) -> tuple[Tensor, Tensor]:
-    """Responses of some neurons, and the gradient of a random sum of them."""
-    neurons = _some_neurons(model)
-    stimulus = stimulus.clone().requires_grad_()
-    rows = [place % len(stimulus) for place in range(len(neurons))]
-    with torch.enable_grad():
-        responses = model.read_out(rows, neurons)(stimulus)
-        generator = torch.Generator().manual_seed(1)
-        weights = torch.randn(responses.shape, generator=generator, dtype=torch.float64).to(responses)
-        (gradient,) = torch.autograd.grad((weights * responses).sum(), stimulus)
-    return responses.detach(), gradient
-
-
-def _step_in_double(model: RetinaModel, stimulus: Tensor) -> tuple[Tensor, Tensor] | None:
-    """A ``_step`` of a copy in double precision; None if the model computes only in its own."""
-    try:
-        return _step(_copy(model).double(), stimulus.double())
-    except RuntimeError:
-        return None
-
-
-def _some_neurons(model: RetinaModel) -> list[Neuron]:
-    """The first and the last neuron of some sessions."""
-    counts = [(session, count) for session, count in model.neurons_per_session.items() if count]
-    return [
-        Neuron(session or None, index) for session, count in counts[:_SESSIONS_VERIFIED] for index in (0, count - 1)
-    ]
-
-
-def _differences(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> list[float]:
-    """The largest difference of each, as a share of the largest value; infinite if there is what is not a number."""
-    differences = []
-    for values, right in zip(found, expected, strict=True):
-        values, right = values.cpu().double(), right.cpu().double()
-        share = (values - right).abs().max() / right.abs().max().clamp(min=1e-300)
-        differences.append(share.nan_to_num(nan=float("inf")).item())
-    return differences
-
-
-def _random_stimulus(shape: Sequence[int], like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(like)
-
-
-def _weight_of(model: nn.Module) -> Tensor:
-    return next((values for values in _tensors_of(model) if values.is_floating_point()), torch.zeros(()))
-
-
-def _tensors_of(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
 
 
 def _warn(model: RetinaModel, difference: float) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
 from mei_lightning.acceleration.blocks import for_few_rows
+from mei_lightning.acceleration.fast_model import FastModel
 from mei_lightning.acceleration.memory import rows_that_fit, rows_with_room
-from mei_lightning.acceleration.prepare import FastModel, Precision, prepare
+from mei_lightning.acceleration.prepare import Precision, prepare
 from mei_lightning.acceleration.row_arithmetic import cosines
 from mei_lightning.callbacks.cpu_threads import ThreadsForBlocks
 from mei_lightning.devices import made_on_cpu

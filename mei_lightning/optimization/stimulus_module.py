@@ -1,7 +1,6 @@
 """The LightningModule: a stimulus as the sole trainable parameter, optimised on a frozen model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mei_lightning.acceleration.blocks import for_few_rows
-from mei_lightning.acceleration.row_arithmetic import per_row, put_rows, row_norms
+from mei_lightning.acceleration.row_arithmetic import put_rows, row_norms
 from mei_lightning.arguments import check_instance
 from mei_lightning.callbacks.default_device import CPUByDefault
 from mei_lightning.callbacks.frozen_model import FrozenModel
@@ -35,7 +34,8 @@ from mei_lightning.optimization.refusals import (
     refuse_without_gradient,
 )
 from mei_lightning.optimization.row_module import RowModule
-from mei_lightning.optimization.row_state import Status, certain, warn_of_failures
+from mei_lightning.optimization.row_state import Status, warn_of_failures
+from mei_lightning.optimization.step import Step
 from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
@@ -44,25 +44,6 @@ from mei_lightning.regularizers import Regularizer
 
 _FLAT_STEPS = 4
 """So many steps in a row without a gradient tell that there is none, where one alone may be due to its perturbation."""
-
-
-@dataclass
-class Step:
-    """What the hooks of one step tell each other.
-
-    Optimizers that search along a line evaluate the objective several times a step, at points that nobody will see.
-
-    Args:
-        before: the parameters at its beginning, ``[rows, ...]`` of the rows in computation.
-        evaluated: the parameters where the objective was evaluated last.
-        steepness: the norm of each row's gradient at the beginning, ``[rows]``.
-        projected_fraction: which part of each row's gradient the projection behind a parameterisation left, ``[rows]``.
-    """
-
-    before: Tensor | None = None
-    evaluated: Tensor | None = None
-    steepness: Tensor | None = None
-    projected_fraction: Tensor | None = None
 
 
 class StimulusModule(RowModule):
@@ -132,8 +113,8 @@ class StimulusModule(RowModule):
         self.space.check(initial_stimulus)
         self._make_rows(*self.space.initial_parameters(initial_stimulus.detach().clone()))
         self._whole_and_members: tuple[NeuronObjective, ...] = ()
-        self._step = Step()
         self._select_active_rows()
+        self._step = self._next_step()
 
     # Optimizer and trainer
 
@@ -194,15 +175,12 @@ class StimulusModule(RowModule):
             step.before = parameters.detach()
             # A device without rows has to keep step with the others.
             return parameters.sum()
-        stimulus = self.space.stimuli(parameters, self._note_projected_fraction)
+        stimulus = self.space.stimuli(parameters, step.note_projected_fraction)
         scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if step.before is None:
             step.before = parameters.detach()
             self.rows.keep_best(self._computed.index, stimulus.detach(), scores.detach(), values.detach())
         return -(self._perturbed_values(stimulus) if self.robustness else values).sum()
-
-    def _note_projected_fraction(self, fraction: Tensor) -> None:
-        self._step.projected_fraction = fraction
 
     def _perturbed_values(self, stimulus: Tensor) -> Tensor:
         """Values ``[rows]`` of what becomes of stimuli at this step; a stimulus costs what it costs itself."""
@@ -238,71 +216,32 @@ class StimulusModule(RowModule):
 
         for_few_rows(put, len(gradient), self.device)
         if self._step.steepness is None:
-            self._step.steepness = steepness
-            self._retire_flat_rows()
+            self._step.retire_flat_rows(steepness, _FLAT_STEPS if self.robustness else 1)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing: each gradient takes the last one's place, and rows out of computation have none."""
-
-    def _retire_flat_rows(self) -> None:
-        """Retire rows without a gradient and rows whose gradient is not finite."""
-        steepness, fraction, rows = self._step.steepness, self._step.projected_fraction, self._computed.index
-        assert steepness is not None
-        self.rows.flat_steps[rows] = (self.rows.flat_steps[rows] + 1) * (steepness == 0)
-        flat = self.rows.flat_steps[rows] >= (_FLAT_STEPS if self.robustness else 1)
-        if fraction is not None:
-            self.rows.retire_some(rows, flat & (fraction == 0), Status.CONVERGED)
-        self.rows.retire_some(rows, flat, Status.NO_GRADIENT)
-        self.rows.retire_some(rows, ~steepness.isfinite(), Status.NOT_FINITE)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Step, then project; rows that are done stay where they are."""
-        self._step = Step()
-        rows = self._computed.index
-        finite = torch.ones_like(rows, dtype=torch.bool)
+        step = self._step = self._next_step()
         # Lightning's wrapper is no place for attributes.
         plain_optimizer = getattr(optimizer, "optimizer", optimizer)
         if isinstance(plain_optimizer, RowOptimizer):
-            plain_optimizer.rows, plain_optimizer.settle = rows, partial(self._settle, finite, True)
+            plain_optimizer.rows, plain_optimizer.settle = step.index, step.settle
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         else:
             # Others move rows out of computation too, if they have a memory.
             everywhere = self.stimulus.detach().clone()
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-            self._settle_all(everywhere, finite)
-        moving = self.rows.moving(rows, self.max_steps) & finite
-        self.rows.retire_some(rows, ~finite, Status.NOT_FINITE)
-        self.rows.steps[rows] += moving
+            step.settle_all(self.stimulus.detach(), everywhere)
+        step.count()
         if self._computed.steps is not None:
             self._computed.steps += 1
 
-    def _settle(self, finite: Tensor, is_row_optimizer: bool, part: slice, after: Tensor) -> Tensor:
-        """Where some of the rows in computation, a slice of them, are after they have moved; notes which are finite."""
-        before, fraction = self._step.before, self._step.projected_fraction
-        assert before is not None
-        if self.parameterization is None:
-            after = self.space.project(after)
-        elif fraction is not None and is_row_optimizer:
-            # A projection would take back the rest of a step whose length does not depend on the gradient's.
-            after = torch.lerp(before[part], after, per_row(fraction[part], after))
-        # A sum is finite only if each entry is, and taken more quickly than each is asked.
-        finite[part] = after.flatten(1).sum(dim=1).isfinite()
-        moves = self.rows.moving(self._computed.index[part], self.max_steps) & finite[part]
-        return after if certain(moves) else torch.where(per_row(moves, after), after, before[part])
-
-    @torch.no_grad()
-    def _settle_all(self, everywhere: Tensor, finite: Tensor) -> None:
-        """Project the rows in computation, and put all others back to where they were before the step."""
-        stimulus, computed = self.stimulus.detach(), self._computed.index
-
-        def take(part: slice) -> None:
-            rows = computed[part]
-            put_rows(everywhere, rows, self._settle(finite, False, part, stimulus.index_select(0, rows)))
-
-        for_few_rows(take, len(computed), self.device)
-        stimulus.copy_(everywhere)
+    def _next_step(self) -> Step:
+        return Step(self.rows, self._computed.index, self.space, self.max_steps)
 
     @property
     def rows_in_computation(self) -> int:

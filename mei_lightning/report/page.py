@@ -22,10 +22,10 @@ from mei_lightning.analysis.analyze import ANALYSIS
 from mei_lightning.analysis.measures import measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.plots.across import plot_cross_responses
+from mei_lightning.plots.drawing import window_of
 from mei_lightning.plots.gallery import plot_gallery
 from mei_lightning.plots.measures import plot_chromatic_contrast, plot_measures, plottable_measures
 from mei_lightning.plots.stability import UNKNOWN_STABILITY, plot_seed_stability, stability_is_known
-from mei_lightning.plots.stimuli import window_of
 from mei_lightning.plots.style import (
     RESPONSE_COLOR,
     channel_colors,
