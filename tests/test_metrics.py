@@ -7,7 +7,7 @@ from conftest import START_METHOD
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
-from mei_lightning.optimization.metrics import ConvergedShare, ScoreStatistics, SeedSimilarity, seed_similarity
+from mei_lightning.optimization.metrics import ScoreStatistics, mean_of_known, seed_similarity
 
 GENERATOR = np.random.default_rng(0)
 SCORES = GENERATOR.standard_normal(23).astype(np.float32)
@@ -24,18 +24,14 @@ def test_score_statistics_are_those_of_all_finite_scores():
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_shares_and_similarities():
-    share = ConvergedShare()
-    share.update(torch.tensor([True, True, False]))
-    share.update(torch.tensor([True]))
-    assert share.compute() == 0.75
-    similarity = SeedSimilarity()
+def test_what_is_not_known_does_not_count():
+    similarity = mean_of_known()
     similarity.update(torch.tensor([0.5, torch.nan]))
     similarity.update(torch.tensor(1.0))
     assert similarity.compute() == 0.75
 
 
-@pytest.mark.parametrize("metric", [ScoreStatistics(), ConvergedShare(), SeedSimilarity()])
+@pytest.mark.parametrize("metric", [ScoreStatistics(), mean_of_known()])
 def test_before_anything_is_known_there_is_no_value(metric):
     metric.update(torch.zeros(0))
     values = metric.compute()
@@ -56,11 +52,10 @@ def on_device(rank, place):
     distributed.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=rank, world_size=3)
     # The last device has nothing yet.
     part = slice(0, 5) if rank == 0 else slice(5, None) if rank == 1 else slice(0, 0)
-    scores, share, similarity = ScoreStatistics(), ConvergedShare(), SeedSimilarity()
+    scores, similarity = ScoreStatistics(), mean_of_known()
     for metric in (scores, similarity):
         metric.update(torch.from_numpy(SCORES[part]))
-    share.update(torch.from_numpy(SCORES[part]) > 0)
-    values = [metric.compute() for metric in (scores, share, similarity)]
+    values = [metric.compute() for metric in (scores, similarity)]
     torch.save(values, f"{place}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -69,8 +64,7 @@ def on_device(rank, place):
 def test_devices_agree_on_the_values_of_all_of_them(tmp_path):
     start_processes(on_device, (str(tmp_path),), nprocs=3, start_method=START_METHOD)
     for rank in range(3):
-        scores, share, similarity = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        scores, similarity = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert scores["mean"].item() == pytest.approx(SCORES.mean(), abs=1e-6)
         assert scores["quantile_0.25"].item() == pytest.approx(np.quantile(SCORES, 0.25), abs=1e-6)
-        assert share.item() == pytest.approx((SCORES > 0).mean())
         assert similarity.item() == pytest.approx(SCORES.mean(), abs=1e-6)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from mei_lightning.acceleration.blocks import ROWS_FIRST, ROWS_LAST, in_blocks
 from mei_lightning.acceleration.spectral_convolution import Convolution, SpectralConvolution, estimated_costs
-from mei_lightning.models.digital_twin import StackedCore
 
 _CONVOLUTIONS = "openretina.modules.layers.convolutions"
 _CORE = "openretina.modules.core.base_core.SimpleCoreWrapper"
@@ -104,7 +103,8 @@ def frozen_core(core: nn.Module, stimulus_shape: Sequence[int]) -> FrozenCore:
 
     Args:
         core: openretina's ``SimpleCoreWrapper``, our digital twin's core, or an ``nn.Sequential`` of such layers:
-            convolutions, batch norm, ELU, max-pooling over space. In double precision on the CPU, as the result is.
+            convolutions, batch norm, ELU, max-pooling over space. One whose attribute ``puts_out_each_part`` is True
+            puts out the features of each of its children. In double precision on the CPU, as the result is.
         stimulus_shape: ``(channels, time, height, width)``.
 
     Raises:
@@ -113,7 +113,7 @@ def frozen_core(core: nn.Module, stimulus_shape: Sequence[int]) -> FrozenCore:
     channels, *size = stimulus_shape
     layers: list[Layer] = []
     put_out: list[int] = []
-    for part in core.children() if isinstance(core, StackedCore) else [core]:
+    for part in core.children() if getattr(core, "puts_out_each_part", False) else [core]:
         layers += _layers_of(part)
         put_out.append(len(layers) - 1)
     if not layers:

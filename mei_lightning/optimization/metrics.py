@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -37,52 +37,12 @@ class ScoreStatistics(Metric):
         return {**named, "mean": scores.mean()}
 
 
-class ConvergedShare(Metric):
-    """The share of stimuli whose optimisation has converged; NaN before the first."""
+def mean_of_known() -> MeanMetric:
+    """The mean of values of all devices, e.g. the share of stimuli that have converged; NaN does not count.
 
-    full_state_update = False
-    converged: Tensor
-    total: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("converged", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, converged: Tensor) -> None:
-        """Take in whether each stimulus has converged, of bool."""
-        self.converged += converged.bool().sum()
-        self.total += converged.numel()
-
-    def compute(self) -> Tensor:
-        """The share, from 0 to 1."""
-        return self.converged / self.total
-
-
-class SeedSimilarity(Metric):
-    """How alike the stimuli are that a neuron's different seeds lead to: ``seed_similarity``, its mean over neurons.
-
-    Neurons with a single seed do not count; NaN before the first that does.
+    NaN as long as nothing is known.
     """
-
-    full_state_update = False
-    total: Tensor
-    neurons: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("neurons", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, similarity: Tensor) -> None:
-        """Take in similarities of neurons, of any shape."""
-        known = similarity[similarity.isfinite()]
-        self.total += known.sum()
-        self.neurons += known.numel()
-
-    def compute(self) -> Tensor:
-        """The mean, from -1 to 1."""
-        return self.total / self.neurons
+    return MeanMetric(nan_strategy="ignore")
 
 
 def seed_similarity(stimuli: Tensor, best: Tensor, counts: Tensor) -> Tensor:

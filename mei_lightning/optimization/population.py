@@ -14,7 +14,7 @@ from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.found import start_similarities
 from mei_lightning.optimization.logs import values_of_scores, values_of_stimuli
-from mei_lightning.optimization.metrics import ConvergedShare, SeedSimilarity
+from mei_lightning.optimization.metrics import mean_of_known
 from mei_lightning.optimization.optimizers import RowOptimizer
 from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.slot_module import SlotModule
@@ -61,8 +61,8 @@ class PopulationModule(SlotModule):
         self._score_of: dict[int, float] = {}
         self._scores = torch.zeros(0)
         self._row_steps_released = 0
-        self.converged_share = ConvergedShare()
-        self.seed_similarity = SeedSimilarity()
+        self.converged_share = mean_of_known()
+        self.seed_similarity = mean_of_known()
 
     @property
     def streams(self) -> bool:
@@ -226,7 +226,7 @@ class PopulationModule(SlotModule):
             best = self.rows.best_starts()[torch.tensor(slots, device=self.device)]
             status = self.status[self.rows.starts_of(slots)].gather(1, best[:, None])
             converged, similarity = status == Status.CONVERGED, start_similarities(self.rows, slots)
-        self.converged_share.update(converged)
+        self.converged_share.update(converged.float())
         self.seed_similarity.update(similarity)
 
     def _note_scores(self) -> None:
