@@ -16,8 +16,8 @@ from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
 from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.objectives import Objective
-from mei_lightning.optimization.quiet import silent_trainer
 from mei_lightning.optimization.stimulus_module import StimulusModule
+from mei_lightning.optimization.trainer import quiet_trainer
 from mei_lightning.regularizers import RangePenalty, Regularizer
 
 T = TypeVar("T")
@@ -190,18 +190,12 @@ def optimize_stimulus(
         module.stimulus.copy_(stimulus)
     on_cpu = stimulus.device.type == "cpu"
     # openretina's function prints nothing, and users call it in loops.
-    with silent_trainer():
-        trainer = Trainer(
-            accelerator="cpu" if on_cpu else stimulus.device.type,
-            devices=1 if on_cpu else [stimulus.device.index or 0],
-            max_steps=optimization_stopper.max_iterations,
-            max_epochs=-1,
-            callbacks=[_StopWithStopper(optimization_stopper)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+    with quiet_trainer(
+        stimulus.device.type,
+        devices=1 if on_cpu else [stimulus.device.index or 0],
+        max_steps=optimization_stopper.max_iterations,
+        callbacks=[_StopWithStopper(optimization_stopper)],
+    ) as trainer:
         trainer.fit(module)
     with torch.no_grad():
         stimulus.copy_(module.stimulus)

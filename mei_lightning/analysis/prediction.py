@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -15,7 +15,7 @@ from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import NeuronObjective, Reducer
 from mei_lightning.optimization.out_of_memory import RowsAtATime
-from mei_lightning.optimization.quiet import silent_trainer
+from mei_lightning.optimization.trainer import quiet_trainer
 
 Stimuli = Callable[[list[int]], Tensor]
 """Maps numbers of stimuli to the stimuli ``[len(numbers), channels, time, height, width]``."""
@@ -81,17 +81,13 @@ def predict_all_pairs(
 
 @made_on_cpu
 def _predict(module: "_Rows | _AllPairs", accelerator: str, progress_bar: bool) -> list[Tensor]:
-    with silent_trainer(), full_precision():
-        trainer = Trainer(
-            accelerator=chosen_accelerator(accelerator),
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-            # Values may be made of gradients.
-            inference_mode=False,
-        )
+    quiet = quiet_trainer(
+        chosen_accelerator(accelerator),
+        enable_progress_bar=progress_bar,
+        # Values may be made of gradients.
+        inference_mode=False,
+    )
+    with quiet as trainer, full_precision():
         check_device(trainer.strategy.root_device, module.stimulus_type)
         batches = trainer.predict(module)
     assert batches is not None

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from mei_lightning.acceleration.memory import rows_that_fit
@@ -27,9 +26,9 @@ from mei_lightning.neurons import seed_of_row
 from mei_lightning.objectives import NeuronObjective, Objective
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod, OptimizerFactory
 from mei_lightning.optimization.out_of_memory import RowsAtATime
-from mei_lightning.optimization.quiet import silent_trainer
 from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.stimulus_module import StimulusModule
+from mei_lightning.optimization.trainer import quiet_trainer
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.settings import MEISettings, takes_settings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
@@ -171,19 +170,10 @@ def fit_rows(
             optimizer=optimizer,
             max_steps=max_steps,
         )
-        with silent_trainer(), warnings.catch_warnings():
+        rules = [RowConvergence()] if converge else []
+        with quiet_trainer(chosen_accelerator("auto"), callbacks=rules) as trainer, warnings.catch_warnings():
             # Where a target is hit exactly there is none; what else ends without one shows in the scores.
             warnings.filterwarnings("ignore", message=".*stimuli ended with 'no gradient'")
-            trainer = Trainer(
-                accelerator=chosen_accelerator("auto"),
-                devices=1,
-                max_epochs=-1,
-                callbacks=[RowConvergence()] if converge else [],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
             trainer.fit(module)
         return module.best_stimulus.cpu()
 
