@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import mei_lightning as ml
 from mei_lightning.models.base import weights_digest
 from mei_lightning.objectives import DiverseObjective, SurroundObjective, as_objective
-from mei_lightning.optimization.quiet import silent_trainer
+from mei_lightning.optimization.trainer import silent_lightning
 
 ROWS, STEPS, SAVED = 4, 2, 1
 SHAPE = (2, 6, 6, 5)
@@ -113,7 +113,7 @@ def _only_what_matters(monkeypatch):
     monkeypatch.setattr(ml.StimulusModule, "_log_population", lambda module: None)
     plug_ins = "lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks"
     monkeypatch.setattr(plug_ins, lambda group: [], raising=False)
-    with silent_trainer():
+    with silent_lightning():
         yield
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import mei_lightning as ml
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
-from mei_lightning.optimization.quiet import silent_trainer
+from mei_lightning.optimization.trainer import silent_lightning
 
 NEURONS = [("monday", 0), ("tuesday", 1)]
 PAIRS = [[("monday", 0), ("tuesday", 1)], [("monday", 1), ("monday", 3)]]
@@ -507,7 +507,7 @@ def _only_what_matters(monkeypatch):
     """A search of the environment for plug-ins would take as long as all the rest; TF32 has a test of its own."""
     plug_ins = "lightning.pytorch.trainer.connectors.callback_connector._load_external_callbacks"
     monkeypatch.setattr(plug_ins, lambda group: [], raising=False)
-    with silent_trainer(), tensor_float32(convolutions=False, products=False), warnings.catch_warnings():
+    with silent_lightning(), tensor_float32(convolutions=False, products=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*stimuli ended with 'no gradient'")
         yield
 

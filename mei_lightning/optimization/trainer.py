@@ -17,17 +17,24 @@ _QUIET: dict[str, Any] = {
 
 
 @contextmanager
+def silent_lightning() -> Iterator[None]:
+    """Keep Lightning from reporting what hardware there is, each time that a trainer is made."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def quiet_trainer(accelerator: str, **options: Any) -> Iterator[Trainer]:
-    """Make a trainer for one device; until the end Lightning does not report what hardware there is.
+    """Make a trainer for one device; until the end Lightning is silent.
 
     Args:
         accelerator: as for Lightning's ``Trainer``.
         options: others, as for ``Trainer``.
     """
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
+    with silent_lightning():
         yield Trainer(**{"accelerator": accelerator, "devices": 1, **_QUIET, **options})
-    finally:
-        logger.setLevel(level)
