@@ -21,7 +21,7 @@ from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
-from mei_lightning.optimization.optimizers import RowOptimizer
+from mei_lightning.optimization.optimizers import RowOptimizer, begins_row_by_row
 from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
 from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
@@ -268,19 +268,21 @@ def _time_steps(model: RetinaModel, time_steps: int | None) -> int:
 def _search(settings: MEISettings, model: RetinaModel, parameterization: Parameterization | None) -> Search:
     """How the best stimulus is searched for, with what the settings say of it."""
     search = settings.search
-    can_shift = isinstance(settings.example_of_optimizer(), RowOptimizer)
+    optimizer = settings.example_of_optimizer()
+    can_shift = begins_row_by_row(optimizer)
     can_shift &= not model.stimulus_format.is_still
     can_shift &= parameterization is None or parameterization.finds_parameters
     if isinstance(search, Search):
         if search.shifts and not can_shift:
             raise InvalidValueError(
-                f"search={search!r}: there is nothing to shift in a still image, and shifts need the default "
-                "optimizer or another RowOptimizer, and a parameterization that finds the parameters of a stimulus. "
+                f"search={search!r}: there is nothing to shift in a still image, and shifts need an optimizer whose "
+                "rows can begin one by one, and a parameterization that finds the parameters of a stimulus. "
                 "Give shifts=()."
             )
         return search if settings.max_steps is None else _with_max_steps(search, settings.max_steps)
     # Who says how many starts there shall be gets these and no others.
-    named = (SEARCHES if can_shift and settings.restarts is None else SEARCHES_WITHOUT_SHIFTS)[search]
+    shifts = can_shift and isinstance(optimizer, RowOptimizer) and settings.restarts is None
+    named = (SEARCHES if shifts else SEARCHES_WITHOUT_SHIFTS)[search]
     starts = named.starts if settings.restarts is None else settings.restarts
     max_steps = named.max_steps if settings.max_steps is None else settings.max_steps
     return replace(named, starts=starts, keep=min(starts, named.keep), max_steps=max_steps)

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import itertools
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import NO_LIMIT, find, fit, results, still_model, video_model
+from conftest import NO_LIMIT, assert_same_meis, find, fit, results, still_model, video_model
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -287,3 +288,20 @@ def test_progress_bar_counts_neurons_that_stream(capsys):
     assert re.search(r"neuron/s|s/neuron", shown)
     assert "step" not in shown
     assert "neurons/done=3" in shown.split("3/3")[-1]
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_in_whatever_order_callbacks_are_given_they_find_and_keep_the_same(order, tmp_path):
+    def module():
+        return ml.MEIModule(video_model().double(), [("monday", 0), ("tuesday", 1)], time_steps=16, max_steps=20)
+
+    expected = results(fit(module(), NO_LIMIT, ml.RowConvergence()))
+    callbacks = [
+        ml.RowConvergence(),
+        ml.ResultsWriter(str(tmp_path / "results"), report=False),
+        ModelCheckpoint(tmp_path, save_on_train_epoch_end=True),
+    ]
+    trainer = fit(module(), NO_LIMIT, *[callbacks[number] for number in order])
+    assert_same_meis(results(trainer), expected, atol=1e-9)
+    checkpoint = torch.load(callbacks[2].best_model_path, weights_only=True)
+    assert checkpoint["global_step"] == trainer.global_step

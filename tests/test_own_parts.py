@@ -1,13 +1,18 @@
 """A search and an optimizer of the user's own are of equal rank with those of the package."""
 
+import itertools
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from conftest import NO_LIMIT, assert_same_meis, find, fit, linear_model, results, still_model, video_model
 from lightning.pytorch import Callback
 from test_readme import blocks
+from torch import nn
 
 import mei_lightning as ml
+from mei_lightning.optimization.optimizers import RowByRow
 
 NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]
 
@@ -77,6 +82,71 @@ def test_effort_is_understood_for_one_more_version():
     with pytest.warns(DeprecationWarning, match="effort='quick' is called search='quick' now"):
         module = ml.MEIModule(video_model(), NEURONS, effort="quick")
     assert module.problem.search == ml.MEIModule(video_model(), NEURONS, search="quick").problem.search
+
+
+ADAM = partial(torch.optim.Adam, lr=0.03)
+MOMENTUM = partial(torch.optim.SGD, lr=2.0, momentum=0.5)
+
+
+class Slots(Callback):
+    """Which neurons are computed in each epoch."""
+
+    def __init__(self):
+        self.neurons = []
+
+    def on_train_epoch_start(self, trainer, module):
+        self.neurons.append(module.neuron_in_slot.tolist())
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM], ids=["Adam", "SGD with momentum"])
+def test_optimizers_with_a_memory_stream_neurons_too(optimizer):
+    options = {"time_steps": 16, "optimizer": optimizer, "restarts": 1, "fast_path": False, "check_interval": 1}
+    slots = Slots()
+    module = ml.MEIModule(video_model().double(), NEURONS, rows_per_device=2, max_steps=40, **options)
+    together = results(fit(module, NO_LIMIT, ml.RowConvergence(relative_gain=0.01), slots))
+    # One neuron begins while another one goes on.
+    assert any(
+        sum(one != other for one, other in zip(before, after, strict=True)) == 1
+        for before, after in itertools.pairwise(slots.neurons)
+    )
+    for number, neuron in enumerate(NEURONS):
+        module = ml.MEIModule(video_model().double(), [neuron], max_steps=40, **options)
+        alone = results(fit(module, NO_LIMIT, ml.RowConvergence(relative_gain=0.01)))
+        assert_same_meis(together.isel(neuron=[number]), alone, atol=1e-8)
+
+
+def test_each_row_of_adam_is_what_torch_makes_of_it_alone():
+    start = torch.randn(3, 1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def run(parameter, optimizer):
+        for _ in range(5):
+            parameter.grad = parameter.detach() ** 3
+            optimizer.step()
+        return parameter.detach().clone()
+
+    stimulus = nn.Parameter(start.clone())
+    optimizer = RowByRow([stimulus], ADAM)
+    run(stimulus, optimizer)
+    # The second row begins anew.
+    stimulus.data[1] = start[1]
+    optimizer.begin_anew(torch.tensor([1]))
+    found = run(stimulus, optimizer)
+    for number, times in ((0, 2), (1, 1), (2, 2)):
+        row = nn.Parameter(start[number].clone())
+        alone = ADAM([row])
+        for _ in range(times):
+            run(row, alone)
+        torch.testing.assert_close(found[number], row.detach(), atol=0, rtol=0)
+
+
+def test_adam_goes_on_from_shifted_stimuli_if_it_is_told_to():
+    search = ml.MultiStart(starts=2, max_steps=30)
+    options = {"time_steps": 16, "optimizer": ADAM, "norm": 3.0, "fast_path": False, "search": search}
+    together = find(video_model().double(), NEURONS, rows_per_device=5, **options)
+    for number, neuron in enumerate(NEURONS[:2]):
+        assert_same_meis(together.isel(neuron=[number]), find(video_model().double(), [neuron], **options), atol=1e-7)
+    with pytest.raises(ValueError, match="optimizer whose rows can begin one by one"):
+        ml.MEIModule(video_model(), NEURONS, optimizer=torch.optim.LBFGS, search=search)
 
 
 def norms(values):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ class RowOptimizer(Optimizer):
         settle: decides what becomes of rows that have moved, e.g. projects them: a function of some of ``rows``, as a
             slice, and of where they have moved to, that returns where they are then; None to leave them there.
     """
+
+    normalises_gradients = True
+    """Whether a row's step is as long as ever where its gradient is small."""
 
     def __init__(self, params: Iterable[Tensor], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -98,6 +102,61 @@ class RowOptimizer(Optimizer):
                 if state := self.state.get(stimulus):
                     for name, values in self.initial_state(group, stimulus.detach()[rows]).items():
                         state[name][rows] = values
+
+
+class RowByRow(RowOptimizer):
+    """Another optimizer with a state for each row, such as Adam's moments and its number of steps.
+
+    Args:
+        params: the stimulus, ``[rows, ...]``.
+        factory: makes the optimizer; one whose ``step`` needs no closure.
+    """
+
+    normalises_gradients = False
+
+    def __init__(self, params: Iterable[Tensor], factory: OptimizerFactory) -> None:
+        (stimulus,) = params
+        super().__init__([stimulus], {})
+        # Parameters that share the stimulus' memory.
+        self._row_parameters = [nn.Parameter(row) for row in stimulus.detach()]
+        self._optimizer = factory(self._row_parameters)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+        """Take one step against the gradient of the loss; arguments as for ``RowOptimizer``."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        (stimulus,) = self.param_groups[0]["params"]
+        rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
+        moving = [self._row_parameters[number] for number in rows.tolist()]
+        for parameter, number in zip(moving, rows.tolist(), strict=True):
+            parameter.grad = None if stimulus.grad is None else stimulus.grad[number]
+        self._optimizer.step()
+        for parameter in moving:
+            parameter.grad = None
+        if self.settle is not None:
+            settle = self.settle
+
+            def take(part: slice) -> None:
+                put_rows(stimulus, rows[part], settle(part, stimulus.index_select(0, rows[part])))
+
+            for_few_rows(take, len(rows), stimulus.device)
+        return loss
+
+    def begin_anew(self, rows: Tensor) -> None:
+        """Forget the state of rows, by their numbers."""
+        for number in rows.tolist():
+            self._optimizer.state.pop(self._row_parameters[number], None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's, with each row as a parameter."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the optimizer's state."""
+        self._optimizer.load_state_dict(state_dict)
 
 
 class AdaptivePowerMethod(RowOptimizer):
@@ -165,6 +224,24 @@ def forgives_rounding(optimizer: Optimizer) -> bool:
     Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
     """
     return isinstance(optimizer, RowOptimizer | torch.optim.SGD)
+
+
+def begins_row_by_row(optimizer: Optimizer) -> bool:
+    """Whether rows of an optimizer may begin anew while others go on."""
+    closure = signature(optimizer.step).parameters.get("closure")
+    # One that has to evaluate the objective itself, as L-BFGS does, treats all parameters together.
+    return isinstance(optimizer, RowOptimizer) or (closure is not None and closure.default is not Parameter.empty)
+
+
+def with_state_of_rows(factory: OptimizerFactory, stimulus: Tensor) -> Optimizer:
+    """The optimizer of a stimulus, so that its rows can begin anew one by one, if that is possible."""
+    optimizer = factory([stimulus])
+    keeps_nothing = type(optimizer) is torch.optim.SGD and not any(
+        group["momentum"] for group in optimizer.param_groups
+    )
+    if isinstance(optimizer, RowOptimizer) or keeps_nothing or not begins_row_by_row(optimizer):
+        return optimizer
+    return RowByRow([stimulus], factory)
 
 
 def check_rows_are_independent(factory: OptimizerFactory, name: str, rows: int) -> None:

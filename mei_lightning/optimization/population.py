@@ -174,7 +174,7 @@ class PopulationModule(SlotModule):
         if not self.at_check:
             # A neuron that begins between two checks would be checked after other steps of its own than elsewhere.
             return 0
-        # Optimizers that count steps for all rows together, as Adam does, have to begin with all rows at once.
+        # Optimizers that treat all rows together, as L-BFGS does, have to begin with all rows at once.
         one_by_one = isinstance(self._optimizer, RowOptimizer) or not any(self._optimizer.state.values())
         starts = self.rows.starts
         most = max(min(self._most_rows, self._rows_at_a_time.most or self._most_rows), starts)

@@ -59,13 +59,19 @@ class Step:
         self.rows.retire_some(self.index, flat, Status.NO_GRADIENT)
         self.rows.retire_some(self.index, ~steepness.isfinite(), Status.NOT_FINITE)
 
-    def settle(self, part: slice, after: Tensor, by_row_optimizer: bool = True) -> Tensor:
-        """Where some of the rows, a slice of them, are after they have moved: feasible, or still where they were."""
+    def settle(self, part: slice, after: Tensor, normalised: bool = True) -> Tensor:
+        """Where some of the rows, a slice of them, are after they have moved: feasible, or still where they were.
+
+        Args:
+            part: which of them.
+            after: where they have moved to.
+            normalised: whether steps are as long as ever where gradients are small.
+        """
         before, fraction = self.before, self.projected_fraction
         assert before is not None
         if self.space.parameterization is None:
             after = self.space.project(after)
-        elif fraction is not None and by_row_optimizer:
+        elif fraction is not None and normalised:
             # A projection would take back the rest of a step whose length does not depend on the gradient's.
             after = torch.lerp(before[part], after, per_row(fraction[part], after))
         # A sum is finite only if each entry is, and taken more quickly than each is asked.
@@ -84,7 +90,7 @@ class Step:
 
         def take(part: slice) -> None:
             rows = self.index[part]
-            settled = self.settle(part, stimulus.index_select(0, rows), by_row_optimizer=False)
+            settled = self.settle(part, stimulus.index_select(0, rows), normalised=False)
             put_rows(everywhere, rows, settled)
 
         for_few_rows(take, len(self.index), stimulus.device)

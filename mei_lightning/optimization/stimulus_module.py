@@ -25,6 +25,7 @@ from mei_lightning.optimization.optimizers import (
     RowOptimizer,
     check_optimizer,
     check_rows_are_independent,
+    with_state_of_rows,
 )
 from mei_lightning.optimization.refusals import (
     check_clipping,
@@ -133,7 +134,7 @@ class StimulusModule(RowModule):
             check_rows_are_independent(self.optimizer_factory, type(optimizer).__name__, len(self.rows))
         if self.parameterization is not None:
             self.parameterization.check_optimizer(optimizer)
-        return optimizer
+        return with_state_of_rows(self.optimizer_factory, self.stimulus) if len(self.rows) > 1 else optimizer
 
     def configure_callbacks(self) -> list[Callback]:
         """Freeze the objective's model for the time of the fit, and make tensors of the host on the host."""
@@ -229,7 +230,8 @@ class StimulusModule(RowModule):
         # Lightning's wrapper is no place for attributes.
         plain_optimizer = getattr(optimizer, "optimizer", optimizer)
         if isinstance(plain_optimizer, RowOptimizer):
-            plain_optimizer.rows, plain_optimizer.settle = step.index, step.settle
+            plain_optimizer.rows = step.index
+            plain_optimizer.settle = partial(step.settle, normalised=plain_optimizer.normalises_gradients)
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         else:
             # Others move rows out of computation too, if they have a memory.
