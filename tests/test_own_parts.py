@@ -78,6 +78,23 @@ def test_a_search_that_does_not_fit_is_refused():
         ml.MEIModule(video_model(), NEURONS, search="quik")
 
 
+class GivesTheBestUp(ml.Search):
+    """Not a wise one."""
+
+    def __init__(self):
+        super().__init__(starts=2, keep=1, max_steps=10)
+
+    def ended(self, rows, meets):
+        best = rows.values == rows.values.amax(dim=1, keepdim=True)
+        return best & (rows.steps == 4), torch.zeros_like(best)
+
+
+def test_a_search_that_gives_the_best_start_up_loses_no_neuron():
+    meis = find(video_model(), NEURONS, time_steps=16, search=GivesTheBestUp())
+    assert np.isfinite(meis["score"]).all()
+    assert set(meis["status"].values) <= {"given up", "step limit", "converged"}
+
+
 def test_effort_is_understood_for_one_more_version():
     with pytest.warns(DeprecationWarning, match="effort='quick' is called search='quick' now"):
         module = ml.MEIModule(video_model(), NEURONS, effort="quick")

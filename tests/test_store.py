@@ -31,9 +31,10 @@ from hypothesis import strategies as st
 
 import mei_lightning.results.store
 from mei_lightning.results.export import export_meis
+from mei_lightning.results.schema import VARIABLES, Variable
 from mei_lightning.results.store import MEIResult, MEIStore
 
-DONE = ("converged", "step limit", "no gradient", "not finite")
+DONE = ("given up", "converged", "step limit", "no gradient", "not finite")
 
 
 def read(path):
@@ -1028,3 +1029,19 @@ def test_export_names_the_missing_package(store, tmp_path, monkeypatch, package)
         export_meis(store.path, tmp_path / "meis.nc")
     export_meis(store.path, tmp_path / "meis.npz")
     assert (tmp_path / "meis.npz").exists()
+
+
+def test_a_further_variable_is_in_new_stores_and_older_ones_do_without(monkeypatch, tmp_path):
+    description = description_of()
+    older = MEIStore.create(tmp_path / "older.zarr", description, {})
+    doubled = Variable("doubled_score", np.nan, "twice the score", derived=lambda record: 2 * record["score"])
+    monkeypatch.setattr("mei_lightning.results.store.VARIABLES", (doubled, *VARIABLES))
+    newer = MEIStore.create(tmp_path / "newer.zarr", description, {})
+    for store in (MEIStore(older.path), newer):
+        store.write(result_of(1, description))
+        store.collect()
+    old, new = read(older.path), read(newer.path)
+    assert "doubled_score" not in old
+    np.testing.assert_array_equal(new["doubled_score"], 2 * new["score"])
+    np.testing.assert_array_equal(new["doubled_score"].notnull(), [False, True, False])
+    xr.testing.assert_equal(new.drop_vars("doubled_score"), old)

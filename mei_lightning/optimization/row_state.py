@@ -30,6 +30,8 @@ class Status(IntEnum):
     @property
     def label(self) -> str:
         """The status in words, as it stands in results; a row that is still active there was interrupted."""
+        if self in (Status.OUTDONE, Status.JOINED):
+            return "given up"
         return "interrupted" if self is Status.ACTIVE else self.name.lower().replace("_", " ")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 PENDING = "pending"
 INTERRUPTED = "interrupted"
-STATUSES = ("converged", "step limit", "no gradient", "not finite", INTERRUPTED)
+STATUSES = ("converged", "step limit", "no gradient", "not finite", "given up", INTERRUPTED)
 """How a neuron can end; until then it is pending."""
 
 STIMULUS_DIMENSIONS = ("neuron", "channel", "time", "y", "x")

@@ -38,7 +38,7 @@ class MEIResult:
         stimulus: ``[channel, time, y, x]`` in the model's units.
         response: the trace to the stimulus, ``[response_time]``.
         score: of the stimulus.
-        status: "converged", "step limit", "no gradient", "not finite", or "interrupted".
+        status: "converged", "step limit", "no gradient", "not finite", "interrupted", or "given up" by a search.
         steps: of the best restart, with those that it took after it was shifted.
         best_restart: which restart the stimulus is from.
         seed: 63-bit, of the best restart.
@@ -92,7 +92,9 @@ class MEIStore:
         self._compressors: dict[str, Any] = {name: next(iter(it.compressors), None) for name, it in arrays.items()}
         self._neurons_per_chunk = arrays["status"].chunks[0]
         sizes = {dimension: arrays[dimension].shape[0] for dimension in DIMENSIONS}
-        self._summary = {it.name: it.empty(sizes, self._stimulus_type) for it in VARIABLES}
+        # A store may be older than a variable.
+        self._variables = [it for it in VARIABLES if it.name in arrays]
+        self._summary = {it.name: it.empty(sizes, self._stimulus_type) for it in self._variables}
         self._times = np.zeros(self._stimulus_shape[0], dtype=np.int64)
         self._chunks_to_collect: set[int] = set()
         self._journal = Journal(self.path / "records")
@@ -236,7 +238,7 @@ class MEIStore:
             raise UnknownNeuronError(f"number={result.number}: {self.path} has neurons 0 to {neurons - 1}.")
         if result.status not in STATUSES:
             raise InvalidValueError(f"status='{result.status}' is none of {', '.join(STATUSES)}.")
-        held = {it.name: self._summary[it.name].shape[1:] for it in VARIABLES if it.derived is None}
+        held = {it.name: self._summary[it.name].shape[1:] for it in self._variables if it.derived is None}
         for name, shape in {"stimulus": self._stimulus_shape[1:], **held}.items():
             given = np.shape(getattr(result, name))
             if given != shape:
@@ -252,7 +254,7 @@ class MEIStore:
         number, written = int(record["number"]), int(record["time"])
         if not 0 <= number < len(self._times):
             raise IndexError(f"neuron {number} of {len(self._times)}")
-        values = {it.name: it.read(record, self._summary[it.name][number]) for it in VARIABLES}
+        values = {it.name: it.read(record, self._summary[it.name][number]) for it in self._variables}
         if written > self._times[number]:
             self._times[number] = written
             for name, array in self._summary.items():
