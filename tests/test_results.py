@@ -77,7 +77,7 @@ def alone(model, group, seed):
 
 def test_restarts_are_what_each_one_finds_alone(dataset, model):
     """The best one is kept; spread and similarity of all are those of brute force."""
-    seed_of = ml.MEIModule(model, NEURONS, restarts=3).seed_of
+    seed_of = ml.MEIModule(model, NEURONS, restarts=3).problem.starts.seed_of
     for row, group in enumerate(NEURONS):
         stimuli, scores = zip(*(alone(model, group, seed_of(row, restart)) for restart in range(3)), strict=True)
         found = dataset.isel(neuron=row)

@@ -228,7 +228,7 @@ def test_scores_by_members_are_in_the_order_of_the_rows():
     ensemble, neurons, members = linear_members(), [2, 0, 1, 0], [1, 0, 2, 1]
     whole = ml.NeuronObjective(ensemble, neurons, ml.MeanReducer())
     stimulus = torch.randn(4, 2, 4, 6, 5, generator=torch.Generator().manual_seed(0))
-    found = scores_by_members(members, lambda member, rows: whole.on(ensemble.members[member]).for_rows(rows), stimulus)
+    found = scores_by_members(members, [whole.on(member).for_rows for member in ensemble.members], stimulus)
     for row, (member, neuron) in enumerate(zip(members, neurons, strict=True)):
         expected = (ensemble.members[member].network.kernels[neuron] * stimulus[row]).sum()
         torch.testing.assert_close(found[row], expected)

@@ -59,7 +59,7 @@ class NormAndRange(Constraint):
                 f"ranges={tuple(ranges or ())} with norm={norm}: the norm is measured from 0, so 0 has to be inside "
                 "each range. Shift the stimulus so that its mean level is 0, or drop the norm."
             )
-        self.norm = norm
+        self.norm = None if norm is None else float(norm)
         self.ranges = None if ranges is None else tuple(ranges)
         self.norm_is: Literal["fixed", "maximal"] = norm_is
         self.register_buffer("low", low, persistent=False)
