@@ -107,6 +107,8 @@ class MEISettings:
         check_robustness(self.robustness)
         object.__setattr__(self, "robustness", tuple(self.robustness))
         check_optimizer(self.optimizer)
+        if self.constraint is not None:
+            check_instance("constraint", self.constraint, Constraint, "NormAndRange(norm=30.0)")
         if self.parameterization is not None:
             check_instance("parameterization", self.parameterization, Parameterization, "LowRank(rank=1)")
         if self.initial is not None:

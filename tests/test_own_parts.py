@@ -95,6 +95,20 @@ def test_a_search_that_gives_the_best_start_up_loses_no_neuron():
     assert set(meis["status"].values) <= {"given up", "step limit", "converged"}
 
 
+class OneMask(GivesTheBestUp):
+    def ended(self, rows, meets):
+        return rows.active[:, 0], rows.active
+
+
+def test_masks_of_a_wrong_shape_are_refused():
+    with pytest.raises(
+        ValueError, match=r"OneMask.*ended returned torch.bool of shape \(1,\).*\(1, 2\): \[slots, rows\]"
+    ):
+        find(video_model(), NEURONS[:1], time_steps=16, search=OneMask())
+    with pytest.raises(ValueError, match=r"Search\(starts=2, keep=0\)"):
+        ml.Search(starts=2, keep=0, max_steps=1)
+
+
 def test_effort_is_understood_for_one_more_version():
     with pytest.warns(DeprecationWarning, match="effort='quick' is called search='quick' now"):
         module = ml.MEIModule(video_model(), NEURONS, effort="quick")

@@ -1045,3 +1045,13 @@ def test_a_further_variable_is_in_new_stores_and_older_ones_do_without(monkeypat
     np.testing.assert_array_equal(new["doubled_score"], 2 * new["score"])
     np.testing.assert_array_equal(new["doubled_score"].notnull(), [False, True, False])
     xr.testing.assert_equal(new.drop_vars("doubled_score"), old)
+
+
+def test_a_variable_that_cannot_be_derived_is_no_unreadable_record(monkeypatch, tmp_path):
+    description = description_of()
+    wrong = Variable("wrong", np.nan, "wrong", derived=lambda values: values["nothing"])
+    monkeypatch.setattr("mei_lightning.results.store.VARIABLES", (wrong, *VARIABLES))
+    store = MEIStore.create(tmp_path / "meis.zarr", description, {})
+    store.write(result_of(1, description))
+    with pytest.raises(RuntimeError, match="wrong of neuron 1 cannot be derived: 'nothing'"):
+        store.collect()

@@ -17,7 +17,7 @@ class Constraint(nn.Module):
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The constrained stimuli, as a new tensor."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say where stimuli may be: write its method forward.")
 
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet the constraint."""

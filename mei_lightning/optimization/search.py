@@ -4,7 +4,7 @@ A neuron has a slot of rows: its starts first, then as many as there are copies 
 Policies decide by tensors ``[slots, rows]``, of all slots of a device at once, where these are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +68,9 @@ class Search:
         keep: so many of them, about, are optimised to the end; a device takes as many neurons as that leaves room for.
         max_steps: the most steps that a row takes.
 
+    Raises:
+        ValueError: if a number is too small, or more starts are kept than there are.
+
     Attributes:
         shifts: the best stimulus after the trial (``tried``) is moved to later times by these shares of its duration,
             and optimised as well; none, unless a policy says so.
@@ -79,6 +82,7 @@ class Search:
     frame_shifts: tuple[int, ...] = ()
 
     def __init__(self, starts: int, keep: int, max_steps: int) -> None:
+        check_numbers_of_search(type(self).__name__, starts, keep, max_steps)
         self.starts = starts
         self.keep = keep
         self.max_steps = max_steps
@@ -88,7 +92,9 @@ class Search:
         return f"{type(self).__name__}({settings})"
 
     def ended(self, rows: SearchRows, meets: Meets) -> tuple[Tensor, Tensor]:
-        """Rows that end before they have converged; asked after every second step of a row.
+        """Rows that end before they have converged; asked when rows have taken an even number of steps.
+
+        Values that are equal but for rounding are best told apart by ``ranks``.
 
         Args:
             rows: how all rows stand.
@@ -98,7 +104,7 @@ class Search:
             Those that are given up, and those that have come to where a better row is, each ``[slots, rows]``. What is
             said of rows that are not active counts for nothing.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say which rows end: write its method ended.")
 
     def tried(self, steps: Tensor) -> Tensor:
         """Slots ``[slots]`` whose best stimulus is known well enough to be shifted, by steps ``[slots, rows]``."""
@@ -134,12 +140,9 @@ class MultiStart(Search):
     frame_shifts: tuple[int, ...] = (-1, 1)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.keep <= self.starts:
-            raise InvalidValueError(f"{self!r}: keep at least 1 start, and at most starts={self.starts}.")
+        check_numbers_of_search("MultiStart", self.starts, self.keep, self.max_steps)
         if self.trial_steps < 2 or self.trial_steps % 2:
             raise InvalidValueError(f"{self!r}: trial_steps={self.trial_steps} has to be even, and at least 2.")
-        if self.max_steps < 1:
-            raise InvalidValueError(f"{self!r}: max_steps={self.max_steps} leaves nothing to do; give at least 1.")
         object.__setattr__(self, "shifts", tuple(self.shifts))
         object.__setattr__(self, "frame_shifts", tuple(self.frame_shifts))
 
@@ -182,6 +185,26 @@ class MultiStart(Search):
     def _similarity_to_meet(self, rows: SearchRows) -> Tensor:
         number = torch.arange(rows.values.shape[1], device=rows.values.device)
         return torch.where(number < self.starts, _STARTS_MEET, _SHIFTED_MEETS)
+
+
+def check_numbers_of_search(name: str, starts: int, keep: int, max_steps: int) -> None:
+    """Raise a ValueError if a search would have nothing to do, or more starts to keep than there are."""
+    if not 1 <= keep <= starts:
+        raise InvalidValueError(
+            f"{name}(starts={starts}, keep={keep}): keep at least 1 start, and at most all of them."
+        )
+    if max_steps < 1:
+        raise InvalidValueError(f"{name}(max_steps={max_steps}) leaves nothing to do; give at least 1.")
+
+
+def check_masks(search: Search, masks: Sequence[Tensor], active: Tensor) -> None:
+    """Raise a ValueError unless what ``ended`` returned are masks of all rows, as ``active`` is."""
+    for mask in masks:
+        if mask.dtype is not torch.bool or mask.shape != active.shape:
+            raise InvalidValueError(
+                f"{search!r}: ended returned {mask.dtype} of shape {tuple(mask.shape)}; it must return two masks "
+                f"(torch.bool) of shape {tuple(active.shape)}: [slots, rows]."
+            )
 
 
 SEARCHES: dict[SearchName, MultiStart] = {

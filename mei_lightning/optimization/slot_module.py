@@ -24,7 +24,7 @@ from mei_lightning.optimization.found import results_of
 from mei_lightning.optimization.optimizers import RowOptimizer, forgives_rounding
 from mei_lightning.optimization.out_of_memory import ObjectiveInParts, RowsAtATime
 from mei_lightning.optimization.row_state import Status
-from mei_lightning.optimization.search import better_rows, nearly_as_good
+from mei_lightning.optimization.search import better_rows, check_masks, nearly_as_good
 from mei_lightning.optimization.slotted_rows import SlottedRows
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.problem import MEIProblem
@@ -201,7 +201,9 @@ class SlotModule(StimulusModule):
 
     def give_up_rows(self) -> None:
         """End rows that the search gives up."""
-        given_up, joined = self.problem.search.ended(self.rows.for_search(), self._meet_better_rows)
+        rows = self.rows.for_search()
+        given_up, joined = self.problem.search.ended(rows, self._meet_better_rows)
+        check_masks(self.problem.search, (given_up, joined), rows.active)
         self.retire(joined.flatten(), Status.JOINED)
         self.retire(given_up.flatten(), Status.OUTDONE)
 

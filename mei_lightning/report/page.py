@@ -210,7 +210,7 @@ def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> list[s
     elif not np.array_equal(analysis["score"].values, meis["score"].values, equal_nan=True):
         notes.append("Some neurons have been finished after the analysis: mei-lightning analyze --overwrite renews it.")
     if unfinished < meis.sizes["neuron"] and not stability_is_known(meis).any():
-        notes.append(f'{UNKNOWN_STABILITY} Effort "quick" follows one start, "normal" and "thorough" several.')
+        notes.append(f'{UNKNOWN_STABILITY} Search "quick" follows one start, "normal" and "thorough" several.')
     if pixels > 1:
         notes.append(
             f"The movies show means of {pixels} x {pixels} pixels, so that the page does not become too large."

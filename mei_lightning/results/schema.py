@@ -1,10 +1,10 @@
 """What a store says of each neuron besides its stimulus: every variable once.
 
-A further one is an entry in ``VARIABLES``, and a field of ``MEIResult`` of the same name or a function of its record.
+A further one is an entry in ``VARIABLES``, and a field of ``MEIResult`` of the same name or a function of the others.
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ class Variable:
         units: of its values.
         dimensions: of the values of one neuron.
         dtype: of its values; None for that of the stimuli.
-        derived: makes it from the record of a neuron in place of a field.
+        derived: makes it from the values of a neuron's other variables, by name, in place of a field.
     """
 
     name: str
@@ -61,20 +61,43 @@ class Variable:
         """A neuron's value from its record, like the ``empty`` values of any neuron."""
         if record["status"] == PENDING:
             return self.pending
-        if self.derived is not None:
-            return self.derived(record)
         if self.dtype is None:
             return np.frombuffer(base64.b64decode(record[self.name]), dtype=empty.dtype).reshape(empty.shape)
         return record[self.name]
 
 
-def _spread(record: Mapping[str, Any]) -> float:
-    scores = np.array(record["restart_scores"])
+def values_of(
+    record: Mapping[str, Any], variables: Sequence[Variable], empty: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """The values of a neuron by name, from its record.
+
+    Args:
+        record: of the neuron.
+        variables: what is wanted.
+        empty: the values of each variable for a neuron without a result.
+
+    Raises:
+        ValueError, LookupError, TypeError: if there is something wrong with the record.
+        RuntimeError: if a variable cannot be derived from the others.
+    """
+    values = {it.name: it.read(record, empty[it.name]) for it in variables if it.derived is None}
+    for it in variables:
+        if it.derived is None:
+            continue
+        try:
+            values[it.name] = it.pending if record["status"] == PENDING else it.derived(values)
+        except Exception as error:
+            raise RuntimeError(f"{it.name} of neuron {record['number']} cannot be derived: {error}") from error
+    return values
+
+
+def _spread(values: Mapping[str, Any]) -> float:
+    scores = np.array(values["restart_scores"])
     optimised = scores[~np.isnan(scores)]
     if len(optimised) < 2:
         return np.nan
     with np.errstate(all="ignore"):
-        return float(optimised.std() / np.abs(np.float64(record["score"])))
+        return float(optimised.std() / np.abs(np.float64(values["score"])))
 
 
 VARIABLES = (

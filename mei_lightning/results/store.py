@@ -21,7 +21,15 @@ from mei_lightning.results.configuration import as_data, configuration_differenc
 from mei_lightning.results.disk_errors import explained
 from mei_lightning.results.journal import Journal
 from mei_lightning.results.replacing import rename, replace
-from mei_lightning.results.schema import DIMENSIONS, INTERRUPTED, PENDING, STATUSES, STIMULUS_DIMENSIONS, VARIABLES
+from mei_lightning.results.schema import (
+    DIMENSIONS,
+    INTERRUPTED,
+    PENDING,
+    STATUSES,
+    STIMULUS_DIMENSIONS,
+    VARIABLES,
+    values_of,
+)
 
 VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
@@ -254,7 +262,8 @@ class MEIStore:
         number, written = int(record["number"]), int(record["time"])
         if not 0 <= number < len(self._times):
             raise IndexError(f"neuron {number} of {len(self._times)}")
-        values = {it.name: it.read(record, self._summary[it.name][number]) for it in self._variables}
+        empty = {name: array[number] for name, array in self._summary.items()}
+        values = values_of(record, self._variables, empty)
         if written > self._times[number]:
             self._times[number] = written
             for name, array in self._summary.items():
