@@ -80,7 +80,7 @@ def test_the_two_least_distinct_groups_are_merged():
     kernels = model.network.kernels.data
     kernels[:] = kernels[:2].repeat(4, 1, 1, 1, 1)
     module = ml.MEIModule(model, "all", time_steps=4, norm=2.0)
-    search = _Search(module, temperature=1.6, steps=1, generator=np.random.default_rng(0))
+    search = _Search(module.problem, temperature=1.6, steps=1, generator=np.random.default_rng(0))
     groups = [np.array([0, 4]), np.arange(1, 8, 2), np.array([2, 6])]
     stimuli = module.constraint(kernels[:3])
     merged, kept = search.merge(groups, stimuli, distinct=0.5)

@@ -207,7 +207,7 @@ def test_waits_are_told_by_the_innermost_line_of_the_package(measures):
             ml.Compose([Waits()])(torch.zeros(1, 1, 1, 1, 1))
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     ((line, count), elsewhere) = waits.most_common()
-    assert re.fullmatch(r"constraints.py:\d+", line)
+    assert re.fullmatch(r"constraints.compose.py:\d+", line)
     assert count == 3
     assert elsewhere == ("elsewhere", 1)
 
