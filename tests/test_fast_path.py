@@ -30,9 +30,8 @@ from mei_lightning.acceleration.blocks import (
 )
 from mei_lightning.acceleration.fast_convolutions import WAYS, FastConvolutions
 from mei_lightning.acceleration.frozen_core import FrozenCore, NotUnderstood, frozen_core
-from mei_lightning.acceleration.prepare import prepare
+from mei_lightning.acceleration.prepare import _agrees_in_smaller_blocks, prepare
 from mei_lightning.acceleration.spectral_convolution import Convolution, SpectralConvolution, plans
-from mei_lightning.models import fast_path
 from mei_lightning.models.base import StimulusFormat, weights_digest
 
 needs_openretina = pytest.mark.skipif(find_spec("openretina") is None, reason="openretina is not installed")
@@ -475,7 +474,7 @@ def test_smaller_blocks_are_used_only_where_they_give_the_same_bits(twin, monkey
 
     plain = FrozenCore.forward
     monkeypatch.setattr(FrozenCore, "forward", by_number_of_rows)
-    assert not fast_path._agrees_in_smaller_blocks(prepare(twin, shape), shape)
+    assert not _agrees_in_smaller_blocks(prepare(twin, shape), shape)
 
 
 def noting_rows(forward, sizes):
