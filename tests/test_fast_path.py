@@ -461,7 +461,7 @@ def test_blocks_hold_all_rows_and_keep_all_threads_busy(rows, threads, smallest)
 
 def test_smaller_blocks_are_used_only_where_they_give_the_same_bits(twin, monkeypatch):
     shape = twin.stimulus_shape(25)
-    monkeypatch.setattr(fast_path, "_agrees_in_smaller_blocks", lambda *_: False)
+    monkeypatch.setattr("mei_lightning.acceleration.prepare._agrees_in_smaller_blocks", lambda *_: False)
     objective = ml.NeuronObjective(prepare(twin, shape), [("session_1", 0)], ml.MeanReducer())
     sizes = []
     monkeypatch.setattr(FrozenCore, "forward", noting_rows(FrozenCore.forward, sizes))
