@@ -485,15 +485,22 @@ def big_description(neurons):
     return description_of(neurons, channels=2, frames=25, height=18, width=16, response_frames=20, restarts=4)
 
 
-def write_a_third(store, description, start, first, collects):
-    """The results of every third neuron from the first one on; of a store, or a pickled one."""
+def write_a_third(store, description, start, first, collects, reads):
+    """The results of every third neuron from the first one on; of a store, or a pickled one.
+
+    Three times it waits for the reader, so that this one sees a store half full however slow it is.
+    """
     here = pickle.loads(store) if isinstance(store, bytes) else store
     start.wait()
     for number in range(first, 60, 3):
         here.write(result_of(number, description))
         if collects:
             here.collect()
-        time.sleep(0.01)
+        if number // 3 in (5, 10, 15):
+            # One that has begun by now, and one more.
+            enough = reads.value + 2
+            while reads.value < enough:
+                time.sleep(0.005)
 
 
 @pytest.mark.parametrize(("collectors", "pickled"), [(1, False), (1, True), (3, False)])
@@ -503,9 +510,11 @@ def test_many_processes_write_while_others_read(tmp_path, collectors, pickled):
     store = MEIStore.create(tmp_path / "meis.zarr", description, {})
     store.write(result_of(60, description))
     sent = pickle.dumps(store) if pickled else store
-    start = PROCESSES.Barrier(4)
+    start, reads = PROCESSES.Barrier(4), PROCESSES.Value("i", 0)
     processes = [
-        PROCESSES.Process(target=write_a_third, args=(sent, description, start, first, first < collectors))
+        PROCESSES.Process(
+            target=write_a_third, args=(sent, description, start, first, first < collectors, reads), daemon=True
+        )
         for first in range(3)
     ]
     for process in processes:
@@ -523,6 +532,7 @@ def test_many_processes_write_while_others_read(tmp_path, collectors, pickled):
             dataset.drop_vars("stimulus").load()
             for number in written if collectors == 1 else ():
                 check_neuron(dataset, number, result_of(number, description))
+        reads.value += 1
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(seen) > 2, "the reader never saw a store half full: it tested nothing"
     assert len(list((store.path / "records").iterdir())) == 4, "on network file systems two cannot append to one file"
