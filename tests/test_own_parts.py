@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import NO_LIMIT, assert_same_meis, find, fit, linear_model, results, still_model, video_model
+from emulation import EmulatedDevice
 from lightning.pytorch import Callback
 from test_readme import blocks
 from torch import nn
@@ -168,6 +169,21 @@ def test_each_row_of_adam_is_what_torch_makes_of_it_alone():
         for _ in range(times):
             run(row, alone)
         torch.testing.assert_close(found[number], row.detach(), atol=0, rtol=0)
+
+
+def test_a_step_of_adam_makes_the_host_wait_only_where_rows_have_changed():
+    with EmulatedDevice("cuda") as device:
+        stimulus = nn.Parameter(torch.ones(3, 1, 2, 2, 2, device="cuda"))
+        stimulus.grad = torch.ones_like(stimulus)
+        optimizer = RowByRow([stimulus], ADAM)
+        optimizer.rows = torch.tensor([0, 2], device="cuda")
+        optimizer.step()
+        device.counts.clear()
+        optimizer.step()
+        assert device.counts.waits == 0
+    assert torch.equal(stimulus[0], stimulus[2])
+    assert (stimulus[1] == 1).all()
+    assert (stimulus[0] < 1).all()
 
 
 def test_adam_goes_on_from_shifted_stimuli_if_it_is_told_to():

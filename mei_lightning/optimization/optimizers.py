@@ -120,6 +120,7 @@ class RowByRow(RowOptimizer):
         # Parameters that share the stimulus' memory.
         self._row_parameters = [nn.Parameter(row) for row in stimulus.detach()]
         self._optimizer = factory(self._row_parameters)
+        self._moving: tuple[Tensor | None, list[int]] = None, []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
@@ -130,12 +131,12 @@ class RowByRow(RowOptimizer):
                 loss = closure()
         (stimulus,) = self.param_groups[0]["params"]
         rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
-        moving = [self._row_parameters[number] for number in rows.tolist()]
-        for parameter, number in zip(moving, rows.tolist(), strict=True):
-            parameter.grad = None if stimulus.grad is None else stimulus.grad[number]
+        numbers = self._numbers()
+        for number in numbers:
+            self._row_parameters[number].grad = None if stimulus.grad is None else stimulus.grad[number]
         self._optimizer.step()
-        for parameter in moving:
-            parameter.grad = None
+        for number in numbers:
+            self._row_parameters[number].grad = None
         if self.settle is not None:
             settle = self.settle
 
@@ -144,6 +145,14 @@ class RowByRow(RowOptimizer):
 
             for_few_rows(take, len(rows), stimulus.device)
         return loss
+
+    def _numbers(self) -> list[int]:
+        if self.rows is None:
+            return list(range(len(self._row_parameters)))
+        if self._moving[0] is not self.rows:
+            # Asked only where the rows have changed: the host waits for it.
+            self._moving = self.rows, self.rows.tolist()
+        return self._moving[1]
 
     def begin_anew(self, rows: Tensor) -> None:
         """Forget the state of rows, by their numbers."""
