@@ -22,8 +22,8 @@ import mei_lightning as ml
 from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
 from mei_lightning.acceleration.blocks import (
     ROWS_PER_BLOCK,
-    for_few_rows,
     in_blocks,
+    map_row_chunks,
     sizes_of_blocks,
     threads_reserved_for_blocks,
     using_threads,
@@ -531,12 +531,12 @@ def test_a_few_rows_at_a_time_are_all_rows():
     for threads in (1, 2, 3):
         values, sizes = torch.arange(43.0), []
         with using_threads(threads), threads_reserved_for_blocks():
-            for_few_rows(double, 43, torch.device("cpu"))
+            map_row_chunks(double, 43, torch.device("cpu"))
         assert torch.equal(values, 2 * torch.arange(43.0))
         assert max(sizes) <= 16
     values, sizes = torch.arange(11.0), []
     with using_threads(2):
-        for_few_rows(double, 11, torch.device("cpu"))
+        map_row_chunks(double, 11, torch.device("cpu"))
     assert sizes == [11]
 
 

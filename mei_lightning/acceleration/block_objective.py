@@ -12,7 +12,7 @@ from mei_lightning.acceleration.blocks import (
     ROWS_FIRST,
     ROWS_LAST,
     ROWS_PER_BLOCK,
-    for_few_rows,
+    map_row_chunks,
     on_one_thread_each,
     sizes_of_blocks,
 )
@@ -119,5 +119,5 @@ class _Scores(torch.autograd.Function):
             gradient[rows].mul_(per_row(weights[rows], gradient))
 
         if not (weights == 1).all():
-            for_few_rows(weigh, len(gradient), gradient.device)
+            map_row_chunks(weigh, len(gradient), gradient.device)
         return gradient, None

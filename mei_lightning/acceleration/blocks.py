@@ -134,7 +134,7 @@ def _in_block() -> bool:
     return getattr(_this_thread, "in_block", False)
 
 
-def for_few_rows(function: Callable[[slice], None], rows: int, device: torch.device) -> None:
+def map_row_chunks(function: Callable[[slice], None], rows: int, device: torch.device) -> None:
     """Call a function, which treats each row for itself, for all rows: at once, or for a few at a time.
 
     A CPU whose threads are reserved for blocks treats a few rows on each of them, which stay in its cache.

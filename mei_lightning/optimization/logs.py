@@ -1,9 +1,7 @@
 """What TensorBoard shows of a population of stimuli, as numbers by their names."""
 
-import torch
 from torch import Tensor
 
-from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.row_arithmetic import row_norms
 from mei_lightning.constraints import Constraint, NormAndRange
 from mei_lightning.optimization.metrics import ScoreStatistics
@@ -22,19 +20,11 @@ def values_of_stimuli(stimuli: Tensor, constraint: Constraint | None) -> dict[st
     """The mean norm of stimuli ``[rows, ...]``, and the share of their entries at a bound, if there are bounds."""
     if not len(stimuli):
         return {}
-    norms = stimuli.new_empty(len(stimuli))
-    clipped = torch.zeros(len(stimuli), dtype=torch.long, device=stimuli.device)
-    bounds = _bounds(constraint)
-
-    def measure(rows: slice) -> None:
-        norms[rows] = row_norms(stimuli[rows])
-        if bounds is not None:
-            at_bound = (stimuli[rows] <= bounds[0]) | (stimuli[rows] >= bounds[1])
-            clipped[rows] = at_bound.flatten(1).count_nonzero(dim=1)
-
-    for_few_rows(measure, len(stimuli), stimuli.device)
-    share = {} if bounds is None else {"stimulus/clipped_share": clipped.sum() / stimuli.numel()}
-    return {"stimulus/norm": norms.mean(), **share}
+    values = {"stimulus/norm": row_norms(stimuli).mean()}
+    if (bounds := _bounds(constraint)) is not None:
+        at_bound = (stimuli <= bounds[0]) | (stimuli >= bounds[1])
+        values["stimulus/clipped_share"] = at_bound.count_nonzero() / stimuli.numel()
+    return values
 
 
 def _bounds(constraint: Constraint | None) -> tuple[Tensor, Tensor] | None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.row_arithmetic import inner_products, per_row, put_rows, row_norms
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 
@@ -80,20 +79,19 @@ class RowOptimizer(Optimizer):
                 if not state:
                     state.update(self.initial_state(group, stimulus.detach()))
                 rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
-                move = partial(self._move, group, stimulus, state, rows)
-                for_few_rows(move, len(rows), stimulus.device)
+                put_rows(stimulus, rows, partial(self._move, group, stimulus, state, rows))
         return loss
 
     def _move(
         self, group: dict[str, Any], stimulus: Tensor, state: dict[str, Tensor], all_rows: Tensor, part: slice
-    ) -> None:
+    ) -> Tensor:
         rows = all_rows[part]
         kept = {name: values.index_select(0, rows) for name, values in state.items()}
         gradient = stimulus.grad.index_select(0, rows)  # type: ignore[union-attr]
         moved = self.moved(group, stimulus.index_select(0, rows), gradient, kept)
         for name, values in kept.items():
             put_rows(state[name], rows, values)
-        put_rows(stimulus, rows, moved if self.settle is None else self.settle(part, moved))
+        return moved if self.settle is None else self.settle(part, moved)
 
     def begin_anew(self, rows: Tensor) -> None:
         """Let rows, by their numbers, begin from where they are."""
@@ -139,11 +137,7 @@ class RowByRow(RowOptimizer):
             self._row_parameters[number].grad = None
         if self.settle is not None:
             settle = self.settle
-
-            def take(part: slice) -> None:
-                put_rows(stimulus, rows[part], settle(part, stimulus.index_select(0, rows[part])))
-
-            for_few_rows(take, len(rows), stimulus.device)
+            put_rows(stimulus, rows, lambda part: settle(part, stimulus.index_select(0, rows[part])))
         return loss
 
     def _numbers(self) -> list[int]:

@@ -7,7 +7,6 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.row_arithmetic import per_row, put_rows
 from mei_lightning.wording import first_few
 
@@ -124,14 +123,14 @@ class RowState(nn.Module):
         self.best_value[numbers] = best
         self.best_score[numbers] = torch.where(kept, scores, self.best_score[numbers])
 
-        def keep(part: slice) -> None:
+        def best_of(part: slice) -> Tensor:
             found = stimulus[part]
-            if not certain(kept[part]):
-                best = self.best_stimulus.index_select(0, numbers[part])
-                found = torch.where(per_row(kept[part], best), found, best)
-            put_rows(self.best_stimulus, numbers[part], found)
+            if certain(kept[part]):
+                return found
+            best = self.best_stimulus.index_select(0, numbers[part])
+            return torch.where(per_row(kept[part], best), found, best)
 
-        for_few_rows(keep, len(numbers), self.status.device)
+        put_rows(self.best_stimulus, numbers, best_of)
         self.retire_some(numbers, ~finite, Status.NOT_FINITE)
 
 

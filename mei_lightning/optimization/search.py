@@ -255,10 +255,7 @@ def better_rows(values: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         The numbers of the rows, and of the better ones, among the rows of all slots.
     """
     values = tie_broken(values)
-    numbers = torch.arange(values.numel(), device=values.device).view_as(values)
-    pairs = []
-    for other in range(1, values.shape[1]):
-        worse = which & (values.roll(-other, dims=1) > values)
-        pairs.append(torch.stack([numbers[worse], numbers.roll(-other, dims=1)[worse]]))
-    own, better = torch.cat(pairs, dim=1)
-    return own, better
+    worse = which[:, :, None] & (values[:, None, :] > values[:, :, None])
+    # The one place where the host waits for a device: few rows, as a rule, have their stimuli compared.
+    slot, own, better = worse.nonzero().T
+    return slot * values.shape[1] + own, slot * values.shape[1] + better

@@ -10,11 +10,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
-from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.fast_model import FastModel
 from mei_lightning.acceleration.memory import rows_that_fit, rows_with_room
 from mei_lightning.acceleration.prepare import Precision, prepare
-from mei_lightning.acceleration.row_arithmetic import cosines
+from mei_lightning.acceleration.row_arithmetic import cosines, fill_rows
 from mei_lightning.callbacks.cpu_threads import ThreadsForBlocks
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
@@ -222,12 +221,7 @@ class SlotModule(StimulusModule):
         if not len(rows):
             return
         self._selection_is_old = True
-        feasible = torch.empty_like(stimulus)
-
-        def begin(part: slice) -> None:
-            self.stimulus[rows[part]], feasible[part] = self.space.initial_parameters(stimulus[part])
-
-        for_few_rows(begin, len(rows), self.device)
+        self.stimulus[rows], feasible = self.space.initial_parameters(stimulus)
         self.rows.begin(rows, feasible)
         if isinstance(self._optimizer, RowOptimizer):
             self._optimizer.begin_anew(rows)
@@ -270,17 +264,16 @@ class SlotModule(StimulusModule):
     def _meet_better_rows(self, which: Tensor, similarity: Tensor) -> Tensor:
         """Rows ``[slots, rows]``, of some, that have come to where a better row of the same neuron is."""
         own, better = better_rows(self.rows.values, which)
-        alike = self.best_stimulus.new_empty(len(own))
 
-        def compare(part: slice) -> None:
+        def compare(part: slice) -> Tensor:
             here = self.space.stimuli(self.stimulus.detach().index_select(0, own[part]))
-            alike[part] = cosines(here, self.best_stimulus.index_select(0, better[part]))
+            return cosines(here, self.best_stimulus.index_select(0, better[part]))
 
+        met = torch.zeros_like(self.steps)
         if len(own):
-            for_few_rows(compare, len(own), self.device)
-        joins = torch.zeros_like(self.active)
-        joins[own[alike > similarity[own % self.rows.size]]] = True
-        return self.rows.by_slot(joins)
+            meets = fill_rows(self.best_stimulus.new_empty(len(own)), compare) > similarity[own % self.rows.size]
+            met.index_add_(0, own, meets.to(met.dtype))
+        return self.rows.by_slot(met > 0)
 
     def results(self, slots: Sequence[int]) -> list[MEIResult]:
         """The neurons in some slots: the best of each one's rows, and how alike they are."""

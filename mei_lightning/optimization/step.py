@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.row_arithmetic import per_row, put_rows
 from mei_lightning.optimization.row_state import RowState, Status, certain
 from mei_lightning.optimization.stimulus_space import StimulusSpace
@@ -88,12 +87,10 @@ class Step:
             everywhere: all rows before the step.
         """
 
-        def take(part: slice) -> None:
-            rows = self.index[part]
-            settled = self.settle(part, stimulus.index_select(0, rows), normalised=False)
-            put_rows(everywhere, rows, settled)
+        def settled(part: slice) -> Tensor:
+            return self.settle(part, stimulus.index_select(0, self.index[part]), normalised=False)
 
-        for_few_rows(take, len(self.index), stimulus.device)
+        put_rows(everywhere, self.index, settled)
         stimulus.copy_(everywhere)
 
     def count(self) -> None:

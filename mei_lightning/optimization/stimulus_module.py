@@ -9,7 +9,6 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mei_lightning.acceleration.blocks import for_few_rows
 from mei_lightning.acceleration.row_arithmetic import put_rows, row_norms
 from mei_lightning.arguments import check_instance
 from mei_lightning.callbacks.default_device import CPUByDefault
@@ -209,15 +208,9 @@ class StimulusModule(RowModule):
             refuse_without_gradient(self.objective)
         if self.stimulus.grad is None:
             self.stimulus.grad = torch.zeros_like(self.stimulus)
-        whole, steepness = self.stimulus.grad, gradient.new_empty(len(gradient))
-
-        def put(part: slice) -> None:
-            put_rows(whole, self._computed.index[part], gradient[part])
-            steepness[part] = row_norms(gradient[part])
-
-        for_few_rows(put, len(gradient), self.device)
+        put_rows(self.stimulus.grad, self._computed.index, gradient)
         if self._step.steepness is None:
-            self._step.retire_flat_rows(steepness, _FLAT_STEPS if self.robustness else 1)
+            self._step.retire_flat_rows(row_norms(gradient), _FLAT_STEPS if self.robustness else 1)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing: each gradient takes the last one's place, and rows out of computation have none."""

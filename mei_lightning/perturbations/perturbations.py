@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mei_lightning.acceleration.blocks import for_few_rows
+from mei_lightning.acceleration.row_arithmetic import fill_rows
 from mei_lightning.arguments import is_positive, is_whole
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.objectives import Objective
@@ -90,14 +90,12 @@ class Noise(Perturbation):
 
     def __call__(self, stimulus: Tensor, keys: Tensor) -> Tensor:
         """Noisy stimuli ``[rows, channels, time, height, width]``."""
-        noise = torch.empty_like(stimulus, requires_grad=False)
 
-        def draw(rows: slice) -> None:
+        def draw(rows: slice) -> Tensor:
             values = normals(keys[rows], stimulus[0].numel(), stimulus.dtype)
-            noise[rows] = self.standard_deviation * values.view(-1, *stimulus.shape[1:])
+            return self.standard_deviation * values.view(-1, *stimulus.shape[1:])
 
-        for_few_rows(draw, len(stimulus), stimulus.device)
-        return stimulus + noise
+        return stimulus + fill_rows(torch.empty_like(stimulus, requires_grad=False), draw)
 
     def __repr__(self) -> str:
         return f"Noise(standard_deviation={self.standard_deviation:g})"
