@@ -193,8 +193,8 @@ def test_status_in_words():
         "NO_GRADIENT": "no gradient",
         "NOT_FINITE": "not finite",
         "STEP_LIMIT": "step limit",
-        "OUTDONE": "given up",
-        "JOINED": "given up",
+        "PRUNED": "given up",
+        "DUPLICATE": "given up",
     }
 
 

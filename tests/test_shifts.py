@@ -206,7 +206,7 @@ def test_who_says_how_many_starts_there_are_gets_no_shifts():
     assert shifts(still_model()) == []
 
 
-@pytest.mark.parametrize(("status", "gain"), [(ml.Status.JOINED, 1.5e-5), (ml.Status.OUTDONE, 1e-3)])
+@pytest.mark.parametrize(("status", "gain"), [(ml.Status.DUPLICATE, 1.5e-5), (ml.Status.PRUNED, 1e-3)])
 def test_a_moved_row_that_was_given_up_does_not_take_the_place_of_a_start(status, gain):
     """It may be better by more than rounding, but not by so much that it would have been followed."""
     module = ml.MEIModule(video_model(), [("monday", 0)])

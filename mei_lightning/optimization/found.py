@@ -64,7 +64,7 @@ def results_of(
 def start_similarities(rows: SlottedRows, slots: Sequence[int]) -> Tensor:
     """How alike the stimuli of each neuron's starts are to the best, ``[len(slots)]``."""
     starts = rows.starts_of(slots)
-    counts = rows.best_score[starts].isfinite() & (rows.status[starts] != Status.OUTDONE)
+    counts = rows.best_score[starts].isfinite() & (rows.status[starts] != Status.PRUNED)
     best = rows.best_starts()[torch.tensor(slots, device=rows.status.device)]
     return torch.stack(
         [seed_similarity(rows.best_stimulus[own], *which) for own, *which in zip(starts, best, counts, strict=True)]

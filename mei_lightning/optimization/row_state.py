@@ -23,13 +23,13 @@ class Status(IntEnum):
     NO_GRADIENT = 2
     NOT_FINITE = 3
     STEP_LIMIT = 4
-    OUTDONE = 5
-    JOINED = 6
+    PRUNED = 5
+    DUPLICATE = 6
 
     @property
     def label(self) -> str:
         """The status in words, as it stands in results; a row that is still active there was interrupted."""
-        if self in (Status.OUTDONE, Status.JOINED):
+        if self in (Status.PRUNED, Status.DUPLICATE):
             return "given up"
         return "interrupted" if self is Status.ACTIVE else self.name.lower().replace("_", " ")
 

@@ -201,10 +201,10 @@ class SlotModule(StimulusModule):
     def give_up_rows(self) -> None:
         """End rows that the search gives up."""
         rows = self.rows.for_search()
-        given_up, joined = self.problem.search.ended(rows, self._meet_better_rows)
-        check_masks(self.problem.search, (given_up, joined), rows.active)
-        self.retire(joined.flatten(), Status.JOINED)
-        self.retire(given_up.flatten(), Status.OUTDONE)
+        pruned, duplicate = self.problem.search.ended(rows, self._meet_better_rows)
+        check_masks(self.problem.search, (pruned, duplicate), rows.active)
+        self.retire(duplicate.flatten(), Status.DUPLICATE)
+        self.retire(pruned.flatten(), Status.PRUNED)
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:

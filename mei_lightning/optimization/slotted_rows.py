@@ -80,7 +80,7 @@ class SlottedRows(RowState):
     @property
     def given_up(self) -> Tensor:
         """Rows ``[rows]`` that the search has given up."""
-        return (self.status == Status.OUTDONE) | (self.status == Status.JOINED)
+        return (self.status == Status.PRUNED) | (self.status == Status.DUPLICATE)
 
     def best_rows(self) -> Tensor:
         """The row of the best start of each slot, ``[slots]``."""
