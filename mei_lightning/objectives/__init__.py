@@ -1,12 +1,12 @@
 """What a stimulus is optimised for: scores ``[rows]``, and reducers of responses over time."""
 
 from mei_lightning.objectives.base import (
+    CombinedObjective,
     FunctionObjective,
     Objective,
     RowByRowObjective,
     as_objective,
 )
-from mei_lightning.objectives.combined import CombinedNeuronObjective, CombinedObjective
 from mei_lightning.objectives.contrastive import (
     ContrastiveNeuronObjective,
     ContrastObjective,
@@ -24,6 +24,7 @@ from mei_lightning.objectives.reducers import (
     WindowContrastReducer,
 )
 from mei_lightning.objectives.responses import (
+    CombinedNeuronObjective,
     DecreaseObjective,
     GroupResponses,
     IncreaseObjective,

@@ -28,6 +28,14 @@ class Objective(nn.Module):
         """The objective of only these rows; itself, unless rows have targets of their own."""
         return self
 
+    def weighted_terms(self) -> list[tuple[float, "Objective"]]:
+        """The terms of a sum, with their weights; itself, if it is none."""
+        return [(1.0, self)]
+
+    def sum_of_own_kind(self, terms: Sequence["Objective"], weights: Sequence[float]) -> "Objective | None":
+        """The weighted sum of terms of which this is one, if a plain ``CombinedObjective`` would know too little."""
+        return None
+
     def describe(self) -> str:
         """The objective in words, for results: its name and settings, and which weights its models have."""
         return f"{type(self).__name__}({', '.join(settings_in_words(self, signature(type(self)).parameters))})"
@@ -37,13 +45,13 @@ class Objective(nn.Module):
         return self.describe()
 
     def __add__(self, other: "Objective") -> "Objective":
-        return _weighted_sum([self, other], [1.0, 1.0]) if isinstance(other, Objective) else NotImplemented
+        return weighted_sum([self, other], [1.0, 1.0]) if isinstance(other, Objective) else NotImplemented
 
     def __sub__(self, other: "Objective") -> "Objective":
-        return _weighted_sum([self, other], [1.0, -1.0]) if isinstance(other, Objective) else NotImplemented
+        return weighted_sum([self, other], [1.0, -1.0]) if isinstance(other, Objective) else NotImplemented
 
     def __mul__(self, factor: float) -> "Objective":
-        return _weighted_sum([self], [float(factor)])
+        return weighted_sum([self], [float(factor)])
 
     __rmul__ = __mul__
 
@@ -51,11 +59,71 @@ class Objective(nn.Module):
         return self * -1.0
 
 
-def _weighted_sum(terms: Sequence[Objective], weights: Sequence[float]) -> Objective:
-    # Sums derive from the class that has the operators.
-    from mei_lightning.objectives.combined import weighted_sum
+class CombinedObjective(Objective):
+    """The weighted sum of objectives.
 
-    return weighted_sum(terms, weights)
+    Args:
+        objectives: the terms.
+        weights: a factor for each of them.
+    """
+
+    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.objectives = nn.ModuleList(objectives)
+        self.weights = tuple(weights)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
+        return weighed(self.weights, [term(stimulus) for term in self.objectives])
+
+    def for_rows(self, rows: Sequence[int]) -> Objective:
+        """The same sum for only these rows."""
+        return CombinedObjective([term.for_rows(rows) for term in terms_of(self.objectives)], self.weights)
+
+    def describe(self) -> str:
+        """The weights, and the terms in words."""
+        return sum_in_words(self.weights, [term.describe() for term in terms_of(self.objectives)])
+
+    def weighted_terms(self) -> list[tuple[float, Objective]]:
+        """The terms, with their weights."""
+        return list(zip(self.weights, terms_of(self.objectives), strict=True))
+
+
+def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> Objective:
+    """A sum of objectives, of neurons if one of them is; sums among them become terms of this one.
+
+    Args:
+        objectives: the terms.
+        weights: a factor for each of them.
+
+    Raises:
+        ValueError: if terms have different numbers of rows.
+    """
+    weighted = [
+        (weight * factor, term)
+        for weight, objective in zip(weights, objectives, strict=True)
+        for factor, term in objective.weighted_terms()
+    ]
+    factors, terms = zip(*weighted, strict=True)
+    for term in terms:
+        if (own := term.sum_of_own_kind(terms, factors)) is not None:
+            return own
+    return CombinedObjective(terms, factors)
+
+
+def terms_of(objectives: nn.ModuleList) -> list[Objective]:
+    """The terms of a sum."""
+    return [term for term in objectives if isinstance(term, Objective)]
+
+
+def weighed(weights: Sequence[float], scores: Sequence[Tensor]) -> Tensor:
+    """The weighted sum ``[rows]`` of the terms' scores, each ``[rows]``."""
+    return torch.stack([weight * score for weight, score in zip(weights, scores, strict=True)]).sum(dim=0)
+
+
+def sum_in_words(weights: Sequence[float], terms: Sequence[str]) -> str:
+    """A sum in words, from its terms in words."""
+    return " + ".join(f"{weight!r} * {term}" for weight, term in zip(weights, terms, strict=True))
 
 
 def settings_in_words(objective: Objective, names: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import SessionReadOut, session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
-from mei_lightning.objectives.base import Objective, in_words, settings_in_words
+from mei_lightning.objectives.base import Objective, in_words, settings_in_words, sum_in_words, terms_of, weighed
 from mei_lightning.objectives.reducers import Reducer
 
 
@@ -193,6 +193,10 @@ class NeuronObjective(Objective):
         other.make_read_out()
         return other
 
+    def sum_of_own_kind(self, terms: Sequence[Objective], weights: Sequence[float]) -> Objective:
+        """The weighted sum of terms of which this is one, as an objective of neurons."""
+        return CombinedNeuronObjective(terms, weights)
+
     def describe(self) -> str:
         """The score in words, for results: its name and settings, without model and neurons."""
         settings = settings_in_words(self, list(signature(type(self)).parameters)[3:])
@@ -201,6 +205,82 @@ class NeuronObjective(Objective):
     def describe_fully(self) -> str:
         """The score in words, with the neurons and the model."""
         return f"{self.describe()} of {', '.join(map(group_label, self.groups))} on {in_words(self.model)}"
+
+
+class CombinedNeuronObjective(NeuronObjective):
+    """The weighted sum of objectives of which one at least is of neurons: that of the first such term's neurons.
+
+    ``NeuronObjective(model, neurons, reducer) - 0.5 * OneHotObjective(model, neurons, reducer)`` makes it. The model,
+    the neurons, the traces and the reducer are those of the first term that is of neurons. On another model, the terms
+    of neurons that were on the same model go there; all others are computed as they are.
+
+    Args:
+        objectives: the terms.
+        weights: a factor for each of them.
+
+    Raises:
+        ValueError: if terms have different numbers of rows.
+    """
+
+    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float]) -> None:
+        # The terms have read-outs of their own.
+        nn.Module.__init__(self)
+        of_neurons = [term for term in objectives if isinstance(term, NeuronObjective)]
+        first = of_neurons[0]
+        if len({len(term.groups) for term in of_neurons}) > 1:
+            rows = ", ".join(f"{type(term).__name__} {len(term.groups)}" for term in of_neurons)
+            raise InvalidValueError(
+                f"The objectives to combine have different numbers of rows ({rows}): make each for as many neurons."
+            )
+        self.model = first.model
+        self.groups = first.groups
+        self.response_reducer = first.response_reducer
+        self.objectives = nn.ModuleList(objectives)
+        self.weights = tuple(weights)
+        self._first = list(objectives).index(first)
+        self._moves = [isinstance(term, NeuronObjective) and term.model is first.model for term in objectives]
+
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Become the objective of only these rows, each term with its own settings of them."""
+        super().select_rows(rows)
+        self.objectives = nn.ModuleList(term.for_rows(rows) for term in terms_of(self.objectives))
+
+    def make_read_out(self) -> None:
+        """Let the terms that were on the same model make theirs, of the model that it is now."""
+        terms = zip(terms_of(self.objectives), self._moves, strict=True)
+        self.objectives = nn.ModuleList(self._on_model(term) if moves else term for term, moves in terms)
+
+    def _on_model(self, term: Objective) -> Objective:
+        assert isinstance(term, NeuronObjective)
+        return term if term.model is self.model else term.on(self.model)
+
+    def traces(self, stimulus: Tensor) -> Tensor:
+        """Responses ``[rows, time']`` of the rows' neurons, as the first term of neurons has them."""
+        return self._first_of_neurons.traces(stimulus)
+
+    def traces_and_scores(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
+        """Responses ``[rows, time']`` of the rows' neurons, and scores ``[rows]``; each term runs its model once."""
+        traces, own = self._first_of_neurons.traces_and_scores(stimulus)
+        terms = enumerate(self.objectives)
+        return traces, weighed(self.weights, [own if place == self._first else term(stimulus) for place, term in terms])
+
+    @property
+    def _first_of_neurons(self) -> NeuronObjective:
+        first = self.objectives[self._first]
+        assert isinstance(first, NeuronObjective)
+        return first
+
+    def describe(self) -> str:
+        """The weights, and the terms in words; with their neurons and model where they are not the sum's."""
+        return sum_in_words(self.weights, [self._term_in_words(term) for term in terms_of(self.objectives)])
+
+    def _term_in_words(self, term: Objective) -> str:
+        shares_all = isinstance(term, NeuronObjective) and term.model is self.model and term.groups == self.groups
+        return term.describe() if shares_all else term.describe_fully()
+
+    def weighted_terms(self) -> list[tuple[float, Objective]]:
+        """The terms, with their weights."""
+        return list(zip(self.weights, terms_of(self.objectives), strict=True))
 
 
 ObjectiveFactory = Callable[[nn.Module, Sequence[NeuronOrGroup], Reducer], NeuronObjective]
