@@ -1,245 +1,126 @@
 """The public names, each loaded when it is first used."""
 
-from .analysis.analyze import analyze_meis
-from .analysis.chromatic import chromatic_landscape
-from .analysis.clusters import cluster_meis
-from .analysis.controls import compare_with_standard_stimuli
-from .analysis.cross_responses import (
-    cross_responses,
-    relative_responses,
-    selectivity_index,
-    type_responses,
-    type_selectivity_index,
-)
-from .analysis.held_out import score_held_out
-from .analysis.measures import measure_meis, measures_table
-from .analysis.similarity import most_similar_meis
-from .callbacks.convergence import RowConvergence
-from .callbacks.progress import StepProgressBar
-from .callbacks.results_writer import ResultsWriter
-from .callbacks.tensorboard import StimulusLogger
-from .callbacks.time_limit import TimeLimit
-from .constraints import (
-    ChannelRange,
-    Compose,
-    Constraint,
-    FixedNorm,
-    MaximalNorm,
-    NormAndRange,
-    RescaleThenClip,
-    SpatialLowPass,
-    TemporalLowPass,
-)
-from .exceptions import MEIError
-from .experiment import ProjectorStimuli, export_for_experiment, projector_stimuli
-from .find import find_meis
-from .methods.clusters import cluster_by_stimulus
-from .methods.diverse import find_diverse_stimuli
-from .methods.invariance import find_invariance_paths
-from .methods.receptive_field import find_receptive_fields
-from .methods.surround import find_surrounds
-from .models.base import RetinaModel, StimulusFormat
-from .models.digital_twin import DigitalTwin
-from .models.ensemble import Ensemble, select_members
-from .models.inner_units import InnerUnits
-from .models.loading import load_model
-from .models.openretina import OpenRetinaModel
-from .models.simulated import SimulatedRetina
-from .neurons import Neuron
-from .objectives import (
-    ContrastiveNeuronObjective,
-    ContrastObjective,
-    DecreaseObjective,
-    DirectionObjective,
-    DiscriminativeObjective,
-    IncreaseObjective,
-    MaxReducer,
-    MeanReducer,
-    NeuronObjective,
-    Objective,
-    OneHotObjective,
-    Reducer,
-    SliceMeanReducer,
-    TargetLevelObjective,
-    TargetTraceObjective,
-    WindowContrastReducer,
-)
-from .openretina_api import (
-    ChangeNormJointlyClipRangeSeparately,
-    EarlyStopper,
-    OptimizationStopper,
-    RangeRegularizationLoss,
-    TemporalGaussianLowPassFilterProcessor,
-    load_core_readout_from_remote,
-    optimize_stimulus,
-)
-from .optimization.mei_module import MEIModule
-from .optimization.optimizers import AdaptivePowerMethod, RowOptimizer
-from .optimization.row_state import Status
-from .optimization.search import MultiStart, Search, SearchRows
-from .optimization.stimulus_module import StimulusModule
-from .optimization.strategies import ShardedStrategy
-from .parameterizations import Fourier, ImplicitNetwork, LowRank, Parameterization, Pyramid
-from .perturbations import Jitter, Noise, Perturbation, RandomMember, Robustness
-from .plots.across import plot_chromatic_landscape, plot_cross_responses
-from .plots.gallery import plot_gallery
-from .plots.measures import plot_chromatic_contrast, plot_measure, plot_measures
-from .plots.stability import plot_seed_stability
-from .plots.stimuli import plot_mei, plot_meis, plot_stimulus_composition
-from .plots.style import save_figure
-from .plots.video import (
-    save_meis_to_mp4_video,
-    save_stimulus_to_animated_png,
-    save_stimulus_to_gif,
-    save_stimulus_to_mp4_video,
-)
-from .problem import MEIProblem
-from .regularizers import (
-    RangePenalty,
-    Regularizer,
-    SpatialSmoothness,
-    SpatialTotalVariation,
-    TemporalSmoothness,
-    TemporalTotalVariation,
-)
-from .report.page import write_report
-from .results.dataset import save_dataset
-from .results.export import export_meis
-from .results.store import MEIResult, MEIStore
-from .selection import NeuronSelection
-from .settings import MEISettings
-from .starting_points import (
-    BestNaturalClip,
-    GivenStimuli,
-    InitialStimuli,
-    LinearReceptiveField,
-    PinkNoise,
-    WhiteNoise,
-)
-
-__all__ = [
-    "AdaptivePowerMethod",
-    "BestNaturalClip",
-    "ChangeNormJointlyClipRangeSeparately",
-    "ChannelRange",
-    "Compose",
-    "Constraint",
-    "ContrastObjective",
-    "ContrastiveNeuronObjective",
-    "DecreaseObjective",
-    "DigitalTwin",
-    "DirectionObjective",
-    "DiscriminativeObjective",
-    "EarlyStopper",
-    "Ensemble",
-    "FixedNorm",
-    "Fourier",
-    "GivenStimuli",
-    "ImplicitNetwork",
-    "IncreaseObjective",
-    "InitialStimuli",
-    "InnerUnits",
-    "Jitter",
-    "LinearReceptiveField",
-    "LowRank",
-    "MEIError",
-    "MEIModule",
-    "MEIProblem",
-    "MEIResult",
-    "MEISettings",
-    "MEIStore",
-    "MaxReducer",
-    "MaximalNorm",
-    "MeanReducer",
-    "MultiStart",
-    "Neuron",
-    "NeuronObjective",
-    "NeuronSelection",
-    "Noise",
-    "NormAndRange",
-    "Objective",
-    "OneHotObjective",
-    "OpenRetinaModel",
-    "OptimizationStopper",
-    "Parameterization",
-    "Perturbation",
-    "PinkNoise",
-    "ProjectorStimuli",
-    "Pyramid",
-    "RandomMember",
-    "RangePenalty",
-    "RangeRegularizationLoss",
-    "Reducer",
-    "Regularizer",
-    "RescaleThenClip",
-    "ResultsWriter",
-    "RetinaModel",
-    "Robustness",
-    "RowConvergence",
-    "RowOptimizer",
-    "Search",
-    "SearchRows",
-    "ShardedStrategy",
-    "SimulatedRetina",
-    "SliceMeanReducer",
-    "SpatialLowPass",
-    "SpatialSmoothness",
-    "SpatialTotalVariation",
-    "Status",
-    "StepProgressBar",
-    "StimulusFormat",
-    "StimulusLogger",
-    "StimulusModule",
-    "TargetLevelObjective",
-    "TargetTraceObjective",
-    "TemporalGaussianLowPassFilterProcessor",
-    "TemporalLowPass",
-    "TemporalSmoothness",
-    "TemporalTotalVariation",
-    "TimeLimit",
-    "WhiteNoise",
-    "WindowContrastReducer",
-    "analyze_meis",
-    "chromatic_landscape",
-    "cluster_by_stimulus",
-    "cluster_meis",
-    "compare_with_standard_stimuli",
-    "cross_responses",
-    "export_for_experiment",
-    "export_meis",
-    "find_diverse_stimuli",
-    "find_invariance_paths",
-    "find_meis",
-    "find_receptive_fields",
-    "find_surrounds",
-    "load_core_readout_from_remote",
-    "load_model",
-    "measure_meis",
-    "measures_table",
-    "most_similar_meis",
-    "optimize_stimulus",
-    "plot_chromatic_contrast",
-    "plot_chromatic_landscape",
-    "plot_cross_responses",
-    "plot_gallery",
-    "plot_measure",
-    "plot_measures",
-    "plot_mei",
-    "plot_meis",
-    "plot_seed_stability",
-    "plot_stimulus_composition",
-    "projector_stimuli",
-    "relative_responses",
-    "save_dataset",
-    "save_figure",
-    "save_meis_to_mp4_video",
-    "save_stimulus_to_animated_png",
-    "save_stimulus_to_gif",
-    "save_stimulus_to_mp4_video",
-    "score_held_out",
-    "select_members",
-    "selectivity_index",
-    "type_responses",
-    "type_selectivity_index",
-    "write_report",
-]
+from .analysis.analyze import analyze_meis as analyze_meis
+from .analysis.chromatic import chromatic_landscape as chromatic_landscape
+from .analysis.clusters import cluster_meis as cluster_meis
+from .analysis.controls import compare_with_standard_stimuli as compare_with_standard_stimuli
+from .analysis.cross_responses import cross_responses as cross_responses
+from .analysis.cross_responses import relative_responses as relative_responses
+from .analysis.cross_responses import selectivity_index as selectivity_index
+from .analysis.cross_responses import type_responses as type_responses
+from .analysis.cross_responses import type_selectivity_index as type_selectivity_index
+from .analysis.held_out import score_held_out as score_held_out
+from .analysis.measures import measure_meis as measure_meis
+from .analysis.measures import measures_table as measures_table
+from .analysis.similarity import most_similar_meis as most_similar_meis
+from .callbacks.convergence import RowConvergence as RowConvergence
+from .callbacks.progress import StepProgressBar as StepProgressBar
+from .callbacks.results_writer import ResultsWriter as ResultsWriter
+from .callbacks.tensorboard import StimulusLogger as StimulusLogger
+from .callbacks.time_limit import TimeLimit as TimeLimit
+from .constraints import ChannelRange as ChannelRange
+from .constraints import Compose as Compose
+from .constraints import Constraint as Constraint
+from .constraints import FixedNorm as FixedNorm
+from .constraints import MaximalNorm as MaximalNorm
+from .constraints import NormAndRange as NormAndRange
+from .constraints import RescaleThenClip as RescaleThenClip
+from .constraints import SpatialLowPass as SpatialLowPass
+from .constraints import TemporalLowPass as TemporalLowPass
+from .exceptions import MEIError as MEIError
+from .experiment import ProjectorStimuli as ProjectorStimuli
+from .experiment import export_for_experiment as export_for_experiment
+from .experiment import projector_stimuli as projector_stimuli
+from .find import find_meis as find_meis
+from .methods.clusters import cluster_by_stimulus as cluster_by_stimulus
+from .methods.diverse import find_diverse_stimuli as find_diverse_stimuli
+from .methods.invariance import find_invariance_paths as find_invariance_paths
+from .methods.receptive_field import find_receptive_fields as find_receptive_fields
+from .methods.surround import find_surrounds as find_surrounds
+from .models.base import RetinaModel as RetinaModel
+from .models.base import StimulusFormat as StimulusFormat
+from .models.digital_twin import DigitalTwin as DigitalTwin
+from .models.ensemble import Ensemble as Ensemble
+from .models.ensemble import select_members as select_members
+from .models.inner_units import InnerUnits as InnerUnits
+from .models.loading import load_model as load_model
+from .models.openretina import OpenRetinaModel as OpenRetinaModel
+from .models.simulated import SimulatedRetina as SimulatedRetina
+from .neurons import Neuron as Neuron
+from .objectives import ContrastiveNeuronObjective as ContrastiveNeuronObjective
+from .objectives import ContrastObjective as ContrastObjective
+from .objectives import DecreaseObjective as DecreaseObjective
+from .objectives import DirectionObjective as DirectionObjective
+from .objectives import DiscriminativeObjective as DiscriminativeObjective
+from .objectives import IncreaseObjective as IncreaseObjective
+from .objectives import MaxReducer as MaxReducer
+from .objectives import MeanReducer as MeanReducer
+from .objectives import NeuronObjective as NeuronObjective
+from .objectives import Objective as Objective
+from .objectives import OneHotObjective as OneHotObjective
+from .objectives import Reducer as Reducer
+from .objectives import SliceMeanReducer as SliceMeanReducer
+from .objectives import TargetLevelObjective as TargetLevelObjective
+from .objectives import TargetTraceObjective as TargetTraceObjective
+from .objectives import WindowContrastReducer as WindowContrastReducer
+from .openretina_api import ChangeNormJointlyClipRangeSeparately as ChangeNormJointlyClipRangeSeparately
+from .openretina_api import EarlyStopper as EarlyStopper
+from .openretina_api import OptimizationStopper as OptimizationStopper
+from .openretina_api import RangeRegularizationLoss as RangeRegularizationLoss
+from .openretina_api import TemporalGaussianLowPassFilterProcessor as TemporalGaussianLowPassFilterProcessor
+from .openretina_api import load_core_readout_from_remote as load_core_readout_from_remote
+from .openretina_api import optimize_stimulus as optimize_stimulus
+from .optimization.mei_module import MEIModule as MEIModule
+from .optimization.optimizers import AdaptivePowerMethod as AdaptivePowerMethod
+from .optimization.optimizers import RowOptimizer as RowOptimizer
+from .optimization.row_state import Status as Status
+from .optimization.search import MultiStart as MultiStart
+from .optimization.search import Search as Search
+from .optimization.search import SearchRows as SearchRows
+from .optimization.stimulus_module import StimulusModule as StimulusModule
+from .optimization.strategies import ShardedStrategy as ShardedStrategy
+from .parameterizations import Fourier as Fourier
+from .parameterizations import ImplicitNetwork as ImplicitNetwork
+from .parameterizations import LowRank as LowRank
+from .parameterizations import Parameterization as Parameterization
+from .parameterizations import Pyramid as Pyramid
+from .perturbations import Jitter as Jitter
+from .perturbations import Noise as Noise
+from .perturbations import Perturbation as Perturbation
+from .perturbations import RandomMember as RandomMember
+from .perturbations import Robustness as Robustness
+from .plots.across import plot_chromatic_landscape as plot_chromatic_landscape
+from .plots.across import plot_cross_responses as plot_cross_responses
+from .plots.gallery import plot_gallery as plot_gallery
+from .plots.measures import plot_chromatic_contrast as plot_chromatic_contrast
+from .plots.measures import plot_measure as plot_measure
+from .plots.measures import plot_measures as plot_measures
+from .plots.stability import plot_seed_stability as plot_seed_stability
+from .plots.stimuli import plot_mei as plot_mei
+from .plots.stimuli import plot_meis as plot_meis
+from .plots.stimuli import plot_stimulus_composition as plot_stimulus_composition
+from .plots.style import save_figure as save_figure
+from .plots.video import save_meis_to_mp4_video as save_meis_to_mp4_video
+from .plots.video import save_stimulus_to_animated_png as save_stimulus_to_animated_png
+from .plots.video import save_stimulus_to_gif as save_stimulus_to_gif
+from .plots.video import save_stimulus_to_mp4_video as save_stimulus_to_mp4_video
+from .problem import MEIProblem as MEIProblem
+from .regularizers import RangePenalty as RangePenalty
+from .regularizers import Regularizer as Regularizer
+from .regularizers import SpatialSmoothness as SpatialSmoothness
+from .regularizers import SpatialTotalVariation as SpatialTotalVariation
+from .regularizers import TemporalSmoothness as TemporalSmoothness
+from .regularizers import TemporalTotalVariation as TemporalTotalVariation
+from .report.page import write_report as write_report
+from .results.dataset import save_dataset as save_dataset
+from .results.export import export_meis as export_meis
+from .results.store import MEIResult as MEIResult
+from .results.store import MEIStore as MEIStore
+from .selection import NeuronSelection as NeuronSelection
+from .settings import MEISettings as MEISettings
+from .starting_points import BestNaturalClip as BestNaturalClip
+from .starting_points import GivenStimuli as GivenStimuli
+from .starting_points import InitialStimuli as InitialStimuli
+from .starting_points import LinearReceptiveField as LinearReceptiveField
+from .starting_points import PinkNoise as PinkNoise
+from .starting_points import WhiteNoise as WhiteNoise
