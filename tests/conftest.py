@@ -76,6 +76,17 @@ class StillNetwork(nn.Module):
         return torch.einsum("bfhw,nfhw->bn", F.elu(F.conv2d(image, self.kernel)), self.readout)
 
 
+class FailingNetwork(StillNetwork):
+    """On monday neuron 1 is dead and neuron 2 answers NaN; on tuesday the gradient is NaN at finite responses."""
+
+    def forward(self, image, data_key):
+        if data_key == "tuesday":
+            # The slope of the root at 0 is infinite, and infinity times 0 is NaN.
+            return (image.flatten(1)[:, :1] * 0).square().sqrt()
+        constant = torch.tensor([0.0, 0.0, torch.nan, 0.0, 0.0]).expand(len(image), 5)
+        return torch.where(torch.tensor([True, False, False, True, True]), super().forward(image), constant)
+
+
 class LinearNetwork(nn.Module):
     """Each neuron is the inner product with its own kernel, so its MEI is that kernel at the norm."""
 

@@ -9,7 +9,7 @@ import torch
 from conftest import (
     NO_LIMIT,
     STILL_FORMAT,
-    StillNetwork,
+    FailingNetwork,
     assert_same_meis,
     find,
     fit,
@@ -100,17 +100,6 @@ def test_rows_that_leave_disturb_nobody(retina, optimizer, check_interval):
         np.testing.assert_allclose(together["stimulus"].values[row], alone.best_stimulus[0], atol=1e-5, rtol=1e-5)
         assert together["score"].values[row] == pytest.approx(alone.best_score.item(), rel=1e-5, abs=1e-5)
         assert together["steps"].values[row] == alone.steps[0]
-
-
-class FailingNetwork(StillNetwork):
-    """On monday neuron 1 is dead and neuron 2 answers NaN; on tuesday the gradient is NaN at finite responses."""
-
-    def forward(self, image, data_key):
-        if data_key == "tuesday":
-            # The slope of the root at 0 is infinite, and infinity times 0 is NaN.
-            return (image.flatten(1)[:, :1] * 0).square().sqrt()
-        constant = torch.tensor([0.0, 0.0, torch.nan, 0.0, 0.0]).expand(len(image), 5)
-        return torch.where(torch.tensor([True, False, False, True, True]), super().forward(image), constant)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -9,7 +9,7 @@ import torch
 from conftest import NO_LIMIT, assert_same_meis, find, fit, linear_model, results, still_model, video_model
 from emulation import EmulatedDevice
 from lightning.pytorch import Callback
-from test_readme import blocks
+from readme import blocks
 from torch import nn
 
 import mei_lightning as ml

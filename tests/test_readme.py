@@ -12,17 +12,12 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from readme import README, ROOT, blocks
 
 import mei_lightning as ml
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 # These two are what the continuous integration runs.
 RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh"}
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands():

@@ -1,15 +1,13 @@
 """A model of the user's own, as the README brings it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from readme import README
 from torch import nn
 
 import mei_lightning as ml
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 OWN_MODEL = next(block for block in README.split("```") if "class LinearNonlinear" in block).removeprefix("python")
 
 

@@ -10,6 +10,7 @@ import xarray as xr
 from conftest import (
     NO_LIMIT,
     STILL_FORMAT,
+    FailingNetwork,
     StillNetwork,
     assert_same_meis,
     count_computations,
@@ -24,7 +25,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from test_invariants import FailingNetwork
 
 import mei_lightning as ml
 from mei_lightning.acceleration import memory

@@ -17,7 +17,7 @@ from torch.autograd import DeviceType
 
 import mei_lightning as ml
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 TITLES = [
     "Does everything run?",
     "Scores, as shares of the CPU's",

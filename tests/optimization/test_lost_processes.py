@@ -1,16 +1,14 @@
 """A process of a run is killed, so that it can tell nobody: the others end, and what was found is there."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from killed_process import IsKilled
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from test_many_devices import COMMAND, assert_same, finish, fit, free_port, read, start, start_slurm_job
+from process_callbacks import IsKilled
+from processes import COMMAND, assert_same, finish, fit, free_port, read, start, start_slurm_job
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mei_lightning.results.store import MEIStore
@@ -52,7 +50,6 @@ def test_gpus_talk_through_gloo_which_notices_lost_processes(monkeypatch):
 @pytest.fixture
 def directory(tmp_path, monkeypatch):
     """For results; processes find the callback and print what a user sees."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("MEI_LIGHTNING_TRACEBACK", "0")
     return tmp_path / "results"
 
@@ -66,7 +63,7 @@ def command_alone(tmp_path_factory):
 
 def kill(rank):
     """Options by which a process is killed when some neurons are done and some are not."""
-    callback = f"{{class_path: killed_process.IsKilled, init_args: {{rank: {rank}, note: killed}}}}"
+    callback = f"{{class_path: process_callbacks.IsKilled, init_args: {{rank: {rank}, note: killed}}}}"
     return f"--trainer.callbacks={callback}", "--model.rows_per_device=1"
 
 

@@ -6,13 +6,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
+from example_meis import meis as separable_meis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
-from test_plotting import meis as separable_meis
 
 import mei_lightning as ml
 from mei_lightning.analysis.decomposition import decompose_channels

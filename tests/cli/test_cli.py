@@ -14,7 +14,7 @@ from mei_lightning import NeuronSelection, RowConvergence, find_meis, load_model
 from mei_lightning.cli.main import main
 from mei_lightning.optimization.stimulus_module import StimulusModule
 
-CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
+CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
 QUIET = "--trainer.enable_progress_bar=false"
 ONE_NEURON = [
     "fit",

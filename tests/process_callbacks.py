@@ -1,4 +1,4 @@
-"""How tests lose a process. A module of its own, so that processes which import it see no settings of the tests."""
+"""How tests lose or interrupt a process. Processes which import this module see no settings of the tests."""
 
 import os
 import signal
@@ -24,3 +24,19 @@ class IsKilled(Callback):
         if trainer.world_size > 1 and trainer.global_rank == self.rank and trainer.global_step == 30:
             self.note.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class IsToldThatTimeIsNearlyOver(Callback):
+    """In the midst of a run, as SLURM tells all processes."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 30:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+class PressesCtrlC(Callback):
+    """In the midst of a run, on one of two processes."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 6 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_gallery.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_gallery.py"
 specification = importlib.util.spec_from_file_location("make_gallery", SCRIPT)
 gallery = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(gallery)

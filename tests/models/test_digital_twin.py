@@ -15,7 +15,7 @@ from mei_lightning.models.digital_twin import SHIPPED_WEIGHTS, DigitalTwin, Digi
 from mei_lightning.models.natural_movies import naturalistic_movies
 from mei_lightning.models.simulated import LINEAR_TYPES, SimulatedRetina
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train_digital_twin.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train_digital_twin.py"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import yaml
 
 from mei_lightning.cli.main import commands, main
 
-CONFIGS = Path(__file__).parents[1] / "scripts" / "configs"
+CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
 # Run by tests of their own.
 ELSEWHERE = {"quickstart", "simulated", "hoefling_2024"}
 PARAMETERIZATIONS = {"park_2013", "mordvintsev_2018", "sitzmann_2020", "burt_1983"}

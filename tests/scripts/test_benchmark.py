@@ -12,7 +12,7 @@ import torch
 
 import mei_lightning as ml
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
 def run(directory, *arguments):

@@ -1,81 +1,33 @@
 """Several processes on one machine: the same results as one process, also when runs are interrupted and moved."""
 
 import json
-import os
 import re
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from conftest import START_METHOD, video_model
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from processes import (
+    BIN,
+    COMMAND,
+    NEURONS,
+    OPTIONS,
+    ROOT,
+    assert_same,
+    finish,
+    fit,
+    free_port,
+    read,
+    start,
+    start_slurm_job,
+)
 
 import mei_lightning as ml
-
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-NEURONS = [("monday", 0), ("tuesday", 2), ("monday", 3), ("tuesday", 0), ("monday", 1)]
-OPTIONS = {"time_steps": 5, "norm": 3.0, "restarts": 2, "max_steps": 25}
-COMMAND = [
-    str(BIN / "mei-lightning"),
-    "fit",
-    "--model.retina=simulated",
-    "--model.neurons={sessions: [session_1, session_2], indices: [0, 1, 2, 3, 4, 5, 6, 7]}",
-    "--model.restarts=1",
-    "--model.time_steps=26",
-    "--model.max_steps=20",
-    "--model.rows_per_device=4",
-    "--trainer.accelerator=cpu",
-    "--trainer.enable_progress_bar=false",
-]
-
-
-def fit(
-    directory,
-    devices,
-    *,
-    model=None,
-    neurons=NEURONS,
-    strategy="sharded_notebook",
-    trainer=None,
-    callbacks=(),
-    **options,
-):
-    """Fit in forked processes (or spawned ones, if all tests do so), or in this one."""
-    module = ml.MEIModule(model or video_model(), neurons, **{**OPTIONS, **options})
-    Trainer(
-        accelerator="cpu",
-        devices=devices,
-        strategy=strategy if devices > 1 else "auto",
-        max_epochs=-1,
-        logger=False,
-        callbacks=[ml.RowConvergence(), ml.ResultsWriter(str(directory), report=False), *callbacks],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **(trainer or {}),
-    ).fit(module)
-    return read(directory)
-
-
-def read(directory):
-    return xr.open_zarr(Path(directory) / "meis.zarr").load()
-
-
-def assert_same(meis, expected):
-    assert meis.neuron.values.tolist() == expected.neuron.values.tolist()
-    assert meis.status.values.tolist() == expected.status.values.tolist()
-    assert meis.steps.values.tolist() == expected.steps.values.tolist()
-    for variable in ("score", "stimulus", "response", "restart_scores"):
-        np.testing.assert_allclose(meis[variable], expected[variable], rtol=1e-5, atol=1e-5, err_msg=variable)
 
 
 @pytest.fixture(scope="module")
@@ -152,30 +104,6 @@ def test_find_meis_on_two_devices_of_a_notebook(tmp_path, alone, monkeypatch):
 # From here on as a user starts it: the command line in processes of its own.
 
 
-def start(command, directory, **environment):
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "WORLD"))}
-    return subprocess.Popen(
-        [*command, f"--results.directory={directory}"],
-        cwd=directory.parent,
-        env={**own, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*processes):
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
-    return outputs
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def command_alone(tmp_path_factory):
     directory = tmp_path_factory.mktemp("command") / "results"
@@ -203,45 +131,13 @@ def test_torchrun_on_two_nodes(tmp_path, command_alone):
     assert_same(read(tmp_path / "results"), command_alone)
 
 
-def start_slurm_job(directory, port, *options):
-    """Two tasks on two nodes, as srun starts them."""
-    return [
-        start(
-            [*COMMAND, "--trainer.num_nodes=2", "--trainer.strategy=sharded", *options],
-            directory,
-            PATH=f"{directory.parent}{os.pathsep}{os.environ['PATH']}",
-            SLURM_JOB_ID="4711",
-            SLURM_JOB_NAME="meis",
-            SLURM_NTASKS="2",
-            SLURM_NTASKS_PER_NODE="1",
-            SLURM_NNODES="2",
-            SLURM_NODELIST="localhost",
-            SLURM_PROCID=str(rank),
-            SLURM_NODEID=str(rank),
-            SLURM_LOCALID="0",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
-        for rank in range(2)
-    ]
-
-
-class IsToldThatTimeIsNearlyOver(Callback):
-    """In the midst of a run, as SLURM tells all processes."""
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 30:
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-
-def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, monkeypatch, command_alone):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, command_alone):
     queue = tmp_path / "queue"
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {queue}\n')
     scontrol.chmod(0o755)
     # One neuron at a time: after 30 steps the first ones are done, the last ones are not.
-    told = ("--model.rows_per_device=1", f"--trainer.callbacks={__name__}.IsToldThatTimeIsNearlyOver")
+    told = ("--model.rows_per_device=1", "--trainer.callbacks=process_callbacks.IsToldThatTimeIsNearlyOver")
     finish(*start_slurm_job(tmp_path / "results", free_port(), *told))
     assert queue.read_text(encoding="utf-8") == "requeue 4711\n"
     statuses = read(tmp_path / "results").status.values
@@ -254,19 +150,10 @@ def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, monkeypat
     assert queue.read_text(encoding="utf-8") == "requeue 4711\n"
 
 
-class PressesCtrlC(Callback):
-    """In the midst of a run, on one of two processes."""
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 6 and trainer.global_rank == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_ctrl_c_keeps_what_all_processes_have(tmp_path, command_alone):
     two = ("--model.rows_per_device=2", "--trainer.devices=2")
-    pressed = f"--trainer.callbacks={__name__}.PressesCtrlC"
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    run = start([*COMMAND, *two, pressed], tmp_path / "results", PYTHONPATH=path)
+    pressed = "--trainer.callbacks=process_callbacks.PressesCtrlC"
+    run = start([*COMMAND, *two, pressed], tmp_path / "results")
     output = run.communicate(timeout=300)[0]
     assert run.returncode == 1, output
     assert "Traceback" not in output

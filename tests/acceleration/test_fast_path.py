@@ -14,7 +14,7 @@ from conftest import NO_LIMIT, find, fit, results, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
-from test_neuron_readouts import MAKE, cases, neurons_of, openretina_network, wrap
+from read_out_cases import MAKE, cases, neurons_of, openretina_network, wrap
 from torch import nn
 from torch.nn import functional as F
 

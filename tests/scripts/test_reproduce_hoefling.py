@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce_hoefling.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce_hoefling.py"
 
 
 def table(printed, title):

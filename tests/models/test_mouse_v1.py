@@ -9,7 +9,7 @@ import torch
 from conftest import find
 from mouse_v1 import load_mouse_v1
 
-REFERENCE = json.loads((Path(__file__).with_name("data") / "mouse_v1_reference.json").read_text(encoding="utf-8"))
+REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "mouse_v1_reference.json").read_text(encoding="utf-8"))
 NORM = REFERENCE["norm"]
 
 

@@ -22,8 +22,8 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
+from processes import fit as fit_on_devices
 from scipy import stats
-from test_many_devices import fit as fit_on_devices
 from torch import nn
 
 import mei_lightning as ml
