@@ -3,6 +3,7 @@
 from .analysis.analyze import analyze_meis as analyze_meis
 from .analysis.chromatic import chromatic_landscape as chromatic_landscape
 from .analysis.clusters import cluster_meis as cluster_meis
+from .analysis.comparison import compare_meis as compare_meis
 from .analysis.controls import compare_with_standard_stimuli as compare_with_standard_stimuli
 from .analysis.cross_responses import cross_responses as cross_responses
 from .analysis.cross_responses import relative_responses as relative_responses

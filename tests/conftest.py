@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
@@ -33,6 +34,10 @@ needs_fork = pytest.mark.skipif(
 os.environ["MEI_LIGHTNING_TRACEBACK"] = "1"
 # Models this small only lose by sharing work among threads, and much so on a busy machine.
 torch.set_num_threads(1)
+
+# On a busy machine any example may take long.
+settings.register_profile("without deadline")
+settings.load_profile("without deadline")
 
 VIDEO_FORMAT = ml.StimulusFormat(("green", "UV"), height=6, width=5, frame_rate=30.0, pixel_size=50.0, frames_lost=2)
 STILL_FORMAT = ml.StimulusFormat(("luminance",), height=7, width=6)

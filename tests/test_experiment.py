@@ -79,7 +79,7 @@ def test_every_file_has_the_levels_bit_for_bit(tmp_path, video, height, width):
     np.testing.assert_array_equal(np.unique(background.reshape(-1, 3), axis=0), [[0, 37, 36]])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(0, 4), st.floats(0, 0.5))
 def test_order_gap_and_length(seed, neurons, gap):
     meis = meis_of_levels(random_levels(5, time_steps=2, height=2, width=2, seed=seed))

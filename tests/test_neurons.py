@@ -49,7 +49,7 @@ def test_labels():
 
 
 @given(st.sets(st.tuples(st.integers(0, 5), st.lists(neurons, min_size=1, max_size=3).map(tuple), st.integers(0, 3))))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_different_rows_have_different_seeds_that_fit_into_64_bits(rows):
     seeds = [seed_of_row(seed, group, restart) for seed, group, restart in rows]
     assert len(set(seeds)) == len(rows)

@@ -47,14 +47,14 @@ def sum_over_neighbours(stimulus, cost, axes):
     ],
 )
 @given(stimulus=stimuli())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_differences_agree_with_a_loop(regularizer, cost, axes, stimulus):
     expected = sum_over_neighbours(stimulus, cost, axes)
     np.testing.assert_allclose(regularizer(0.3)(stimulus), 0.3 * np.array(expected), rtol=1e-12)
 
 
 @given(stimulus=stimuli())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_range_penalty_agrees_with_a_loop_and_is_zero_after_a_clip(stimulus):
     ranges = [(-0.5, 0.25), (None, 0.1)][: stimulus.shape[1]]
     expected = [
@@ -92,7 +92,7 @@ def test_descending_a_cost_makes_a_stimulus_smooth_and_in_range():
 
 
 @given(stimulus=stimuli())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_costs_add_and_scale_row_by_row(stimulus):
     temporal, spatial = TemporalTotalVariation(0.7), SpatialSmoothness(0.2)
     combined = 3.0 * (temporal + 2 * spatial) + temporal * 0.5

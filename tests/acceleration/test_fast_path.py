@@ -96,7 +96,7 @@ def test_cores_that_are_understood_are_rewritten(name):
 
 @pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks", "own network"))
 @given(rows=st.lists(st.integers(0, 4), min_size=1, max_size=8))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_rows_do_not_depend_on_their_neighbours(name, rows):
     model = MAKE[name]()
     fast, neurons = prepare(model, shape_of(model, 5)), neurons_of(model)
@@ -218,7 +218,7 @@ def test_all_convolutions_of_openretina(kind, pool):
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_spectral_convolutions_are_convolutions(data):
     axis = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2), st.integers(0, 4))
     kernel, stride, before, after, more = zip(*data.draw(st.tuples(axis, axis, axis)), strict=True)
@@ -256,7 +256,7 @@ def test_a_convolution_of_many_values_in_single_precision(rows):
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_input_gradients_of_convolutions(data):
     kernel = data.draw(st.tuples(*[st.integers(1, 4)] * 3))
     padding = tuple(data.draw(st.integers(0, size - 1)) for size in kernel)
@@ -445,7 +445,7 @@ def test_threads_compute_what_one_computes_and_leave_their_number_alone():
 
 
 @given(rows=st.integers(0, 300), threads=st.integers(1, 9), smallest=st.sampled_from([4, ROWS_PER_BLOCK]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_blocks_hold_all_rows_and_keep_all_threads_busy(rows, threads, smallest):
     before = torch.get_num_threads()
     try:

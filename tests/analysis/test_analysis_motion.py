@@ -22,7 +22,7 @@ def difference(one, other, period):
     return abs((one - other + period / 2) % period - period / 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     direction=st.floats(0, 360),
     wavelength=st.floats(4.5, 8),
@@ -39,7 +39,7 @@ def test_direction_and_orientation_of_a_drifting_grating(direction, wavelength, 
     assert 0 <= found.orientation < 180
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), frames=st.integers(1, 12), height=st.integers(1, 9), width=st.integers(1, 9))
 def test_turning_mirroring_and_playing_backwards(seed, frames, height, width):
     stimulus = np.random.default_rng(seed).standard_normal((2, frames, height, width))
@@ -59,7 +59,7 @@ def test_turning_mirroring_and_playing_backwards(seed, frames, height, width):
             assert difference(other.orientation, orientation, 180) < 1e-3, name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_what_is_separable_does_not_move(seed):
     random = np.random.default_rng(seed)

@@ -21,7 +21,7 @@ def centre_surround(shape, y, x, sd, ratio, strength):
     return image / image.max()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     y=st.floats(2, 15),
     x=st.floats(2, 13),
@@ -39,7 +39,7 @@ def test_parameters_are_recovered(y, x, sd, ratio, strength, scale):
     assert fit.surround_strength == pytest.approx(strength, abs=0.05)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), sd=st.floats(1.0, 2.5), y=st.floats(3, 14), x=st.floats(3, 12))
 def test_noise_moves_the_centre_by_little_and_r2_is_the_explained_variance(seed, sd, y, x):
     image = centre_surround((18, 16), y, x, sd, 2.0, 0.5)
@@ -79,7 +79,7 @@ def test_other_images_are_refused():
         fit_difference_of_gaussians(np.zeros((2, 18, 16)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(limit=st.floats(0.15, 0.9), sd=st.floats(1.0, 2.5), sign=st.sampled_from([1, -1]))
 def test_the_shape_behind_clipping(limit, sd, sign):
     spatial = centre_surround((18, 16), 8.4, 7.1, sd, 1.8, 0.6)

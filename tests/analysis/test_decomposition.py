@@ -50,7 +50,7 @@ def test_centre_is_positive_though_the_surround_holds_more_weight():
     np.testing.assert_allclose(found, spatial, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     shape=st.tuples(st.integers(1, 30), st.integers(1, 12), st.integers(1, 12)),

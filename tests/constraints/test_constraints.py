@@ -82,7 +82,7 @@ def assert_in_range(stimulus, ranges):
 
 
 @given(problems(), st.sampled_from(["fixed", "maximal"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_norm_and_range_agree_with_bisection(problem, norm_is):
     stimulus, ranges, norm = problem
     before = stimulus.clone()
@@ -130,7 +130,7 @@ def test_rows_of_which_few_and_many_entries_are_clipped_agree_with_bisection_and
 
 
 @given(problems(max_rows=1), st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_maximal_norm_and_range_is_the_nearest_feasible_point(problem, seed):
     stimulus, ranges, norm = problem
     projected = NormAndRange(norm, ranges, norm_is="maximal")(stimulus).double().numpy()
@@ -174,7 +174,7 @@ def test_norm_and_range_agree_with_a_general_solver(norm_is):
 
 
 @given(problems(), st.sampled_from(["fixed", "maximal"]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_projecting_twice_changes_nothing(problem, norm_is):
     stimulus, ranges, norm = problem
     constraint = NormAndRange(norm, ranges, norm_is=norm_is)
@@ -183,7 +183,7 @@ def test_projecting_twice_changes_nothing(problem, norm_is):
 
 
 @given(problems())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_larger_norm_moves_every_value_away_from_zero(problem):
     stimulus, ranges, norm = problem
     small = NormAndRange(0.5 * norm, ranges)(stimulus)
@@ -193,7 +193,7 @@ def test_a_larger_norm_moves_every_value_away_from_zero(problem):
 
 
 @given(problems())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_feasible_stimuli_stay_under_a_maximal_norm(problem):
     stimulus, ranges, norm = problem
     feasible = NormAndRange(0.99 * norm, ranges)(stimulus)
@@ -203,7 +203,7 @@ def test_feasible_stimuli_stay_under_a_maximal_norm(problem):
 
 
 @given(problems(max_rows=5), st.randoms(use_true_random=False))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_rows_do_not_know_their_neighbours(problem, random):
     stimulus, ranges, norm = problem
     order = list(range(len(stimulus)))
@@ -271,7 +271,7 @@ def test_a_row_whose_signs_forbid_the_norm_gets_as_near_as_its_range_allows():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 0.5), st.floats(0, 90))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_norm_holds_however_heavy_the_tails(seed, shortfall, octaves):
     generator = np.random.default_rng(seed)
     stimulus = 2.0 ** -(generator.random(80) * octaves) * generator.choice([-1, 1], 80)
@@ -282,7 +282,7 @@ def test_norm_holds_however_heavy_the_tails(seed, shortfall, octaves):
 
 
 @given(problems(reachable=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_norm_alone_is_a_rescaling(problem):
     stimulus, _, norm = problem
     before = norms(stimulus)[:, None, None, None, None]

@@ -79,7 +79,7 @@ def check_against_one_by_one(model, reference, stimulus, rows, neurons):
 
 @pytest.mark.parametrize("name", cases())
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_responses_and_gradients_are_those_of_each_neuron_alone(name, data):
     model, reference = model_of(name, torch.float64), reference_of(name)
     pair = st.tuples(st.integers(0, 2), st.sampled_from(neurons_of(model)))
@@ -100,7 +100,7 @@ def test_groups_of_any_size_share_a_stimulus(name, sizes):
 
 @pytest.mark.parametrize("name", cases())
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_score_of_a_row_does_not_depend_on_the_batch(name, data):
     model = model_of(name)
     known = st.sampled_from([(neuron.session, neuron.index) for neuron in neurons_of(model)])

@@ -50,7 +50,7 @@ groups_of_neurons = st.lists(st.sampled_from(range(len(NEURONS))), min_size=1, m
 
 
 @given(groups=st.lists(groups_of_neurons, min_size=2, max_size=4), temperature=st.floats(0.05, 5), data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_groups_across_sessions_against_a_loop(groups, temperature, data):
     stimulus = stimuli(len(groups), seed=len(groups))
     of_neurons = responses(stimulus)

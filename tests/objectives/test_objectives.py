@@ -43,7 +43,7 @@ neurons = st.sampled_from([(session, index) for session, count in SESSIONS.items
     reducer=st.sampled_from(REDUCERS),
     data=st.data(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_of_several_sessions_and_groups_against_a_loop(targets, reducer, data):
     reduce, reduce_by_hand = reducer
     stimulus = stimuli(len(targets), seed=len(targets))
@@ -88,7 +88,7 @@ def test_a_plain_network_without_time_axis_or_sessions():
 
 
 @given(axis=st.integers(0, 2), seed=st.integers(0, 1000), start=st.integers(0, 5), length=st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_reducers_against_numpy(axis, seed, start, length):
     responses = np.random.default_rng(seed).normal(size=(6, 5, 4))
     tensor = torch.from_numpy(responses)

@@ -36,7 +36,7 @@ def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):
     taken=st.integers(1, 12),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_steps_follow_the_rule(start, ratio, on_sphere, taken, seed):
     generator = torch.Generator().manual_seed(seed)
     first = torch.randn(3, 2, 4, generator=generator, dtype=torch.float64)

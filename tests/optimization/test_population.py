@@ -70,7 +70,7 @@ def alone(neuron, optimizer, restarts):
     check_interval=st.integers(1, 5),
     neurons=st.lists(st.integers(0, NEURONS - 1), min_size=1, max_size=NEURONS, unique=True),
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_any_number_of_rows_finds_what_each_neuron_finds_alone(optimizer, restarts, rows, check_interval, neurons):
     check_streaming(optimizer, restarts, max(rows, restarts), check_interval, neurons)
 

@@ -127,7 +127,7 @@ def test_weights_of_an_implicit_network_depend_on_the_rows_own_stimulus_only():
 
 
 @given(st.tuples(*(st.integers(1, most) for most in (2, 3, 7, 6, 5))), st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_parameters_are_found_again(shape, seed):
     stimulus = noise(*shape, seed=seed).double()
     levels = 1 + int(np.log2(max(shape[2:])))

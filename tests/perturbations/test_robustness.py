@@ -64,7 +64,7 @@ def test_split_mix_gives_its_published_numbers():
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 400), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_keys_are_those_of_seed_step_and_part_whatever_rows_there_are(seed, step, part):
     rows = keys_of(torch.tensor([3, seed, 5]), torch.tensor([1, step, 2], dtype=torch.int32), part)
     key = key_by_hand(seed, step, part)
@@ -106,7 +106,7 @@ def moved(stimulus, frames, y, x):
 
 
 @given(st.lists(st.tuples(*[st.integers(-4, 4)] * 3), min_size=1, max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_are_moved_by_their_own_distances(distances):
     stimulus = torch.randn(len(distances), 2, 4, 6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     found = translate(stimulus, torch.tensor(distances))

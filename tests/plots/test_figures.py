@@ -159,7 +159,7 @@ def test_on_given_axes():
     assert ml.plot_gallery(gallery_of(), figure=(mine := Figure())) is mine
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31))
 def test_the_opponency_boundary_separates_opponent_neurons(seed):
     measures = population(count=8, seed=seed, types=[f"type {number}" for number in range(8)])

@@ -148,7 +148,7 @@ def test_projector_values_are_clipped_not_wrapped():
     np.testing.assert_array_equal(frames[0, 0, :, 0], [0, 125, 255])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     stimulus=npst.arrays(
         np.float64,

@@ -370,7 +370,7 @@ def decoded(text, channels, time_steps, height, width, response, restarts):
     return floats, maps.reshape(channels, height, width) / 127, movie * (floats[0] / 127)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 7), st.integers(1, 7), st.integers(0, 2**31))
 def test_records_hold_the_stimulus_to_half_a_step(channels, time_steps, height, width, seed):
     random = np.random.default_rng(seed)

@@ -325,7 +325,7 @@ CONSTRAINTS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(VALUES)
 def test_any_value_is_strict_json_and_the_same_when_it_is_read_again(value):
     data = as_data(value)
@@ -333,7 +333,7 @@ def test_any_value_is_strict_json_and_the_same_when_it_is_read_again(value):
     assert configuration_differences({"value": data}, {"value": value}) == ""
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(CONSTRAINTS, CONSTRAINTS)
 def test_constraints_are_the_same_if_their_data_are(one, other):
     data = strict(as_data(one))

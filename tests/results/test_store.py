@@ -222,7 +222,7 @@ def test_readable_after_every_step(store, description):
 SPECIAL = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-30])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_any_sequence_of_writes_reads_like_a_dict(data):
     """Several stores at one place, of which each knows of the others only what is on disk."""
