@@ -36,7 +36,7 @@ os.environ["MEI_LIGHTNING_TRACEBACK"] = "1"
 torch.set_num_threads(1)
 
 # On a busy machine any example may take long.
-settings.register_profile("without deadline")
+settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 
 VIDEO_FORMAT = ml.StimulusFormat(("green", "UV"), height=6, width=5, frame_rate=30.0, pixel_size=50.0, frames_lost=2)
