@@ -19,7 +19,7 @@ from mei_lightning.plots.style import (
     STYLE,
     WIDTH,
     channel_colors,
-    displayed_units,
+    displayed_unit,
     drawing,
     kind_looks,
     neuron_types,
@@ -186,7 +186,7 @@ def _has_values(values: xr.DataArray) -> bool:
 
 
 def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Sequence[str]) -> None:
-    units = displayed_units(values)
+    units = displayed_unit(str(values.attrs.get("units", "")))
     by_channel = values.values.reshape(values.sizes["neuron"], -1).astype(np.float64)
     has_channels = "channel" in values.dims
     colors = channel_colors(values["channel"].values.astype(str)) if has_channels else [OTHER_COLORS[0]]
