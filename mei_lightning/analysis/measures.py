@@ -1,80 +1,26 @@
 """What each MEI tells by itself, in one dataset and one table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
-from mei_lightning.analysis.decomposition import Array, decompose_channels, temporal_frequency, unclipped_shape
-from mei_lightning.analysis.held_out import HELD_OUT_SCORE
-from mei_lightning.analysis.motion import motion
-from mei_lightning.analysis.polarity import (
-    polarity_of_course,
-    polarity_of_responses,
-    responses_to_steps,
-    step_of_light,
-    step_onset,
-)
+from mei_lightning.analysis.measure_list import SPACE, Copied, Measure, measures_of
+from mei_lightning.analysis.one_mei import ModelProbe, OneMEI, RunFacts
 from mei_lightning.analysis.populations import types_of
-from mei_lightning.analysis.spatial import DifferenceOfGaussians, fit_difference_of_gaussians
-from mei_lightning.analysis.temporal import OPPONENCY_BOUNDARY, opponency_angle, temporal_contrast
-from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
-from mei_lightning.results.dataset import groups_of, ranges_of
-
-SMALLEST_INDEX = 0.2
-"""Orientation and direction are told from this orientation index and direction index on."""
-
-CENTRE_SDS = 3.0
-"""The receptive field is within so many standard deviations of the centre."""
+from mei_lightning.results.dataset import groups_of
 
 _DIMENSIONS = ("neuron", "channel", "time", "y", "x")
 _COORDINATES = (*_DIMENSIONS, "session", "index")
-_TEXTS = ("dominant_channel", "polarity", "status")
+_LABELS = ("index", "cluster")
 _BYTES_AT_A_TIME = 2**25
-
-# Dimensions, units and a name of each measure; SPACE stands for the unit of the dataset's y and x.
-_SPACE = "SPACE"
-_FACTS: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "temporal_kernel": (("channel", "time"), "model units", "course in time of the first component of a channel"),
-    "spatial_kernel": (("channel", "y", "x"), "1", "shape in space of the first component of a channel, centre at 1"),
-    "explained_share": (("channel",), "1", "share of a channel's squared norm in its first component"),
-    "temporal_frequency": (("channel",), "Hz", "temporal frequency, weighted by amplitude, up to 10 Hz"),
-    "temporal_contrast": (("channel",), "model units", "change between the last two opposite peaks of the course"),
-    "opponency_angle": ((), "radians", "opponency angle of the two channels, opponent beyond pi/4"),
-    "opponent": ((), "", "whether the two channels change in opposite directions"),
-    "dominant_channel": ((), "", "channel of the largest norm"),
-    "centre_y": ((), _SPACE, "y of the centre"),
-    "centre_x": ((), _SPACE, "x of the centre"),
-    "centre_size": ((), _SPACE, "standard deviation of the centre"),
-    "surround_size": ((), _SPACE, "standard deviation of the surround"),
-    "surround_strength": ((), "1", "volume of the surround as a share of the centre's"),
-    "fit_r2": ((), "1", "R2 of the difference of Gaussians fitted to the dominant channel's shape"),
-    "orientation": ((), "degrees", "orientation of the bars or the long axis, 0 along x, 90 along y"),
-    "orientation_index": ((), "1", "orientation index, 0 round, 1 a grating"),
-    "direction": ((), "degrees", "direction of motion, 0 towards growing x, 90 towards growing y"),
-    "direction_index": ((), "1", "direction index, 0 flicker on the spot, 1 drift"),
-    "polarity": ((), "", "polarity: ON, OFF or ON-OFF"),
-    "clipped_share": ((), "1", "share of values at a limit of their range"),
-    "norm_outside_receptive_field": ((), "1", f"share of the squared norm beyond {CENTRE_SDS:g} sd of the centre"),
-    "seed_stability": (
-        (),
-        "1",
-        "mean cosine with the best of the MEIs of other starts optimised to the end",
-    ),
-    "held_out_score": ((), "response", "score on models that had no part in finding the MEI"),
-    "score": ((), "response", "score"),
-    "status": ((), "", "how the optimisation ended"),
-}
 
 
 @made_on_cpu
@@ -109,7 +55,8 @@ def measure_meis(
     - ``norm_outside_receptive_field``: the share of the squared norm farther than 3 standard deviations of the fitted
       centre from its place.
     - ``seed_stability``: the dataset's ``restart_similarity``; NaN if no two starts can be compared.
-    - ``held_out_score``, ``score`` and ``status``: the dataset's own.
+    - ``held_out_score``, ``score``, ``status``, and what else the store has for the table (see ``Variable.in_table``):
+      the dataset's own.
 
     Args:
         meis: as from ``find_meis``, or ``xarray.open_zarr("meis.zarr", chunks=None)``.
@@ -130,33 +77,33 @@ def measure_meis(
     _check_dataset(meis)
     retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
     groups = [] if retina is None else groups_of(meis, retina)
-    run = _Run.of(meis)
-    values = _empty(meis)
+    run, measures = RunFacts.of(meis), measures_of(meis)
+    values = {it.name: it.empty(meis.sizes) for it in measures}
+    computed = {it.name: it.compute for it in measures if not isinstance(it.compute, Copied)}
+    for it in measures:
+        if isinstance(it.compute, Copied) and it.compute.variable in meis:
+            values[it.name] = meis[it.compute.variable].transpose("neuron", *it.dimensions).values
     finite = np.isfinite(meis["score"].values)
-    for name in ("seed_stability", HELD_OUT_SCORE, "score", "status"):
-        source = meis.get({"seed_stability": "restart_similarity"}.get(name, name))
-        if source is not None:
-            values[name] = source.values
     for number, stimulus in _read(meis["stimulus"], finite, progress_bar):
-        if np.isfinite(stimulus).all():
-            for name, value in _measure(stimulus, run).items():
-                values[name][number] = value
-        else:
-            finite[number] = False
+        finite[number] = np.isfinite(stimulus).all()
+        if finite[number]:
+            mei = OneMEI(stimulus, run)
+            for name, compute in computed.items():
+                values[name][number] = compute(mei)
     if retina is not None and finite.any():
-        numbers = np.flatnonzero(finite)
-        steps = np.stack([_step(values, number, run) for number in numbers.tolist()])
-        on, off = responses_to_steps(
-            retina,
-            [groups[number] for number in numbers],
-            steps,
-            step_onset(retina.stimulus_format, meis.sizes["time"]),
-            meis.sizes["time"],
+        probe = ModelProbe(
+            model=retina,
+            neurons=[groups[number] for number in np.flatnonzero(finite)],
+            measured={name: values[name][finite] for name in computed},
+            run=run,
+            time_steps=meis.sizes["time"],
             accelerator=accelerator,
             progress_bar=progress_bar,
         )
-        values["polarity"][numbers] = [polarity_of_responses(*pair) for pair in zip(on, off, strict=True)]
-    return _labelled(values, meis, retina)
+        for it in measures:
+            if it.with_model is not None:
+                values[it.name][finite] = it.with_model(probe)
+    return _labelled(measures, values, meis, retina)
 
 
 def measures_table(measures: xr.Dataset) -> pd.DataFrame:
@@ -168,7 +115,7 @@ def measures_table(measures: xr.Dataset) -> pd.DataFrame:
     Returns:
         Indexed by ``neuron``, with the columns ``session``, ``index``, ``type`` if known, and a column for each measure
         that is one value, e.g. ``centre_size``, or one value for each channel, e.g. ``temporal_frequency_green``.
-        Kernels are left out. Its ``attrs["units"]`` has the unit of each column.
+        Kernels are left out. Its ``attrs["units"]`` has the unit of each column, and ``attrs["long_name"]`` what it is.
     """
     columns = {name: measures[name] for name in ("session", "index", "type") if name in measures.coords}
     for name, variable in measures.data_vars.items():
@@ -179,32 +126,21 @@ def measures_table(measures: xr.Dataset) -> pd.DataFrame:
                 {f"{name}_{channel}": variable.sel(channel=channel) for channel in variable["channel"].values}
             )
     table = pd.DataFrame({name: column.values for name, column in columns.items()}, index=measures["neuron"].values)
-    table.attrs["units"] = {name: column.attrs.get("units", "") for name, column in columns.items()}
+    for fact in ("units", "long_name"):
+        table.attrs[fact] = {name: column.attrs.get(fact, "") for name, column in columns.items()}
     return table.rename_axis("neuron")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What is known of the stimuli of a run; ``ranges`` are ``[channel, 2]``, infinite where there is none."""
+def columns_with_median(table: pd.DataFrame) -> list[str]:
+    """The columns of a table that have a middle: numbers, but neither angles on a circle nor labels of groups.
 
-    channels: Sequence[str]
-    frame_rate: float | None
-    pixel_size: float
-    y: float
-    x: float
-    ranges: np.ndarray | None
-
-    @classmethod
-    def of(cls, meis: xr.Dataset) -> "_Run":
-        ranges = ranges_of(meis)
-        return cls(
-            channels=meis["channel"].values.tolist(),
-            frame_rate=meis.attrs.get("frame_rate"),
-            pixel_size=meis.attrs.get("pixel_size", 1.0),
-            y=float(meis["y"][0]),
-            x=float(meis["x"][0]),
-            ranges=None if ranges is None else torch.stack(range_bounds(ranges), dim=1).numpy(),
-        )
+    Args:
+        table: as from ``measures_table``.
+    """
+    units = table.attrs["units"]
+    numbers = [name for name in table.columns if table[name].dtype.kind in "fiu" and name not in _LABELS]
+    # Where an angle counts as low depends on where the circle is cut.
+    return [name for name in numbers if units[name] != "degrees"]
 
 
 def _check_dataset(meis: xr.Dataset) -> None:
@@ -212,19 +148,6 @@ def _check_dataset(meis: xr.Dataset) -> None:
     missing += [name for name in _COORDINATES if name not in meis.coords]
     if missing:
         raise InvalidValueError(f"This is not a dataset of MEIs, as from find_meis: it has no {', '.join(missing)}.")
-
-
-def _empty(meis: xr.Dataset) -> dict[str, np.ndarray]:
-    empty = {}
-    for name, (dimensions, _, _) in _FACTS.items():
-        shape = [meis.sizes[dimension] for dimension in ("neuron", *dimensions)]
-        if name in _TEXTS:
-            empty[name] = np.full(shape, "", dtype=object)
-        elif name == "opponent":
-            empty[name] = np.zeros(shape, dtype=bool)
-        else:
-            empty[name] = np.full(shape, np.nan, dtype=np.float32 if name.endswith("kernel") else np.float64)
-    return empty
 
 
 def _read(stimuli: xr.DataArray, chosen: np.ndarray, progress_bar: bool) -> Iterator[tuple[int, np.ndarray]]:
@@ -240,76 +163,16 @@ def _read(stimuli: xr.DataArray, chosen: np.ndarray, progress_bar: bool) -> Iter
                 bar.update()
 
 
-def _measure(stimulus: np.ndarray, run: _Run) -> dict[str, Any]:
-    """The measures of one stimulus ``[channel, time, y, x]`` by itself."""
-    energy = np.square(stimulus, dtype=np.float64).sum(axis=1)
-    dominant = int(energy.sum(axis=(1, 2)).argmax())
-    temporal, spatial, explained = decompose_channels(stimulus, dominant)
-    changes = np.abs(temporal).max(axis=1) > 0
-    uv = run.channels.index("UV") if "UV" in run.channels else dominant
-    contrast = temporal_contrast(temporal, uv if changes[uv] else dominant)
-    angle = opponency_angle(contrast) if len(contrast) == 2 else np.nan
-    clipped = _clipped(stimulus, run.ranges)
-    fit = fit_difference_of_gaussians(unclipped_shape(stimulus[dominant], clipped[dominant]))
-    moves = motion(stimulus)
-    return {
-        "temporal_kernel": temporal,
-        "spatial_kernel": spatial,
-        "explained_share": explained,
-        "temporal_frequency": [
-            np.nan if run.frame_rate is None else temporal_frequency(course, run.frame_rate) for course in temporal
-        ],
-        "temporal_contrast": contrast,
-        "opponency_angle": angle,
-        "opponent": angle > OPPONENCY_BOUNDARY,
-        "dominant_channel": run.channels[dominant] if changes.any() else "",
-        "centre_y": run.y + fit.y * run.pixel_size,
-        "centre_x": run.x + fit.x * run.pixel_size,
-        "centre_size": fit.centre_sd * run.pixel_size,
-        "surround_size": fit.surround_sd * run.pixel_size,
-        "surround_strength": fit.surround_strength,
-        "fit_r2": fit.r2,
-        "orientation": moves.orientation if moves.orientation_index >= SMALLEST_INDEX else np.nan,
-        "orientation_index": moves.orientation_index,
-        "direction": moves.direction if moves.direction_index >= SMALLEST_INDEX else np.nan,
-        "direction_index": moves.direction_index,
-        "polarity": polarity_of_course(temporal[dominant]),
-        "clipped_share": np.nan if run.ranges is None else clipped.mean(),
-        "norm_outside_receptive_field": _share_outside(energy.sum(axis=0), fit),
-    }
-
-
-def _share_outside(energy: Array, fit: DifferenceOfGaussians) -> float:
-    """Share of the energy ``[height, width]`` that is beyond the receptive field."""
-    if np.isnan(fit.centre_sd):
-        return float("nan")
-    height, width = energy.shape
-    distance = np.hypot(np.arange(height)[:, None] - fit.y, np.arange(width) - fit.x)
-    return float(energy[distance > CENTRE_SDS * fit.centre_sd].sum() / energy.sum())
-
-
-def _clipped(stimulus: np.ndarray, ranges: np.ndarray | None) -> np.ndarray:
-    """Which values of a stimulus are at a limit."""
-    if ranges is None:
-        return np.zeros(stimulus.shape, dtype=bool)
-    low, high = ranges.astype(stimulus.dtype).T[:, :, None, None, None]
-    return (stimulus <= low) | (stimulus >= high)
-
-
-def _step(values: dict[str, np.ndarray], number: int, run: _Run) -> Array:
-    temporal, spatial = values["temporal_kernel"][number], values["spatial_kernel"][number]
-    channel = values["dominant_channel"][number]
-    return step_of_light(temporal, spatial, run.channels.index(channel) if channel else 0, run.ranges)
-
-
-def _labelled(values: dict[str, np.ndarray], meis: xr.Dataset, retina: RetinaModel | None) -> xr.Dataset:
+def _labelled(
+    measures: Sequence[Measure], values: dict[str, np.ndarray], meis: xr.Dataset, retina: RetinaModel | None
+) -> xr.Dataset:
     space = meis["y"].attrs.get("units", "pixel")
     variables = {}
-    for name, (dimensions, units, long_name) in _FACTS.items():
-        array = values[name].astype(str) if values[name].dtype == object else values[name]
-        facts = {"units": space if units == _SPACE else units, "long_name": long_name}
-        variables[name] = (("neuron", *dimensions), array, facts)
+    for it in measures:
+        array = values[it.name].astype(str) if values[it.name].dtype == object else values[it.name]
+        facts = {"units": space if it.units == SPACE else it.units, "long_name": it.long_name}
+        variables[it.name] = (("neuron", *it.dimensions), array, facts)
     labels = {name: meis[name] for name in _COORDINATES}
-    measures = xr.Dataset(variables, labels, meis.attrs)
+    measured = xr.Dataset(variables, labels, meis.attrs)
     types = None if retina is None else types_of(meis, retina)
-    return measures if types is None else measures.assign_coords(type=("neuron", types))
+    return measured if types is None else measured.assign_coords(type=("neuron", types))

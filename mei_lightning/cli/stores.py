@@ -8,7 +8,7 @@ import xarray as xr
 
 from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
 from mei_lightning.analysis.held_out import score_held_out
-from mei_lightning.analysis.measures import measures_table
+from mei_lightning.analysis.measures import columns_with_median, measures_table
 from mei_lightning.experiment import export_for_experiment
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.plots.stability import UNKNOWN_STABILITY
@@ -37,10 +37,7 @@ def analyze(
         store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
     )
     table = measures_table(analysis)
-    # Of angles on a circle, and of categories, a median says nothing.
-    without_order = ["index", "orientation", "direction", "cluster"]
-    numbers = table.select_dtypes("number").drop(columns=without_order, errors="ignore")
-    print(numbers.describe().T[["count", "min", "50%", "max"]].round(3).to_string())
+    print(table[columns_with_median(table)].describe().T[["count", "min", "50%", "max"]].round(3).to_string())
     print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
     if table["seed_stability"].isna().all():
         print(f"{UNKNOWN_STABILITY} Effort quick follows one start.")

@@ -19,7 +19,7 @@ from mei_lightning.plots.style import (
     STYLE,
     WIDTH,
     channel_colors,
-    displayed_units,
+    displayed_unit,
     drawing,
     kind_looks,
     neuron_types,
@@ -34,6 +34,7 @@ _POINT = 9.0  # area in square points
 _ROW = 0.17  # inches of a type
 _LINE = 0.19  # inches of a line of words in a legend
 _SAYS_LITTLE = ("no", "unknown")
+_MOST_LABELS = 60  # more different whole numbers than clusters are ever found count something
 
 
 def plottable_measures(measures: xr.Dataset) -> list[str]:
@@ -45,8 +46,8 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
     """Draw how one measure is distributed, a row for each type.
 
     A number is drawn as a point for each neuron (for each channel, in its colour, if it has channels) with the median
-    and the middle half as a bar, which angles in degrees do not have; a word, a whole number (as of a cluster), or yes
-    and no, as the share of the type's neurons that have it.
+    and the middle half as a bar, which angles in degrees do not have; a word, a whole number of few different ones
+    (as of a cluster), or yes and no, as the share of the type's neurons that have it.
 
     Args:
         measures: measures as ``measure_meis`` returns them, with ``type (neuron)`` if the types are known.
@@ -185,7 +186,7 @@ def _has_values(values: xr.DataArray) -> bool:
 
 
 def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Sequence[str]) -> None:
-    units = displayed_units(values)
+    units = displayed_unit(str(values.attrs.get("units", "")))
     by_channel = values.values.reshape(values.sizes["neuron"], -1).astype(np.float64)
     has_channels = "channel" in values.dims
     colors = channel_colors(values["channel"].values.astype(str)) if has_channels else [OTHER_COLORS[0]]
@@ -219,8 +220,12 @@ def _draw_points(ax: Axes, values: xr.DataArray, types: np.ndarray, names: Seque
 
 
 def _is_of_words(values: xr.DataArray) -> bool:
-    """Whether a measure is drawn as shares, a whole number as well."""
-    return values.dtype.kind in "USObiu"
+    """Whether a measure is drawn as shares: words, and whole numbers of which there are few different ones."""
+    if values.dims != ("neuron",):
+        return False
+    if values.dtype.kind in "iu":
+        return len(np.unique(values.values)) <= _MOST_LABELS
+    return values.dtype.kind in "USOb"
 
 
 def _words(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -124,10 +124,9 @@ def kind_looks(kinds: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: (TYPE_COLORS[i % colors], TYPE_HATCHES[i // colors % hatches]) for i, name in enumerate(kinds)}
 
 
-def displayed_units(values: xr.DataArray) -> str:
-    """The unit of a variable as it is written at an axis or after a value; empty for a plain number."""
-    units = str(values.attrs.get("units", ""))
-    return {"1": "", "um": "µm"}.get(units, units)
+def displayed_unit(unit: str) -> str:
+    """A unit as it is written at an axis or after a value; empty for a plain number."""
+    return {"1": "", "um": "µm"}.get(unit, unit)
 
 
 def readable(name: str) -> str:

@@ -19,7 +19,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mei_lightning.analysis.analyze import ANALYSIS
-from mei_lightning.analysis.measures import measures_table
+from mei_lightning.analysis.held_out import HELD_OUT_SCORE
+from mei_lightning.analysis.measures import columns_with_median, measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.plots.across import plot_cross_responses
 from mei_lightning.plots.drawing import window_of
@@ -29,7 +30,7 @@ from mei_lightning.plots.stability import UNKNOWN_STABILITY, plot_seed_stability
 from mei_lightning.plots.style import (
     RESPONSE_COLOR,
     channel_colors,
-    displayed_units,
+    displayed_unit,
     figure_as_svg,
     figure_of,
     readable,
@@ -39,9 +40,9 @@ from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.results.configuration import as_text, read_configuration
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.replacing import replace
+from mei_lightning.results.schema import report_variables
 
 REPORT = "report.html"
-_RUN_VARIABLES = ("score", "status", "steps", "score_spread", "restart_similarity", "held_out_score")
 _PIXELS_PER_INCH = 125  # of a figure on the page
 
 
@@ -123,7 +124,7 @@ def _analysis_of(store: Path, meis: xr.Dataset) -> xr.Dataset | None:
 
 def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
     """All that the template shows."""
-    table, about = _neuron_table(meis, analysis)
+    table = _neuron_table(meis, analysis)
     pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
     records = list(neuron_records(meis, analysis, pixels))
     labelled = meis
@@ -144,35 +145,30 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
         "facts": _facts(meis, configuration),
         "notes": _notes(meis, analysis, pixels),
         "configuration": json.dumps(configuration, indent=2, ensure_ascii=False),
-        "tables": _tables(table, about),
+        "tables": _tables(table),
         "figures": _pictures(with_kernels, analysis),
-        "data": _as_json(_page_data(meis, table, about, pixels)),
+        "data": _as_json(_page_data(meis, table, pixels)),
         "movies": (Markup(record.text) for record in records),
     }
 
 
-def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> tuple[pd.DataFrame, dict[str, dict[str, str]]]:
-    """A row for each neuron, indexed by label, and the unit and description of columns."""
-    of_run = xr.Dataset({name: meis[name] for name in _RUN_VARIABLES if name in meis}).drop_vars(
-        "restart", errors="ignore"
-    )
+def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> pd.DataFrame:
+    """What is shown of each neuron, as from ``measures_table``: what the run says of it, then its measures."""
+    names = [*(it.name for it in report_variables()), HELD_OUT_SCORE]
+    of_run = xr.Dataset({name: meis[name] for name in names if name in meis})
     of_run = of_run.assign_coords(session=meis["session"], index=meis["index"])
     table = measures_table(of_run)
-    about = {str(name): {"about": str(of_run[name].attrs.get("long_name", ""))} for name in of_run.data_vars}
+    facts = table.attrs
     if analysis is not None:
         measured = measures_table(analysis)
-        new = [name for name in measured.columns if name not in table.columns]
-        table = pd.concat([table, measured[new]], axis=1)
-        for name in new:
-            # A column of a channel is named after the measure and the channel.
-            source = max((str(it) for it in analysis.data_vars if name.startswith(str(it))), key=len, default=None)
-            if source is not None:
-                variable = analysis[source]
-                about[name] = {"units": displayed_units(variable), "about": str(variable.attrs.get("long_name", ""))}
+        table = pd.concat([table, measured[measured.columns.difference(table.columns, sort=False)]], axis=1)
+        facts = {fact: measured.attrs[fact] | of_columns for fact, of_columns in facts.items()}
     if not (table["session"] != "").any():
         table = table.drop(columns="session")
     known = [name for name in table.columns if name in ("score", "status") or table[name].notna().any()]
-    return table[known], about
+    table = table[known]
+    table.attrs = facts
+    return table
 
 
 def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, str]]:
@@ -218,7 +214,7 @@ def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> list[s
     return notes
 
 
-def _tables(table: pd.DataFrame, about: dict[str, dict[str, str]]) -> list[_Table]:
+def _tables(table: pd.DataFrame) -> list[_Table]:
     tables = []
     for key in ("type", "session"):
         if key in table and table[key].nunique() > 1:
@@ -238,16 +234,15 @@ def _tables(table: pd.DataFrame, about: dict[str, dict[str, str]]) -> list[_Tabl
             medians = [f"median {readable(name)}" for name in ("score", "restart_similarity") if name in table]
             tables.append(_Table(f"By {key}", (key, "neurons", "converged", *medians), rows))
     rows = []
-    for name in table.columns:
-        values = table[name]
-        unit = about.get(name, {}).get("units", "")
-        # Quantiles of angles depend on where the circle is cut.
-        if name in ("index", "cluster") or unit == "degrees" or values.dtype.kind not in "fiu":
-            continue
-        quartiles = [_number(float(values.quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-        rows.append((readable(name), unit, str(values.count()), *quartiles))
+    for name in columns_with_median(table):
+        quartiles = [_number(float(table[name].quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        rows.append((readable(name), _unit(table, name), str(table[name].count()), *quartiles))
     columns = ("measure", "unit", "neurons", "lowest", "first quartile", "median", "third quartile", "highest")
     return [*tables, _Table("Measures", columns, rows)]
+
+
+def _unit(table: pd.DataFrame, name: str) -> str:
+    return displayed_unit(table.attrs["units"][name])
 
 
 def _number(value: float) -> str:
@@ -310,7 +305,7 @@ def _picture(figure: Figure, alt: str, caption: str) -> _Picture:
     return _Picture(base64.b64encode(figure_as_svg(figure)).decode(), width, alt, caption)
 
 
-def _page_data(meis: xr.Dataset, table: pd.DataFrame, about: dict[str, dict[str, str]], pixels: int) -> dict[str, Any]:
+def _page_data(meis: xr.Dataset, table: pd.DataFrame, pixels: int) -> dict[str, Any]:
     """What the script of the page reads, besides the records."""
     facts = dataset_stimulus_format(meis)
     return {
@@ -329,7 +324,13 @@ def _page_data(meis: xr.Dataset, table: pd.DataFrame, about: dict[str, dict[str,
         "columns": [
             {"key": "neuron", "label": "label", "kind": "text", "values": table.index.astype(str).tolist()},
             *(
-                {"key": name, "label": readable(name), **about.get(name, {}), **_column(table[name])}
+                {
+                    "key": name,
+                    "label": readable(name),
+                    "units": _unit(table, name),
+                    "about": table.attrs["long_name"][name],
+                    **_column(table[name]),
+                }
                 for name in table.columns
             ),
         ],

@@ -1,6 +1,7 @@
 """What a store says of each neuron besides its stimulus: every variable once.
 
 A further one is an entry in ``VARIABLES``, and a field of ``MEIResult`` of the same name or a function of the others.
+Stores, the table of measures and the report have it by that.
 """
 
 import base64
@@ -32,6 +33,9 @@ class Variable:
         dimensions: of the values of one neuron.
         dtype: of its values; None for that of the stimuli.
         derived: makes it from the values of a neuron's other variables, by name, in place of a field.
+        in_table: whether the table of measures has it, if it fits into columns.
+        in_report: whether the report shows it, if it fits into columns. What is in the table is in any report of a
+            store that has been analysed.
     """
 
     name: str
@@ -41,6 +45,12 @@ class Variable:
     dimensions: tuple[str, ...] = ()
     dtype: DTypeLike | None = np.float64
     derived: Callable[[Mapping[str, Any]], Any] | None = field(default=None, kw_only=True)
+    in_table: bool = field(default=True, kw_only=True)
+    in_report: bool = field(default=True, kw_only=True)
+
+    def fits_into_columns(self) -> bool:
+        """Whether it is one value for each neuron, or one for each neuron and channel."""
+        return self.dimensions in ((), ("channel",))
 
     def empty(self, sizes: Mapping[Any, int], stimulus_type: np.dtype) -> np.ndarray:
         """Its values, ``[neuron, ...]``, before there is a result."""
@@ -101,16 +111,31 @@ def _spread(values: Mapping[str, Any]) -> float:
 
 
 VARIABLES = (
+    Variable("score", np.nan, "score of the stimulus"),
+    Variable("status", PENDING, "how the optimisation ended", dtype=f"U{max(map(len, (PENDING, *STATUSES)))}"),
+    Variable("steps", 0, "steps of the best restart", dtype=np.int64, in_table=False),
+    Variable(
+        "score_spread",
+        np.nan,
+        "standard deviation of the restarts' scores as a share of the score",
+        derived=_spread,
+        in_table=False,
+    ),
+    # In the table it is the measure seed_stability.
+    Variable("restart_similarity", np.nan, "mean similarity of the restarts' stimuli", in_table=False),
+    Variable("best_restart", -1, "restart that the stimulus is from", dtype=np.int64, in_table=False, in_report=False),
+    Variable("seed", -1, "seed of the best restart", dtype=np.int64, in_table=False, in_report=False),
     Variable("response", np.nan, "response to the stimulus", "model units", ("response_time",), None),
     Variable("restart_scores", np.nan, "score of each restart; NaN if it was given up early", None, ("restart",)),
-    Variable("restart_similarity", np.nan, "mean similarity of the restarts' stimuli"),
-    Variable("score", np.nan, "score of the stimulus"),
-    Variable(
-        "score_spread", np.nan, "standard deviation of the restarts' scores as a share of the score", derived=_spread
-    ),
-    Variable("steps", 0, "steps of the best restart", dtype=np.int64),
-    Variable("best_restart", -1, "restart that the stimulus is from", dtype=np.int64),
-    Variable("seed", -1, "seed of the best restart", dtype=np.int64),
-    # Last, so that a reader who sees a status sees the rest.
-    Variable("status", PENDING, "how the optimisation ended", dtype=f"U{max(map(len, (PENDING, *STATUSES)))}"),
 )
+"""In the order of the report's columns."""
+
+
+def table_variables() -> list[Variable]:
+    """The variables that the table of measures has."""
+    return [it for it in VARIABLES if it.in_table and it.fits_into_columns()]
+
+
+def report_variables() -> list[Variable]:
+    """The variables that the report shows of a run."""
+    return [it for it in VARIABLES if it.in_report and it.fits_into_columns()]

@@ -272,8 +272,9 @@ class MEIStore:
 
     def _put_summary(self, chunk: int) -> None:
         rows = slice(chunk * self._neurons_per_chunk, (chunk + 1) * self._neurons_per_chunk)
-        for name, array in self._summary.items():
-            values = array[rows]
+        # The status last, so that a reader who sees it sees the rest.
+        for name in sorted(self._summary, key=lambda name: name == "status"):
+            values = self._summary[name][rows]
             # In zarr the last chunk is as long as the others.
             padding = [(0, self._neurons_per_chunk - len(values))] + [(0, 0)] * (values.ndim - 1)
             self._put(name, ".".join([str(chunk)] + ["0"] * (values.ndim - 1)), np.pad(values, padding, mode="edge"))

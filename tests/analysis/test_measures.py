@@ -1,6 +1,7 @@
 """The measures of each MEI as a dataset, as a table, and kept beside a store."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ from torch import nn
 import mei_lightning as ml
 from mei_lightning.analysis import measures as measures_module
 from mei_lightning.analysis.decomposition import decompose, temporal_frequency
+from mei_lightning.analysis.measure_list import MEASURES, Copied, Measure
 from mei_lightning.analysis.polarity import polarity_of_responses, responses_to_steps, step_of_light, step_onset
 from mei_lightning.cli.main import main
 from mei_lightning.constraints import range_bounds
+from mei_lightning.plots.measures import plottable_measures
 from mei_lightning.results.configuration import as_data
 from mei_lightning.results.dataset import ranges_of
 
@@ -273,6 +276,61 @@ def test_held_out_scores_and_seed_stability_are_taken_over(meis):
     np.testing.assert_array_equal(measure(meis.assign(held_out_score=("neuron", scores)))["held_out_score"], scores)
 
 
+OWN = (
+    Measure("brightest", "model units", "the largest value", lambda mei: mei.stimulus.max()),
+    Measure(
+        "frames_above_half",
+        "frames",
+        "frames of a channel above half of its largest value",
+        lambda mei: (mei.parts.temporal > mei.parts.temporal.max(axis=1, keepdims=True) / 2).sum(axis=1),
+        dimensions=("channel",),
+        pending=-1,
+    ),
+    Measure("phase", "degrees", "an angle", lambda mei: 12.0),
+    Measure("drift", "", "a word", lambda mei: "along " * 3, pending=""),
+    Measure("copy", "1", "of what another analysis knows", Copied("known_elsewhere")),
+    Measure("found_by", "", "the model", lambda mei: "", pending="", with_model=lambda probe: [probe.model.name] * 2),
+)
+
+
+def test_an_own_measure_is_an_entry_in_the_list(meis, monkeypatch):
+    monkeypatch.setattr("mei_lightning.analysis.measure_list.MEASURES", (*MEASURES, *OWN))
+    broken = meis.copy(deep=True).assign(known_elsewhere=("neuron", [1.0, 2.0, 3.0]))
+    broken["stimulus"][1] = np.nan
+    for model in (None, video_model()):
+        measures = measure(broken, model)
+        assert list(measures)[-len(OWN) :] == [it.name for it in OWN]
+        table = ml.measures_table(measures)
+        np.testing.assert_array_equal(table["brightest"], broken["stimulus"].max(("channel", "time", "y", "x")))
+        assert table["frames_above_half_UV"].tolist()[1] == -1
+        assert measures["frames_above_half"].dtype == np.int64
+        assert table["drift"].tolist() == ["along along along ", "", "along along along "]
+        assert table["copy"].tolist() == [1.0, 2.0, 3.0]
+        assert table["found_by"].tolist() == [
+            "" if model is None else model.name,
+            "",
+            "" if model is None else model.name,
+        ]
+        assert table.attrs["units"]["frames_above_half_UV"] == "frames"
+        assert table.attrs["long_name"]["brightest"] == "the largest value"
+    assert {"brightest", "frames_above_half", "drift"} <= set(plottable_measures(measures))
+    assert measure(meis)["copy"].isnull().all()
+
+
+def test_an_own_measure_is_in_the_tables_of_the_command_line_and_of_the_report(store, monkeypatch, capsys):
+    monkeypatch.setattr("mei_lightning.analysis.measure_list.MEASURES", (*MEASURES, *OWN))
+    main(["analyze", str(store), "--accelerator", "cpu"])
+    printed = capsys.readouterr().out
+    assert "brightest" in printed
+    assert "frames_above_half_green" in printed
+    # The median of angles depends on where the circle is cut.
+    assert "phase" not in printed
+    assert "brightest" in pd.read_csv(store.parent / "measures.csv")
+    page = ml.write_report(store).read_text(encoding="utf-8")
+    assert re.search(r'<th scope="row">brightest</th><td>model units</td><td>3</td>', page)
+    assert re.search(r'<th scope="row">frames above half UV</th><td>frames</td><td>3</td>', page)
+
+
 @pytest.mark.parametrize(
     ("on", "off", "polarity"),
     [(3, 0.9, "ON"), (0, 2, "OFF"), (3, 1.1, "ON-OFF"), (-1, -2, ""), (-1, 2, "OFF"), (np.nan, 2, ""), (0, 0, "")],
@@ -327,7 +385,7 @@ def test_onset_of_steps(frame_rate, frames_lost, time_steps, onset):
 
 
 def test_what_does_not_fit_is_refused_before_any_work(meis, monkeypatch):
-    monkeypatch.setattr(measures_module, "_measure", None)
+    monkeypatch.setattr(measures_module, "OneMEI", None)
     with pytest.raises(ValueError, match=r"not a dataset of MEIs.* it has no stimulus"):
         measure(meis.drop_vars("stimulus"))
     with pytest.raises(

@@ -254,6 +254,14 @@ def test_many_clusters_look_different_and_have_a_legend(types):
         assert ax.get_window_extent().height > 0.1 * types * figure.dpi
 
 
+def test_whole_numbers_that_count_are_points():
+    counts = np.arange(300)
+    measures = population(count=300).assign(steps=("neuron", counts))
+    ax = ml.plot_measure(measures, "steps")
+    assert ax.get_legend() is None
+    assert sorted(np.concatenate(list(points(ax).values()))[:, 0]) == counts.tolist()
+
+
 def test_words_are_shares():
     measures = population(count=12)
     ax = ml.plot_measure(measures, "polarity")

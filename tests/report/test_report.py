@@ -20,6 +20,7 @@ import mei_lightning as ml
 from mei_lightning.cli.main import main
 from mei_lightning.report import records
 from mei_lightning.report.records import coarse, encode, pixels_that_fit
+from mei_lightning.results.schema import VARIABLES, Variable
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&amp;"
 TYPES = ("alpha", "beta", HOSTILE)
@@ -473,6 +474,53 @@ def test_reports_are_not_overwritten_unasked(tmp_path):
     with pytest.raises(FileNotFoundError, match="no store"):
         ml.write_report(tmp_path / "nowhere.zarr")
     assert {it.name for it in tmp_path.iterdir()} == {"meis.zarr", "report.html"}
+
+
+def columns_of(page):
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"))[1])
+    return {column["key"]: column for column in data["columns"]}
+
+
+def test_an_own_variable_is_in_store_table_and_report_by_its_entry(tmp_path, monkeypatch):
+    def delay(values):
+        return 1000.0 + values["steps"]
+
+    own = (
+        Variable("delay", np.nan, "time to the peak", "ms", derived=delay),
+        Variable("of_run", np.nan, "shown beside the measures", "Hz", derived=delay, in_table=False),
+        Variable("secret", np.nan, "only in the store", "s", derived=delay, in_table=False, in_report=False),
+        Variable("delays", np.nan, "of each start", "s", ("restart",), derived=lambda values: [delay(values)]),
+        Variable("gain", np.nan, "of each channel", "1", ("channel",), derived=lambda values: [0.5, delay(values)]),
+    )
+    monkeypatch.setattr("mei_lightning.results.schema.VARIABLES", (*VARIABLES, *own))
+    monkeypatch.setattr("mei_lightning.results.store.VARIABLES", (*VARIABLES, *own))
+    meis = find(video_model(), [("monday", 0), ("tuesday", 1)], time_steps=8, max_steps=5, directory=tmp_path)
+    expected = 1000.0 + meis["steps"].values
+    for name in ("delay", "of_run", "secret"):
+        np.testing.assert_array_equal(meis[name], expected)
+    assert meis["delay"].attrs == {"long_name": "time to the peak", "units": "ms"}
+
+    store = tmp_path / "meis.zarr"
+    before = columns_of(ml.write_report(store))
+    table = ml.measures_table(ml.analyze_meis(store, accelerator="cpu", progress_bar=False))
+    assert set(table.columns) & {"delay", "of_run", "secret", "delays"} == {"delay"}
+    assert table.attrs["units"]["delay"] == "ms"
+    np.testing.assert_array_equal(table[["delay", "gain_UV"]], np.stack([expected, expected], axis=1))
+    for columns in (before, columns_of(ml.write_report(store, overwrite=True))):
+        assert columns["delay"]["values"] == columns["gain_UV"]["values"] == expected.tolist()
+        assert {columns[name]["units"] for name in ("delay", "of_run")} == {"ms", "Hz"}
+        assert columns["delay"]["about"] == "time to the peak"
+        assert not {"secret", "delays"} & set(columns)
+    assert '<th scope="row">delay</th><td>ms</td><td>2</td>' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_variable_that_an_older_store_lacks_is_left_out(tmp_path, monkeypatch):
+    find(video_model(), [("monday", 0)], time_steps=8, max_steps=5, directory=tmp_path)
+    newer = Variable("delay", np.nan, "time to the peak", "ms", derived=lambda values: 1.0)
+    monkeypatch.setattr("mei_lightning.results.schema.VARIABLES", (*VARIABLES, newer))
+    store = tmp_path / "meis.zarr"
+    assert "delay" not in ml.analyze_meis(store, accelerator="cpu", progress_bar=False)
+    assert "delay" not in columns_of(ml.write_report(store))
 
 
 def test_on_the_command_line(tmp_path, capsys):

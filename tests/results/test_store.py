@@ -1057,6 +1057,23 @@ def test_a_further_variable_is_in_new_stores_and_older_ones_do_without(monkeypat
     xr.testing.assert_equal(new.drop_vars("doubled_score"), old)
 
 
+def test_the_status_is_put_down_last_wherever_it_stands_in_the_list(monkeypatch, tmp_path):
+    by_status_first = sorted(VARIABLES, key=lambda it: it.name != "status")
+    monkeypatch.setattr("mei_lightning.results.store.VARIABLES", by_status_first)
+    store = MEIStore.create(tmp_path / "meis.zarr", description_of(), {})
+    store.write(result_of(1, description_of()))
+    written = []
+
+    def watched(source, target):
+        written.append(target.parent.name)
+        os.replace(source, target)
+
+    monkeypatch.setattr("mei_lightning.results.store.replace", watched)
+    store.collect()
+    assert sorted(written) == sorted(it.name for it in VARIABLES)
+    assert written[-1] == "status"
+
+
 def test_a_variable_that_cannot_be_derived_is_no_unreadable_record(monkeypatch, tmp_path):
     description = description_of()
     wrong = Variable("wrong", np.nan, "wrong", derived=lambda values: values["nothing"])
