@@ -292,8 +292,10 @@ def _clipped(stimulus: np.ndarray, ranges: np.ndarray | None) -> np.ndarray:
     """Which values of a stimulus are at a limit."""
     if ranges is None:
         return np.zeros(stimulus.shape, dtype=bool)
-    low, high = ranges.astype(stimulus.dtype).T[:, :, None, None, None]
-    return (stimulus <= low) | (stimulus >= high)
+    low, high = ranges.astype(np.float32).T[:, :, None, None, None]
+    # A stimulus in double precision may be at a limit that is rounded to single precision, or at the limit itself.
+    single = stimulus.astype(np.float32)
+    return (single <= low) | (single >= high)
 
 
 def _step(values: dict[str, np.ndarray], number: int, run: _Run) -> Array:
