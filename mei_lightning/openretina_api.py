@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mei_lightning.constraints import Constraint, NormAndRange, TemporalLowPass
+from mei_lightning.constraints import ChannelRanges, Constraint, NormAndRange, TemporalLowPass, last_channel_ranges
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
@@ -224,6 +224,9 @@ class _Postprocessors(Constraint):
             else:
                 stimulus = postprocessor.process(stimulus)
         return stimulus
+
+    def channel_ranges(self) -> ChannelRanges | None:
+        return last_channel_ranges(self.postprocessors)
 
     def check(self, stimulus_shape: Sequence[int]) -> None:
         for postprocessor in self.postprocessors:

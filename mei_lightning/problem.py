@@ -219,8 +219,15 @@ class MEIProblem:
     @cached_property
     def description(self) -> xr.Dataset:
         """Coordinates and attributes of the results."""
+        assert self.space.constraint is not None
         return describe_results(
-            self.model, self.groups, self.time_steps, self.search.starts, self.objective, self.configuration
+            self.model,
+            self.groups,
+            self.time_steps,
+            self.search.starts,
+            self.objective,
+            self.configuration,
+            self.space.constraint.channel_ranges(),
         )
 
     @property

@@ -116,8 +116,10 @@ class OneMEI:
         """Which values ``[channel, time, y, x]`` are at a limit of the run's ranges."""
         if self.run.ranges is None:
             return np.zeros(self.stimulus.shape, dtype=bool)
-        low, high = self.run.ranges.astype(self.stimulus.dtype).T[:, :, None, None, None]
-        return (self.stimulus <= low) | (self.stimulus >= high)
+        low, high = self.run.ranges.astype(np.float32).T[:, :, None, None, None]
+        # A stimulus in double precision may be at a limit that is rounded to single precision, or at the limit itself.
+        single = self.stimulus.astype(np.float32)
+        return (single <= low) | (single >= high)
 
     @cached_property
     def fit(self) -> DifferenceOfGaussians:

@@ -3,7 +3,7 @@
 A constraint maps stimuli ``[rows, channels, time, height, width]`` to stimuli of the same shape, each row on its own.
 """
 
-from mei_lightning.constraints.base import Constraint
+from mei_lightning.constraints.base import Constraint, last_channel_ranges
 from mei_lightning.constraints.compose import Compose
 from mei_lightning.constraints.filters import SpatialLowPass, TemporalLowPass, gaussian_filter
 from mei_lightning.constraints.norm_and_range import (
@@ -29,5 +29,6 @@ __all__ = [
     "check_channel_count",
     "check_dimensions",
     "gaussian_filter",
+    "last_channel_ranges",
     "range_bounds",
 ]

@@ -1,10 +1,10 @@
 """What every constraint is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from mei_lightning.constraints.ranges import check_dimensions
+from mei_lightning.constraints.ranges import ChannelRanges, check_dimensions
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.wording import first_few
 
@@ -12,12 +12,24 @@ from mei_lightning.wording import first_few
 class Constraint(nn.Module):
     """Maps stimuli ``[rows, channels, time, height, width]`` to where they may live, each row on its own.
 
-    Derive from it for a constraint of your own: ``forward`` returns a new tensor of the same shape.
+    Derive from it for a constraint of your own: ``forward`` returns a new tensor of the same shape. Where it keeps
+    channels to ranges, let ``channel_ranges`` say so: logs and analyses tell from it which values are at a limit.
     """
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The constrained stimuli, as a new tensor."""
         raise NotImplementedError(f"{type(self).__name__} does not say where stimuli may be: write its method forward.")
+
+    def channel_ranges(self) -> ChannelRanges | None:
+        """The range that the values of each channel are kept to; None if there are no ranges.
+
+        By default those of the last of the constraints inside this one that has any.
+
+        Returns:
+            One ``(low, high)`` for each channel, in the model's units; None, for one number or for a pair, means
+            unbounded.
+        """
+        return last_channel_ranges(self.children())
 
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet the constraint."""
@@ -27,6 +39,19 @@ class Constraint(nn.Module):
         """Raise a ValueError if an optimisation cannot start from these stimuli; names the rows at fault."""
         self.check(stimulus.shape)
         refuse_rows(stimulus.isfinite().flatten(1).all(1).logical_not(), "are not finite: NaN or infinite entries")
+
+
+def last_channel_ranges(parts: Iterable[object]) -> ChannelRanges | None:
+    """The ranges of the last of some parts that has any, be it a constraint or a module with constraints inside."""
+    for part in reversed(list(parts)):
+        ranges = None
+        if isinstance(part, Constraint):
+            ranges = part.channel_ranges()
+        elif isinstance(part, nn.Module):
+            ranges = last_channel_ranges(part.children())
+        if ranges is not None:
+            return ranges
+    return None
 
 
 def refuse_rows(at_fault: Tensor, what: str) -> None:

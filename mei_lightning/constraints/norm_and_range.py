@@ -81,6 +81,10 @@ class NormAndRange(Constraint):
         projected = project_norm_and_range(free, self.norm, bounds, norm_is=self.norm_is)
         return projected.masked_fill_(~self.mask, 0).add_(self.frozen.to(projected) * ~self.mask)
 
+    def channel_ranges(self) -> ChannelRanges | None:
+        """The ranges that it was made with."""
+        return self.ranges
+
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet the constraint.
 

@@ -1,9 +1,10 @@
 """What TensorBoard shows of a population of stimuli, as numbers by their names."""
 
+import torch
 from torch import Tensor
 
 from mei_lightning.acceleration.row_arithmetic import row_norms
-from mei_lightning.constraints import Constraint, NormAndRange
+from mei_lightning.constraints import Constraint, range_bounds
 from mei_lightning.optimization.metrics import ScoreStatistics
 
 
@@ -21,16 +22,11 @@ def values_of_stimuli(stimuli: Tensor, constraint: Constraint | None) -> dict[st
     if not len(stimuli):
         return {}
     values = {"stimulus/norm": row_norms(stimuli).mean()}
-    if (bounds := _bounds(constraint)) is not None:
-        at_bound = (stimuli <= bounds[0]) | (stimuli >= bounds[1])
+    ranges = None if constraint is None else constraint.channel_ranges()
+    if ranges is not None:
+        low, high = (bound.to(stimuli.device, torch.float).view(1, -1, 1, 1, 1) for bound in range_bounds(ranges))
+        # A stimulus in double precision may be at a bound that is rounded to single precision, or at the bound itself.
+        single = stimuli.float()
+        at_bound = (single <= low) | (single >= high)
         values["stimulus/clipped_share"] = at_bound.count_nonzero() / stimuli.numel()
     return values
-
-
-def _bounds(constraint: Constraint | None) -> tuple[Tensor, Tensor] | None:
-    """Low and high of each channel, as they broadcast over stimuli: of the last constraint that has ranges."""
-    found = None
-    for part in [] if constraint is None else constraint.modules():
-        if isinstance(part, NormAndRange) and part.low is not None and part.high is not None:
-            found = part.low.view(1, -1, 1, 1, 1), part.high.view(1, -1, 1, 1, 1)
-    return found

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from mei_lightning.acceleration.row_arithmetic import inner_products, per_row, put_rows, row_norms
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.optimization.refusals import check_moved, checked_rows_of_state, checked_state
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 """Makes an optimizer for the parameters that it is given."""
@@ -46,7 +47,15 @@ class RowOptimizer(Optimizer):
         self.settle: Callable[[slice, Tensor], Tensor] | None = None
 
     def initial_state(self, group: dict[str, Any], stimulus: Tensor) -> dict[str, Tensor]:
-        """What is kept of each row, tensors ``[rows, ...]`` by name, for rows that begin from these stimuli."""
+        """What is kept of each row, for rows that begin from these stimuli.
+
+        Args:
+            group: the settings.
+            stimulus: where they begin, ``[rows, ...]``.
+
+        Returns:
+            Tensors ``[rows, ...]`` by name, on the device of the stimulus, each with memory of its own.
+        """
         return {}
 
     def moved(self, group: dict[str, Any], stimulus: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -56,7 +65,11 @@ class RowOptimizer(Optimizer):
             group: the settings.
             stimulus: where they are, ``[rows, ...]``; stays as it is.
             gradient: of the loss, likewise.
-            state: what is kept of these rows, by name; put in what shall be kept from now on.
+            state: what is kept of these rows, by name; put in what shall be kept from now on, of the same shape and
+                type.
+
+        Returns:
+            A tensor of the shape, type and device of ``stimulus``.
         """
         raise NotImplementedError
 
@@ -66,6 +79,10 @@ class RowOptimizer(Optimizer):
 
         Args:
             closure: evaluates the loss anew and returns it.
+
+        Raises:
+            TypeError: if ``initial_state`` or ``moved`` returns what is no tensor, or no dict of tensors.
+            ValueError: if the shape, type, device or name of a tensor of theirs does not fit.
         """
         loss = None
         if closure is not None:
@@ -77,7 +94,7 @@ class RowOptimizer(Optimizer):
                     continue
                 state = self.state[stimulus]
                 if not state:
-                    state.update(self.initial_state(group, stimulus.detach()))
+                    state.update(checked_state(self, self.initial_state(group, stimulus.detach()), stimulus))
                 rows = torch.arange(len(stimulus), device=stimulus.device) if self.rows is None else self.rows
                 put_rows(stimulus, rows, partial(self._move, group, stimulus, state, rows))
         return loss
@@ -89,16 +106,19 @@ class RowOptimizer(Optimizer):
         kept = {name: values.index_select(0, rows) for name, values in state.items()}
         gradient = stimulus.grad.index_select(0, rows)  # type: ignore[union-attr]
         moved = self.moved(group, stimulus.index_select(0, rows), gradient, kept)
+        check_moved(self, moved, kept, stimulus, state, len(rows))
         for name, values in kept.items():
             put_rows(state[name], rows, values)
         return moved if self.settle is None else self.settle(part, moved)
 
     def begin_anew(self, rows: Tensor) -> None:
-        """Let rows, by their numbers, begin from where they are."""
+        """Let rows, by their numbers, begin from where they are; raises as ``step`` does."""
         for group in self.param_groups:
             for stimulus in group["params"]:
                 if state := self.state.get(stimulus):
-                    for name, values in self.initial_state(group, stimulus.detach()[rows]).items():
+                    begun = stimulus.detach()[rows]
+                    values_of_rows = self.initial_state(group, begun)
+                    for name, values in checked_rows_of_state(self, "initial_state", values_of_rows, state, len(begun)):
                         state[name][rows] = values
 
 

@@ -1,11 +1,11 @@
 """What a module for stimuli refuses, and what it says."""
 
-from collections.abc import Sequence
+from collections.abc import ItemsView, Mapping, Sequence
 from typing import NoReturn
 
 from torch import Tensor
 
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 
 
 def check_numbers(
@@ -63,3 +63,121 @@ def check_rows(what: str, source: object, values: Tensor, stimulus: Tensor) -> N
             f"The {what} returned a tensor of shape {tuple(values.shape)} for {len(stimulus)} row(s); it must return "
             f"one number for each row, shape ({len(stimulus)},): {type(source).__name__}"
         )
+
+
+def checked_state(optimizer: object, state: object, stimulus: Tensor) -> dict[str, Tensor]:
+    """What the ``initial_state`` of an optimizer of rows returned for all rows, if it can be kept.
+
+    Args:
+        optimizer: whose it is.
+        state: what it returned.
+        stimulus: all rows, ``[rows, ...]``.
+
+    Raises:
+        TypeError: unless it is a dict of tensors.
+        ValueError: if a tensor is not ``[rows, ...]``, is on another device than the stimulus, or shares memory with
+            the stimulus, with another tensor or among its own rows.
+    """
+    said = f"{type(optimizer).__name__}.initial_state returned"
+    wanted = f"tensors [{len(stimulus)}, ...] on {stimulus.device} by name, one value or more for each row"
+    if not isinstance(state, dict):
+        raise InvalidTypeError(f"{said} {_described(state)}; it must return a dict of {wanted}.")
+    taken = {stimulus.data_ptr()}
+    for name, values in state.items():
+        if not isinstance(values, Tensor):
+            raise InvalidTypeError(f"{said} {_described(values)} as {name!r}; it must return {wanted}.")
+        if values.shape[:1] != stimulus.shape[:1] or values.device != stimulus.device:
+            raise InvalidValueError(f"{said} {_described(values)} as {name!r}; it must return {wanted}.")
+        repeats = any(step == 0 < length - 1 for step, length in zip(values.stride(), values.shape, strict=True))
+        if repeats or values.data_ptr() in taken:
+            raise InvalidValueError(
+                f"{said} {_described(values)} as {name!r} that shares memory with the stimulus, with another tensor or "
+                "among its rows; it must return tensors with memory of their own: say .clone()."
+            )
+        taken.add(values.data_ptr())
+    return state
+
+
+def checked_rows_of_state(
+    optimizer: object, method: str, found: object, state: Mapping[str, Tensor], rows: int
+) -> ItemsView[str, Tensor]:
+    """What a method of an optimizer of rows would have kept of some rows, by name, if it fits what is kept of all.
+
+    Args:
+        optimizer: whose it is.
+        method: its name.
+        found: what it would have kept of some rows.
+        state: what is kept of all rows, ``[all rows, ...]`` by name.
+        rows: how many rows there are some of.
+
+    Raises:
+        TypeError: unless it is a dict of tensors.
+        ValueError: if names, shapes, types or devices are others than those of what is kept.
+    """
+    said = f"{type(optimizer).__name__}.{method}"
+    if not isinstance(found, dict):
+        raise InvalidTypeError(f"{said} returned {_described(found)}; it must return a dict of tensors by name.")
+    if found.keys() != state.keys():
+        raise InvalidValueError(
+            f"{said} has a state of {_listed(found)}; it must have the names that initial_state returned at first: "
+            f"{_listed(state)}."
+        )
+    for name, values in found.items():
+        if not _is_like(values, state[name], rows):
+            _refuse(f"{said} has a state in which {name!r} is", values, "what it was at first", state[name], rows)
+    return found.items()
+
+
+def check_moved(
+    optimizer: object,
+    moved: object,
+    kept: Mapping[str, Tensor],
+    stimulus: Tensor,
+    state: Mapping[str, Tensor],
+    rows: int,
+) -> None:
+    """Refuse where an optimizer moved some rows, and what it would have kept of them, unless both fit the stimulus.
+
+    Args:
+        optimizer: whose ``moved`` it is.
+        moved: what it returned.
+        kept: what it would have kept of these rows, by name.
+        stimulus: all rows, ``[all rows, ...]``.
+        state: what is kept of all rows, by name.
+        rows: how many rows it moved.
+
+    Raises:
+        TypeError: if something of this is no tensor.
+        ValueError: if a shape, a type, a device or a name is another one.
+    """
+    if not _is_like(moved, stimulus, rows):
+        _refuse(f"{type(optimizer).__name__}.moved returned", moved, "the stimulus that it is given", stimulus, rows)
+    checked_rows_of_state(optimizer, "moved", kept, state, rows)
+
+
+def _is_like(values: object, like: Tensor, rows: int) -> bool:
+    return (
+        isinstance(values, Tensor)
+        and values.shape == (rows, *like.shape[1:])
+        and values.dtype == like.dtype
+        and values.device == like.device
+    )
+
+
+def _refuse(said: str, values: object, model: str, like: Tensor, rows: int) -> NoReturn:
+    refusal = InvalidValueError if isinstance(values, Tensor) else InvalidTypeError
+    shape = (rows, *like.shape[1:])
+    raise refusal(
+        f"{said} {_described(values)}; it must be like {model}: "
+        f"a tensor of shape {shape}, {like.dtype}, on {like.device}."
+    )
+
+
+def _described(values: object) -> str:
+    if isinstance(values, Tensor):
+        return f"a tensor of shape {tuple(values.shape)}, {values.dtype}, on {values.device}"
+    return repr(values) if isinstance(values, str | int | float | None) else f"a value of type {type(values).__name__}"
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(map(str, names)) or "nothing"

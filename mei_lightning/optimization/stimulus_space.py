@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mei_lightning.constraints import Constraint
+from mei_lightning.constraints import Constraint, check_channel_count, range_bounds
 from mei_lightning.parameterizations import Parameterization, feasible_stimulus
 
 
@@ -26,6 +26,9 @@ class StimulusSpace:
         """Raise a ValueError if an optimisation cannot start from these stimuli."""
         if self.constraint is None:
             return
+        if (ranges := self.constraint.channel_ranges()) is not None:
+            range_bounds(ranges)
+            check_channel_count(ranges, stimulus.shape)
         self.constraint.check(stimulus.shape)
         self.constraint.check_stimulus(stimulus)
         if self.parameterization is not None:

@@ -131,8 +131,13 @@ def ranges_in(constraint: Any) -> tuple[tuple[float | None, float | None] | None
     arguments = constraint.get("arguments", {})
     for name in _NAMES_OF_RANGES:
         if _are_ranges(ranges := arguments.get(name)):
-            return tuple(None if pair is None else (_number(pair[0]), _number(pair[1])) for pair in ranges)
+            return ranges_from(ranges)
     return ranges_in(list(arguments.values())) if "class" in constraint else None
+
+
+def ranges_from(data: list[Any]) -> tuple[tuple[float | None, float | None] | None, ...]:
+    """Ranges of channels from what ``as_data`` made of them."""
+    return tuple(None if pair is None else (_number(pair[0]), _number(pair[1])) for pair in data)
 
 
 def configuration_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from mei_lightning.constraints import ChannelRanges
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
-from mei_lightning.results.configuration import ranges_in, read_configuration
+from mei_lightning.results.configuration import as_data, ranges_from, ranges_in, read_configuration
+
+_RANGES = "channel_ranges"
+"""The attribute with the ranges of the channels."""
 
 
 def describe_results(
@@ -22,6 +26,7 @@ def describe_results(
     restarts: int,
     objective: NeuronObjective,
     configuration: Mapping[str, Any],
+    ranges: ChannelRanges | None = None,
 ) -> xr.Dataset:
     """Coordinates and attributes of the results of some neurons, before there are any.
 
@@ -32,12 +37,13 @@ def describe_results(
         restarts: initial stimuli of each neuron.
         objective: how responses become scores.
         configuration: all settings of the run.
+        ranges: that each channel of the stimuli is kept to.
 
     Returns:
         Coordinates: neuron labels with ``session`` and ``index`` (-1 for a group), channel names, time in s (frames
         for still images), y and x in um (pixels where the size is unknown), ``response_time``, each response frame
         at the time of its last stimulus frame, and the number of the restart. Attributes: the model's name and
-        weights digest, the physical facts, and the whole configuration as JSON.
+        weights digest, the physical facts, and the ranges of the channels and the whole configuration as JSON.
     """
     facts, reducer = model.stimulus_format, objective.response_reducer
     frame = 1.0 if facts.frame_rate is None else 1.0 / facts.frame_rate
@@ -68,6 +74,9 @@ def describe_results(
     for name, value in known.items():
         if value is not None:
             description.attrs[name] = list(value) if isinstance(value, tuple) else value
+    if ranges is not None:
+        # As JSON, because files in NetCDF have no lists of pairs.
+        description.attrs[_RANGES] = json.dumps(as_data(list(ranges)))
     if isinstance(reducer, SliceMeanReducer):
         description.attrs["window_start"] = reducer.start
         description.attrs["window_stop"] = reducer.start + reducer.length
@@ -91,6 +100,9 @@ def reducer_of(meis: xr.Dataset) -> Reducer:
 
 def ranges_of(meis: xr.Dataset) -> tuple[tuple[float | None, float | None] | None, ...] | None:
     """The ranges that a run kept each channel of its stimuli to, as ``find_meis`` takes them; None if it had none."""
+    if _RANGES in meis.attrs:
+        return ranges_from(json.loads(meis.attrs[_RANGES]))
+    # An older store, or a constraint of the user's own that only has an argument of that name.
     return ranges_in(read_configuration(meis.attrs.get("configuration", "{}")).get("constraint"))
 
 

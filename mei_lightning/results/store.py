@@ -282,7 +282,8 @@ class MEIStore:
     def _put(self, variable: str, key: str, values: np.ndarray) -> None:
         """Write a chunk so that whoever reads, or pulls the plug, finds the old one or the new one.
 
-        zarr's own writing is not atomic in all versions that we allow, and never waits for the disk.
+        zarr's own writing is atomic from 3.1.6 on, but does not wait for the disk before the new chunk takes its
+        place: after a power failure it may be empty, and no reader can open the variable.
         """
         compressor = self._compressors[variable]
         values = np.ascontiguousarray(values)

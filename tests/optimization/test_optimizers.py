@@ -207,3 +207,121 @@ def test_optimizers_raise_the_score_of_every_row(model, optimizer):
     fit(module, 15)
     assert (module.best_score > before + 0.1 * before.abs()).all()
     assert (module.objective(module.stimulus) > before).all()
+
+
+class OwnSteps(ml.RowOptimizer):
+    """Gradient ascent with a memory; what its methods return is what functions make of it."""
+
+    def __init__(self, params, began=lambda state, stimulus: state, went=lambda moved, state: moved):
+        super().__init__(params, {})
+        self.began, self.went = began, went
+
+    def initial_state(self, group, stimulus):
+        return self.began({"velocity": torch.zeros_like(stimulus), "age": torch.zeros(len(stimulus))}, stimulus)
+
+    def moved(self, group, stimulus, gradient, state):
+        state["velocity"] = 0.5 * state["velocity"] + gradient
+        state["age"] = state["age"] + 1
+        return self.went(stimulus - 0.1 * state["velocity"], state)
+
+
+def step_of(**behaviour):
+    stimulus = torch.ones(4, 1, 2, 3, 3, requires_grad=True)
+    stimulus.grad = torch.ones_like(stimulus)
+    optimizer = OwnSteps([stimulus], **behaviour)
+    optimizer.rows = torch.tensor([0, 2, 3])
+    optimizer.step()
+    return optimizer, stimulus.detach()
+
+
+def test_an_own_optimizer_steps():
+    optimizer, stimulus = step_of()
+    optimizer.step()
+    torch.testing.assert_close(stimulus[:, 0, 0, 0, 0], torch.tensor([0.75, 1.0, 0.75, 0.75]))
+    (state,) = optimizer.state.values()
+    assert state["age"].tolist() == [2, 0, 2, 2]
+    optimizer.begin_anew(torch.tensor([2, 0]))
+    assert state["age"].tolist() == [0, 0, 0, 2]
+
+
+GIVEN = r"like the stimulus that it is given: a tensor of shape \(3, 1, 2, 3, 3\), torch.float32, on cpu\."
+FIRST = r"like what it was at first: a tensor of shape \(3,\), torch.float32, on cpu\."
+ALL = r"tensors \[4, \.\.\.\] on cpu by name"
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        (lambda moved, _: None, TypeError, rf"returned None; it must be {GIVEN}"),
+        (lambda moved, _: moved.numpy(), TypeError, rf"returned a value of type ndarray; it must be {GIVEN}"),
+        (lambda moved, _: moved[:1], ValueError, rf"returned a tensor of shape \(1, 1, 2, 3, 3\), .*; .* {GIVEN}"),
+        (lambda moved, _: moved.flatten(1), ValueError, rf"a tensor of shape \(3, 18\), .* {GIVEN}"),
+        (lambda moved, _: moved.double(), ValueError, rf"\(3, 1, 2, 3, 3\), torch.float64, on cpu; .* {GIVEN}"),
+        (lambda moved, _: moved.to("meta"), ValueError, rf"\(3, 1, 2, 3, 3\), torch.float32, on meta; .* {GIVEN}"),
+        (
+            lambda moved, state: state.update(age=1.0) or moved,
+            TypeError,
+            rf"has a state in which 'age' is 1\.0; it must be {FIRST}",
+        ),
+        (
+            lambda moved, state: state.update(age=state["age"].sum()) or moved,
+            ValueError,
+            rf"'age' is a tensor of shape \(\), torch.float32, on cpu; it must be {FIRST}",
+        ),
+        (
+            lambda moved, state: state.update(older=state["age"]) or moved,
+            ValueError,
+            "has a state of velocity, age, older; it must have .* at first: velocity, age",
+        ),
+        (lambda moved, state: state.clear() or moved, ValueError, "has a state of nothing; .*: velocity, age"),
+    ],
+)
+def test_what_moved_returns_and_keeps_is_checked(bad, kind, message):
+    with pytest.raises(ml.exceptions.MEIError, match=rf"^OwnSteps\.moved .*{message}") as caught:
+        step_of(went=bad)
+    assert isinstance(caught.value, kind)
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        (lambda state, _: None, TypeError, f"None; it must return a dict of {ALL}"),
+        (lambda state, _: [*state.values()], TypeError, f"a value of type list; it must return a dict of {ALL}"),
+        (lambda state, _: {"age": 0.0}, TypeError, rf"0\.0 as 'age'; it must return {ALL}"),
+        (lambda state, _: {"age": torch.zeros(())}, ValueError, rf"shape \(\), .* as 'age'; it must return {ALL}"),
+        (lambda state, _: {"age": torch.zeros(1, 4)}, ValueError, rf"shape \(1, 4\), .* as 'age'; .* {ALL}"),
+        (lambda state, _: {"age": torch.zeros(4, device="meta")}, ValueError, rf"on meta as 'age'; .* {ALL}"),
+        (lambda state, stimulus: {"start": stimulus}, ValueError, r"as 'start' that shares memory.*say \.clone\(\)"),
+        (
+            lambda state, _: {"age": torch.zeros(1).expand(4)},
+            ValueError,
+            r"as 'age' that shares memory.*among its rows",
+        ),
+        (lambda state, _: {**state, "old": state["age"]}, ValueError, r"as 'old' that shares memory.*another tensor"),
+    ],
+)
+def test_what_initial_state_returns_is_checked(bad, kind, message):
+    with pytest.raises(ml.exceptions.MEIError, match=rf"^OwnSteps\.initial_state returned .*{message}") as caught:
+        step_of(began=bad)
+    assert isinstance(caught.value, kind)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda state, _: list(state), "initial_state returned a value of type list; it must return a dict"),
+        (lambda state, _: {"age": state["age"]}, "initial_state has a state of age; .* at first: velocity, age"),
+        (lambda state, _: {**state, "age": torch.zeros(4)}, r"'age' is a tensor of shape \(4,\).*of shape \(2,\)"),
+    ],
+)
+def test_what_rows_that_begin_anew_are_given_is_checked(bad, message):
+    optimizer, _ = step_of()
+    optimizer.began = bad
+    with pytest.raises(ml.exceptions.MEIError, match=message):
+        optimizer.begin_anew(torch.tensor([1, 3]))
+
+
+def test_a_run_with_a_bad_optimizer_of_ones_own_ends_with_what_is_wrong():
+    flat = partial(OwnSteps, went=lambda moved, state: moved.flatten(1))
+    with pytest.raises(ml.exceptions.InvalidValueError, match=r"OwnSteps\.moved returned a tensor of shape"):
+        find(video_model(), [("monday", 0), ("monday", 2)], time_steps=8, optimizer=flat)

@@ -656,6 +656,27 @@ def test_writer_killed_at_random_moments_again_and_again(tmp_path):
     assert kills > 5
 
 
+def test_a_chunk_is_on_the_disk_before_it_takes_its_place(store, description, monkeypatch):
+    """In the other order a power failure in between leaves an empty chunk, and no reader can open the variable."""
+    events, fsync, move = [], os.fsync, os.replace
+
+    def on_disk(descriptor):
+        fsync(descriptor)
+        events.append(("on disk", os.fstat(descriptor).st_ino))
+
+    def in_place(source, target):
+        move(source, target)
+        events.append(("in place", os.stat(target).st_ino))
+
+    monkeypatch.setattr(os, "fsync", on_disk)
+    monkeypatch.setattr(os, "replace", in_place)
+    store.write(result_of(0, description))
+    store.collect()
+    chunks = [chunk for event, chunk in events if event == "in place"]
+    assert len(chunks) == 1 + len(VARIABLES)
+    assert events == [(event, chunk) for chunk in chunks for event in ("on disk", "in place")]
+
+
 # Disks that are full, or not ours.
 
 
