@@ -19,6 +19,10 @@ class Constraint(nn.Module):
         """The constrained stimuli, as a new tensor."""
         raise NotImplementedError(f"{type(self).__name__} does not say where stimuli may be: write its method forward.")
 
+    def process(self, x: Tensor) -> Tensor:
+        """The constrained stimuli, with openretina's name for it; the constraint moves to where the stimuli are."""
+        return self.to(x.device)(x)
+
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet the constraint."""
         check_dimensions(stimulus_shape)
