@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.interpolate import griddata
+from scipy.spatial import QhullError
 from scipy.stats import binned_statistic_dd
 
 from mei_lightning.exceptions import InvalidValueError
@@ -149,6 +150,10 @@ def _scale(arrows: Array) -> float:
 def _shade(ax: Any, places: Array, responses: Array, limit: float) -> None:
     """Colour the plane by responses, between the places where there are some."""
     along = np.linspace(-limit, limit, _SHADED_SIDE)
-    shaded = griddata(places, responses, tuple(np.meshgrid(along, along)), method="linear")
+    try:
+        shaded = griddata(places, responses, tuple(np.meshgrid(along, along)), method="linear")
+    except QhullError:
+        # Too few places, or all on a line: there is nothing between them.
+        return
     density = ax.pcolormesh(along, along, shaded, cmap="viridis", alpha=0.4, shading="gouraud", zorder=0)
     ax.figure.colorbar(density, ax=ax).set_label("Response magnitude", size=14)
