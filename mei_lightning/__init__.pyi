@@ -64,13 +64,17 @@ from .objectives import SliceMeanReducer as SliceMeanReducer
 from .objectives import TargetLevelObjective as TargetLevelObjective
 from .objectives import TargetTraceObjective as TargetTraceObjective
 from .objectives import WindowContrastReducer as WindowContrastReducer
-from .openretina_api import ChangeNormJointlyClipRangeSeparately as ChangeNormJointlyClipRangeSeparately
-from .openretina_api import EarlyStopper as EarlyStopper
-from .openretina_api import OptimizationStopper as OptimizationStopper
-from .openretina_api import RangeRegularizationLoss as RangeRegularizationLoss
-from .openretina_api import TemporalGaussianLowPassFilterProcessor as TemporalGaussianLowPassFilterProcessor
-from .openretina_api import load_core_readout_from_remote as load_core_readout_from_remote
-from .openretina_api import optimize_stimulus as optimize_stimulus
+from .openretina_api.models import load_core_readout_from_remote as load_core_readout_from_remote
+from .openretina_api.stimulus_optimization import (
+    ChangeNormJointlyClipRangeSeparately as ChangeNormJointlyClipRangeSeparately,
+)
+from .openretina_api.stimulus_optimization import EarlyStopper as EarlyStopper
+from .openretina_api.stimulus_optimization import OptimizationStopper as OptimizationStopper
+from .openretina_api.stimulus_optimization import RangeRegularizationLoss as RangeRegularizationLoss
+from .openretina_api.stimulus_optimization import (
+    TemporalGaussianLowPassFilterProcessor as TemporalGaussianLowPassFilterProcessor,
+)
+from .openretina_api.stimulus_optimization import optimize_stimulus as optimize_stimulus
 from .optimization.mei_module import MEIModule as MEIModule
 from .optimization.optimizers import AdaptivePowerMethod as AdaptivePowerMethod
 from .optimization.optimizers import RowOptimizer as RowOptimizer

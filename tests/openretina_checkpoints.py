@@ -1,13 +1,16 @@
 """Small models of openretina with random weights, in memory and as the checkpoints that openretina would save."""
 
+import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from lightning import LightningModule, Trainer
 
 pytest.importorskip("openretina.models.core_readout", reason="openretina is not installed")
@@ -114,6 +117,53 @@ def write_checkpoint(model: LightningModule, path: Path) -> Path:
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path)
     return path
+
+
+def write_ensemble_folder(
+    folder: Path, sessions: Mapping[str, int], seeds: Sequence[int] = (0, 1000), gain: float = 1.0
+) -> Path:
+    """Save models of the paper's class with random weights as the folder of an ensemble.
+
+    Their responses hardly depend on the stimulus, unless a gain of 1e5 or so makes them.
+    """
+    from openretina.legacy.models import SFB3d_core_SxF3d_readout
+
+    data_info = {
+        session: {
+            "input_dimensions": (1, 2, 50, 18, 16),
+            "input_channels": 2,
+            "output_dimension": count,
+            "mean_response": np.zeros(count, dtype=np.float32),
+            "roi_coords": np.zeros((count, 2), dtype=np.float32),
+        }
+        for session, count in sessions.items()
+    }
+    config = {
+        "hidden_channels": [4, 4],
+        "temporal_kernel_size": [21, 11],
+        "spatial_kernel_size": [11, 5],
+        "layers": 2,
+        "stack": -1,
+        "batch_adaptation": False,
+        "gaussian_masks": True,
+        "gaussian_mean_scale": 6.0,
+        "gaussian_var_scale": 4.0,
+        "readout_positive": True,
+        "laplace_padding": 0,
+    }
+    for seed in seeds:
+        network = SFB3d_core_SxF3d_readout(None, seed=seed, data_info=data_info, **config)
+        for readout in network.readout.values():
+            readout.mask_mean.data.normal_(0.0, 0.05)
+            readout.features.data.normal_(0.3, 0.5).mul_(gain)
+        torch.save(network.state_dict(), folder / f"state_dict_{seed:05d}.pth.tar")
+        (folder / f"data_info_{seed:05d}.pkl").write_bytes(pickle.dumps(data_info))
+        (folder / f"config_{seed:05d}.yaml").write_text(
+            yaml.safe_dump(
+                {"model_fn": "openretina.hoefling_2024.models.SFB3d_core_SxF3d_readout", "model_config": config}
+            )
+        )
+    return folder
 
 
 @contextmanager

@@ -31,6 +31,10 @@ class Constraint(nn.Module):
         """
         return last_channel_ranges(self.children())
 
+    def process(self, x: Tensor) -> Tensor:
+        """The constrained stimuli, with openretina's name for it; the constraint moves to where the stimuli are."""
+        return self.to(x.device)(x)
+
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if stimuli of this shape cannot meet the constraint."""
         check_dimensions(stimulus_shape)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.exceptions import InvalidValueError, NothingThereError
-from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import MaskReadOut, gather_neurons
+from mei_lightning.models.sessions import SessionsModel
 from mei_lightning.models.simulated import STIMULUS_FORMAT, SimulatedRetina
 from mei_lightning.neurons import Neuron
 
@@ -187,7 +187,7 @@ def start_from_moving_gabors(layer: SpaceTimeConvolution) -> None:
             time[8 * i + j, 2 * i + 1, :, 0, 0] += time_course * turn.sin() * (1 if j < 4 else -1)
 
 
-class DigitalTwin(RetinaModel):
+class DigitalTwin(SessionsModel):
     """A trained model of the simulated retina's neurons, made as such models are made of recorded neurons.
 
     Its sessions and neurons are those of `SimulatedRetina`, so that what is found on the twin can be tried out on the

@@ -17,13 +17,19 @@ from torch import Tensor, nn
 from mei_lightning.exceptions import (
     DownloadError,
     InvalidValueError,
-    MissingPackageError,
     NothingThereError,
     NotPermittedError,
 )
 from mei_lightning.models.base import RetinaModel, StimulusFormat, freeze
-from mei_lightning.models.openretina_read_out import computes_core_then_readout, is_ensemble, network_read_out
+from mei_lightning.models.openretina_checkpoints import import_core_readout, load_openretina_path
+from mei_lightning.models.openretina_read_out import (
+    answers_for_all_sessions,
+    computes_core_then_readout,
+    is_ensemble,
+    network_read_out,
+)
 from mei_lightning.models.read_out import MeanReadOut
+from mei_lightning.models.sessions import SessionsModel
 from mei_lightning.neurons import Neuron
 
 CONSENT_VARIABLE = "MEI_LIGHTNING_ALLOW_UNPICKLING"
@@ -33,7 +39,7 @@ _HOEFLING_PIXEL_SIZES = {(18, 16): 50.0, (72, 64): 12.5}
 _FRAME_RATE = 30.0
 
 
-class OpenRetinaModel(RetinaModel):
+class OpenRetinaModel(SessionsModel):
     """A frozen model of the openretina package.
 
     The stimulus format is inferred. Channels are green and UV if there are two. The frame rate is the one that the
@@ -82,9 +88,9 @@ class OpenRetinaModel(RetinaModel):
                 "author put into it. If you trust the source, consent with allow_unpickling=True or with the "
                 f"environment variable {CONSENT_VARIABLE}=1. The built-in model 'digital_twin' needs no consent."
             )
-        core_readout = _import_core_readout()
+        core_readout = import_core_readout()
         is_path = is_path or (path.exists() and source not in core_readout._MODEL_NAME_TO_REMOTE_LOCATION)
-        network = _load_path(path) if is_path else _load_from_hub(core_readout, str(source), cache_directory)
+        network = load_openretina_path(path) if is_path else _load_from_hub(core_readout, str(source), cache_directory)
         self._adopt(network, path.stem if is_path else str(source), str(source), centred_readouts)
 
     @classmethod
@@ -128,11 +134,35 @@ class OpenRetinaModel(RetinaModel):
     def forward(self, stimulus: Tensor, data_key: str | None = None) -> Tensor:
         """Responses ``[batch, time', neurons]`` of a session to stimuli ``[batch, channels, time, height, width]``.
 
+        Without a session those of all neurons, one session after the other, in the order of the sessions' names.
+
         Raises:
-            ValueError: if the session is missing or unknown.
+            ValueError: if the session is unknown.
         """
-        self.check_session(data_key)
-        return self.network(stimulus, data_key=data_key)
+        if data_key is not None or not self.has_sessions:
+            self.check_session(data_key)
+            return self.network(stimulus, data_key=data_key)
+        if not all(map(answers_for_all_sessions, _members(self.network))):
+            return super().forward(stimulus)
+        with warnings.catch_warnings():
+            # openretina warns at each step that all sessions are meant, which the caller has said.
+            warnings.filterwarnings("ignore", "No data key provided", UserWarning)
+            return self.network(stimulus)
+
+    @property
+    def core(self) -> nn.Module:
+        """The core of openretina's network; that of the first member of an ensemble."""
+        return _members(self.network)[0].core
+
+    @property
+    def readout(self) -> Mapping[str, Any]:
+        """The readouts of openretina's network, by session; those of the first member of an ensemble."""
+        return getattr(_members(self.network)[0], "readout", None) or super().readout
+
+    @property
+    def data_info(self) -> dict[str, Any]:
+        """What openretina's network states about its data."""
+        return getattr(_members(self.network)[0], "data_info", None) or super().data_info
 
     def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         members = _members(self.network) if is_ensemble(self.network) else [self.network]
@@ -153,8 +183,8 @@ def is_openretina_module(module: nn.Module) -> bool:
     return any(base.__module__.split(".")[0] == "openretina" for base in type(module).__mro__)
 
 
-def inspect_network(network: nn.Module) -> tuple[StimulusFormat, dict[str, int]]:
-    """The stimulus and the number of neurons of each session of an openretina model.
+def inspect_network(network: nn.Module) -> tuple[StimulusFormat, dict[str, int] | int]:
+    """The stimulus and the number of neurons of each session of an openretina model; one number if it has no sessions.
 
     They come from what the model states about its data and from a stimulus of zeros put through every readout.
 
@@ -189,34 +219,6 @@ def inspect_network(network: nn.Module) -> tuple[StimulusFormat, dict[str, int]]
     return stimulus_format, neurons_per_session
 
 
-def _import_core_readout() -> ModuleType:
-    try:
-        return importlib.import_module("openretina.models.core_readout")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"An openretina model needs the openretina package, which could not be imported ({error}). Install it "
-            "with: pip install \"mei-lightning[openretina]\" - or use the built-in model 'digital_twin'."
-        ) from error
-
-
-def _load_path(path: Path) -> nn.Module:
-    if path.is_dir() and not any(path.glob("config_*.yaml")):
-        raise InvalidValueError(
-            f"The folder '{path}' holds no ensemble in openretina's layout (there is no config_*.yaml)."
-        )
-    try:
-        if path.is_dir():
-            ensembles = importlib.import_module("openretina.utils.nnfabrik_model_loading")
-            return ensembles.load_ensemble_retina_model_from_directory(str(path), "cpu")[1]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return _import_core_readout().load_core_readout_model(str(path), "cpu")
-    except Exception as error:
-        raise InvalidValueError(
-            f"'{path}' does not hold a model that openretina can load ({type(error).__name__}: {error})."
-        ) from error
-
-
 def _load_from_hub(core_readout: ModuleType, name: str, cache_directory: str | os.PathLike[str] | None) -> nn.Module:
     locations: Mapping[str, str] = core_readout._MODEL_NAME_TO_REMOTE_LOCATION
     if name not in locations:
@@ -234,7 +236,7 @@ def _load_from_hub(core_readout: ModuleType, name: str, cache_directory: str | o
                 f"The openretina model '{name}' could not be downloaded ({type(error).__name__}: {error}). Give the "
                 "path of a checkpoint (.ckpt) that you have, or use the built-in model 'digital_twin'."
             ) from error
-    return _load_path(path)
+    return load_openretina_path(path)
 
 
 def _members(network: nn.Module) -> list[Any]:
@@ -247,6 +249,9 @@ def _input_shape(network: Any, facts: Mapping[str, Any]) -> tuple[int, int, int]
         channels, height, width = facts["input_shape"]
     elif "in_shape" in getattr(network, "hparams", {}):
         channels, _, height, width = network.hparams["in_shape"]
+    elif isinstance(getattr(network, "kernel_size", None), tuple) and hasattr(network, "in_channels"):
+        # A SingleCellSeparatedLNP sees only the part of the frame that its kernel covers.
+        channels, (height, width) = network.in_channels, network.kernel_size
     elif not hasattr(network, "data_info") and hasattr(network, "stimulus_shape"):
         _, channels, _, height, width = network.stimulus_shape(1)
     else:
@@ -258,8 +263,8 @@ def _input_shape(network: Any, facts: Mapping[str, Any]) -> tuple[int, int, int]
 
 
 @torch.no_grad()
-def _measure(network: nn.Module, channels: int, height: int, width: int) -> tuple[int, dict[str, int]]:
-    """Frames by which the response is shorter than the stimulus, and the number of neurons of each session.
+def _measure(network: nn.Module, channels: int, height: int, width: int) -> tuple[int, dict[str, int] | int]:
+    """Frames by which the response is shorter than the stimulus, and the number of neurons of each session, or of all.
 
     openretina's readouts enforce constraints on their weights (e.g. that they are positive) when they are used. As
     each is used here once, the weights stay the same from here on.
@@ -272,18 +277,20 @@ def _measure(network: nn.Module, channels: int, height: int, width: int) -> tupl
         except RuntimeError as error:
             failure = error
             continue
-        neurons_per_session = {session: values.shape[-1] for session, values in responses.items()}
+        counts = {session: values.shape[-1] for session, values in responses.items()}
         response_frames = next(iter(responses.values())).shape[1]
         if response_frames > 0:
-            return frames - response_frames, neurons_per_session
+            return frames - response_frames, counts.pop(None) if None in counts else counts
     raise InvalidValueError(
         f"{type(network).__name__} gives no response to {frames} frames of {channels} x {height} x {width}."
     ) from failure
 
 
-def _responses_of_sessions(network: nn.Module, stimulus: Tensor) -> dict[str, Tensor]:
-    """Put one stimulus through every readout of every member, computing each core once."""
+def _responses_of_sessions(network: nn.Module, stimulus: Tensor) -> dict[Any, Tensor]:
+    """Put one stimulus through every readout of every member, computing each core once; None is for no sessions."""
     members = _members(network)
+    if not hasattr(members[0], "readout"):
+        return {None: network(stimulus)}
     first, *others = members[0].readout.keys()
     features: list[tuple[Any, Tensor]] = []
     hooks = [
@@ -305,7 +312,7 @@ def _sees_one_frame_at_a_time(network: nn.Module, channels: int, height: int, wi
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     frames = torch.randn(1, channels, 2, height, width, generator=generator).to(parameter)
-    session = next(iter(_members(network)[0].readout))
+    session = next(iter(getattr(_members(network)[0], "readout", [None])))
     together = network(frames, data_key=session)
     swapped = network(frames.flip(2), data_key=session)
     return torch.allclose(together, swapped.flip(1), rtol=1e-4, atol=1e-6)
@@ -338,6 +345,11 @@ def _number(value: Any) -> float | None:
 @torch.no_grad()
 def _centre_readouts(network: nn.Module) -> None:
     for member in _members(network):
+        if not hasattr(member, "readout"):
+            raise InvalidValueError(
+                f"centred_readouts=True needs readouts of sessions, and a {type(member).__name__} has none. "
+                "Leave centred_readouts=False."
+            )
         for session, readout in member.readout.items():
             _readout_position(session, readout).zero_()
 

@@ -18,6 +18,15 @@ def is_ensemble(network: nn.Module) -> bool:
     return _method_of(network, "forward") == "openretina.modules.layers.ensemble.EnsembleModel.forward"
 
 
+def answers_for_all_sessions(network: Any) -> bool:
+    """Whether a network, not an ensemble, gives the responses of all sessions when it is asked for none."""
+    return (
+        _method_of(network, "forward") == "openretina.models.core_readout.BaseCoreReadout.forward"
+        and _method_of(network.readout, "forward")
+        == "openretina.modules.readout.multi_readout.MultiReadoutBase.forward"
+    )
+
+
 def network_read_out(network: Any, rows: Sequence[int] | None, neurons: Sequence[Neuron], is_split: bool) -> nn.Module:
     """Responses of chosen neurons of a network of openretina, as ``RetinaModel.read_out``.
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.models.base import RetinaModel, StimulusFormat
+from mei_lightning.models.base import StimulusFormat
+from mei_lightning.models.sessions import SessionsModel
 
 STIMULUS_FORMAT = StimulusFormat(
     channel_names=("green", "UV"),
@@ -268,7 +269,7 @@ class _Network(nn.Module):
         return self.sessions[data_key](stimulus)
 
 
-class SimulatedRetina(RetinaModel):
+class SimulatedRetina(SessionsModel):
     """Ganglion cells of eight types, written down as formulas, so that an MEI can be checked against the truth.
 
     The response of a cell is ``gain * softplus(drive + bias)``. What drives it is, for a stimulus window of

@@ -160,7 +160,7 @@ def save_stimulus_to_mp4_video(
     frames, rate = _frames_and_rate(
         stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format, smallest_factor=2
     )
-    _write_mp4(filepath, frames, rate)
+    write_mp4(filepath, frames, rate)
 
 
 def save_stimulus_to_animated_png(
@@ -253,7 +253,7 @@ def save_meis_to_mp4_video(
     rate = _frame_rate(fps, dataset_stimulus_format(dataset))
     stimuli = dataset["stimulus"].transpose("neuron", "channel", "time", "y", "x").values
     tiles = np.stack([stimulus_to_rgb_frames(stimulus) for stimulus in stimuli])
-    _write_mp4(filepath, _mosaic(tiles, [str(label) for label in dataset["neuron"].values]), rate)
+    write_mp4(filepath, _mosaic(tiles, [str(label) for label in dataset["neuron"].values]), rate)
 
 
 def enlarge(frames: Frames, factor: int) -> Frames:
@@ -317,8 +317,8 @@ def _frames_and_rate(
     return enlarge(frames[start_at_frame:], factor), rate
 
 
-def _write_mp4(filepath: str | Path, frames: Iterable[Frames], rate: Fraction) -> None:
-    """Encode frames ``[height, width, 3]`` of even height and width."""
+def write_mp4(filepath: str | Path, frames: Iterable[Frames], rate: Fraction) -> None:
+    """Encode RGB frames ``[height, width, 3]`` of even height and width as H.264."""
     remaining = iter(frames)
     first = next(remaining)
     with av.open(str(filepath), "w", format="mp4", options={"movflags": "+faststart"}) as container:

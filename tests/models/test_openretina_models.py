@@ -1,4 +1,3 @@
-import pickle
 import socket
 import sys
 import time
@@ -7,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import yaml
 
 pytest.importorskip("openretina.models.core_readout", reason="openretina is not installed")
 
@@ -18,6 +16,7 @@ from openretina_checkpoints import (
     example_core_readout,
     unified_core_readout,
     write_checkpoint,
+    write_ensemble_folder,
     write_example_checkpoint,
     write_unified_checkpoint,
 )
@@ -341,46 +340,6 @@ def test_a_folder_in_openretinas_layout_is_an_ensemble(tmp_path, centred_readout
         responses = model(stimulus, data_key=session)
         assert responses.shape == (2, 20, model.neurons_per_session[session])
         torch.testing.assert_close(responses, expected(stimulus, data_key=session), rtol=0, atol=0)
-
-
-def write_ensemble_folder(folder, sessions):
-    from openretina.legacy.models import SFB3d_core_SxF3d_readout
-
-    data_info = {
-        session: {
-            "input_dimensions": (1, 2, 50, 18, 16),
-            "input_channels": 2,
-            "output_dimension": count,
-            "mean_response": np.zeros(count, dtype=np.float32),
-            "roi_coords": np.zeros((count, 2), dtype=np.float32),
-        }
-        for session, count in sessions.items()
-    }
-    config = {
-        "hidden_channels": [4, 4],
-        "temporal_kernel_size": [21, 11],
-        "spatial_kernel_size": [11, 5],
-        "layers": 2,
-        "stack": -1,
-        "batch_adaptation": False,
-        "gaussian_masks": True,
-        "gaussian_mean_scale": 6.0,
-        "gaussian_var_scale": 4.0,
-        "readout_positive": True,
-        "laplace_padding": 0,
-    }
-    for seed in (0, 1000):
-        network = SFB3d_core_SxF3d_readout(None, seed=seed, data_info=data_info, **config)
-        for readout in network.readout.values():
-            readout.mask_mean.data.normal_(0.0, 0.05)
-            readout.features.data.normal_(0.3, 0.5)
-        torch.save(network.state_dict(), folder / f"state_dict_{seed:05d}.pth.tar")
-        (folder / f"data_info_{seed:05d}.pkl").write_bytes(pickle.dumps(data_info))
-        (folder / f"config_{seed:05d}.yaml").write_text(
-            yaml.safe_dump(
-                {"model_fn": "openretina.hoefling_2024.models.SFB3d_core_SxF3d_readout", "model_config": config}
-            )
-        )
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """openretina's names for optimising a stimulus, with its arguments, on Lightning's trainer."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -12,9 +11,6 @@ from torch.optim import Optimizer
 
 from mei_lightning.constraints import ChannelRanges, Constraint, NormAndRange, TemporalLowPass, last_channel_ranges
 from mei_lightning.devices import made_on_cpu
-from mei_lightning.models.base import RetinaModel
-from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
-from mei_lightning.models.openretina import OpenRetinaModel
 from mei_lightning.objectives import Objective
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer
@@ -91,8 +87,27 @@ class TemporalGaussianLowPassFilterProcessor(TemporalLowPass):
         super().__init__(sigma)
 
 
+class StimulusPostprocessor:
+    """What is done to a stimulus after each step; derive from it and write ``process`` for one of your own."""
+
+    def process(self, x: Tensor) -> Tensor:
+        """The stimulus ``[rows, channels, time, height, width]`` as it shall be; here as it is."""
+        return x
+
+
+class StimulusRegularizationLoss:
+    """A cost that is subtracted from the objective; derive from it and write ``forward`` for one of your own."""
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost of a stimulus ``[rows, channels, time, height, width]``, a number; here nothing."""
+        return stimulus.new_zeros(())
+
+
 class RangeRegularizationLoss(Regularizer):
     """The sum of the values' distances from the range of their channel, and of the norm's from its maximum.
+
+    Called, it gives the cost of each row, as all regularizers of this package do; its ``forward`` gives one number, as
+    openretina's function needs it.
 
     Args:
         min_max_values: one ``(low, high)`` for each channel, None for unbounded.
@@ -111,12 +126,16 @@ class RangeRegularizationLoss(Regularizer):
         self.range_penalty = RangePenalty(self.min_max_values)
         self.max_norm = max_norm
 
-    def forward(self, stimulus: Tensor) -> Tensor:
-        """The cost ``[rows]``."""
+    def __call__(self, stimulus: Tensor) -> Tensor:
+        """The cost of each row, ``[rows]``."""
         cost = self.range_penalty(stimulus)
         if self.max_norm is not None:
             cost = cost + (stimulus.flatten(1).norm(dim=1) - self.max_norm).relu()
         return self.factor * cost
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost of all rows together, a number."""
+        return self(stimulus).sum()
 
     def check(self, stimulus_shape: Sequence[int]) -> None:
         """Raise a ValueError if the number of ranges is not that of the channels."""
@@ -131,28 +150,6 @@ class _Process(Protocol):
     def process(self, x: Tensor, /) -> Tensor: ...
 
 
-def load_core_readout_from_remote(
-    model_path: str, device: str, cache_directory_path: str | os.PathLike[str] | None = None
-) -> RetinaModel:
-    """Load a model with the call that openretina uses, for code that only changes its imports.
-
-    An openretina model is unpickled, and this call has no argument for your consent to it: set the environment
-    variable ``MEI_LIGHTNING_ALLOW_UNPICKLING=1``.
-
-    Args:
-        model_path: a name on openretina's hub, the path of a checkpoint, or a built-in model (``"digital_twin"``,
-            ``"simulated"``; these need neither openretina nor consent).
-        device: where to put the model, e.g. ``"cpu"`` or ``"cuda"``.
-        cache_directory_path: where downloads are kept; openretina's own cache by default.
-
-    Raises:
-        FileNotFoundError, PermissionError, ImportError, ValueError, ConnectionError: as :class:`OpenRetinaModel`.
-    """
-    if model_path in BUILT_IN_MODELS:
-        return load_model(model_path).to(device)
-    return OpenRetinaModel(model_path, cache_directory=cache_directory_path).to(device)
-
-
 @made_on_cpu
 def optimize_stimulus(
     stimulus: Tensor,
@@ -165,7 +162,8 @@ def optimize_stimulus(
     """Optimise a stimulus in place, as openretina's function of this name does.
 
     Takes the objectives, regularisers and postprocessors of this package and of openretina. As there, the stimulus
-    becomes the last iterate; ``find_meis`` returns the best one and its score.
+    becomes the last iterate, without a gradient (``detach_``); another call goes on from there. ``find_meis`` returns
+    the best iterate and its score.
 
     Args:
         stimulus: ``[rows, channels, time, height, width]``; each row is a problem of its own.
@@ -199,6 +197,11 @@ def optimize_stimulus(
         trainer.fit(module)
     with torch.no_grad():
         stimulus.copy_(module.stimulus)
+    # detach_ would do for both, but a view refuses it.
+    if stimulus.is_leaf:
+        stimulus.requires_grad_(False)
+    else:
+        stimulus.detach_()
 
 
 class _StopWithStopper(Callback):

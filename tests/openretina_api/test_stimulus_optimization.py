@@ -12,12 +12,14 @@ from mei_lightning import (
     ChangeNormJointlyClipRangeSeparately,
     EarlyStopper,
     IncreaseObjective,
+    MaximalNorm,
     MeanReducer,
     OptimizationStopper,
     RangeRegularizationLoss,
     SliceMeanReducer,
     TemporalGaussianLowPassFilterProcessor,
     load_model,
+    openretina_api,
     optimize_stimulus,
 )
 
@@ -102,7 +104,7 @@ def test_published_example(listing, tmp_path):
     torch.manual_seed(0)
     start = 0.1 * torch.randn(1, 2, 40, 18, 16)
     stimulus, objective = names["stimulus"], names["objective"]
-    assert stimulus.requires_grad
+    assert not stimulus.requires_grad
     assert stimulus.is_leaf
     assert stimulus.isfinite().all()
     with torch.no_grad():
@@ -322,6 +324,69 @@ def test_rows_of_a_batch_are_problems_of_their_own(network, openretina):
     assert (wrong - right).abs().max() > 0.1
 
 
+def extras_of_ones_own(names):
+    """A postprocessor and a cost derived from the classes that are there to derive from."""
+
+    class Mirror(names.StimulusPostprocessor):
+        def process(self, x):
+            return 0.5 * (x + x.flip(-1))
+
+    class Brightness(names.StimulusRegularizationLoss):
+        def forward(self, stimulus):
+            return 0.1 * stimulus.square().sum()
+
+    return {
+        "stimulus_postprocessor": [Mirror(), names.StimulusPostprocessor()],
+        "stimulus_regularization_loss": [Brightness(), names.StimulusRegularizationLoss()],
+    }
+
+
+def test_extras_of_ones_own_work_in_both_functions(openretina):
+    stimuli = [
+        optimized(function, noise(), Parabola(1.0), OptimizationStopper(3), lr=0.1, **extras_of_ones_own(names))[0]
+        for function in (openretina.optimize_stimulus, optimize_stimulus)
+        for names in (openretina, openretina_api)
+    ]
+    # Each step multiplies by 1 - 2 lr (1 + 0.1).
+    expected = 0.5 * (noise() + noise().flip(-1)) * (1 - 0.22) ** 3
+    for stimulus in stimuli:
+        torch.testing.assert_close(stimulus, expected)
+
+
+EVERY_EXTRA = {
+    "stimulus_postprocessor": [
+        TemporalGaussianLowPassFilterProcessor(1.5, 9),
+        ChangeNormJointlyClipRangeSeparately(RANGES, norm=10.0),
+        MaximalNorm(9.0),
+    ],
+    "stimulus_regularization_loss": RangeRegularizationLoss([(-0.1, 0.1), (None, 0.2)], 3.0, factor=0.01),
+}
+
+
+def test_own_postprocessors_and_costs_work_in_openretinas_function(openretina):
+    ours, theirs = (
+        optimized(function, noise(), Parabola(-0.1), OptimizationStopper(4), lr=1.0, **EVERY_EXTRA)[0]
+        for function in (optimize_stimulus, openretina.optimize_stimulus)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert ours.norm().item() == pytest.approx(9.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["leaf", "view", "computed"])
+def test_the_stimulus_comes_out_without_a_gradient(kind):
+    stimulus = noise()
+    whole = noise(2)
+    stimulus = {
+        "leaf": lambda: stimulus.requires_grad_(),
+        "view": lambda: whole[:1].requires_grad_(),
+        "computed": lambda: 1.0 * stimulus.requires_grad_(),
+    }[kind]()
+    optimize_stimulus(stimulus, partial(torch.optim.SGD, lr=0.1), Parabola(1.0), OptimizationStopper(1))
+    torch.testing.assert_close(
+        torch.from_numpy(stimulus.numpy()), 0.8 * noise(2)[:1] if kind == "view" else 0.8 * noise()
+    )
+
+
 def test_own_objective_in_openretinas_function(network, openretina):
     stimuli = []
     for objective in (
@@ -363,7 +428,7 @@ def test_a_stimulus_can_be_optimised_again(network):
     optimize_stimulus(once, optimization_stopper=OptimizationStopper(8), **arguments)
     for _ in range(2):
         optimize_stimulus(twice, optimization_stopper=OptimizationStopper(4), **arguments)
-        assert twice.requires_grad
+        assert not twice.requires_grad
         assert twice.is_leaf
         assert twice.data_ptr() == place
     torch.testing.assert_close(twice, once, atol=1e-6, rtol=1e-6)
