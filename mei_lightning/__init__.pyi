@@ -124,3 +124,5 @@ from .starting_points import InitialStimuli as InitialStimuli
 from .starting_points import LinearReceptiveField as LinearReceptiveField
 from .starting_points import PinkNoise as PinkNoise
 from .starting_points import WhiteNoise as WhiteNoise
+
+__version__: str

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.metadata
 import importlib.resources
 import json
 import uuid
@@ -18,6 +17,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mei_lightning import __version__
 from mei_lightning.analysis.analyze import ANALYSIS
 from mei_lightning.analysis.measures import measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
@@ -137,7 +137,7 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
     model = str(meis.attrs.get("model", ""))
     return {
         "title": f"MEIs of {model}" if model else "MEIs",
-        "version": importlib.metadata.version("mei-lightning"),
+        "version": __version__,
         "style": Markup(_package_file("report.css")),
         "script": Markup(script),
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
