@@ -28,9 +28,9 @@ from .constraints import RescaleThenClip as RescaleThenClip
 from .constraints import SpatialLowPass as SpatialLowPass
 from .constraints import TemporalLowPass as TemporalLowPass
 from .exceptions import MEIError as MEIError
-from .experiment import ProjectorStimuli as ProjectorStimuli
-from .experiment import export_for_experiment as export_for_experiment
-from .experiment import projector_stimuli as projector_stimuli
+from .experiment.export import export_for_experiment as export_for_experiment
+from .experiment.frames import ProjectorStimuli as ProjectorStimuli
+from .experiment.frames import projector_stimuli as projector_stimuli
 from .find import find_meis as find_meis
 from .methods.clusters import cluster_by_stimulus as cluster_by_stimulus
 from .methods.diverse import find_diverse_stimuli as find_diverse_stimuli

@@ -1,7 +1,7 @@
 """The commands that go on from a store of MEIs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -9,7 +9,7 @@ import xarray as xr
 from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
 from mei_lightning.analysis.held_out import score_held_out
 from mei_lightning.analysis.measures import measures_table
-from mei_lightning.experiment import export_for_experiment
+from mei_lightning.experiment.export import export_for_experiment
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.plots.stability import UNKNOWN_STABILITY
 from mei_lightning.report.page import write_report
@@ -98,26 +98,15 @@ def experiment(
     store: str,
     directory: str,
     neurons: list[str],
-    gap: float = 1.0,
-    clip: bool = False,
-    colours: dict[str, str] | None = None,
-    frame_rate: float | None = None,
-    video: Literal["mp4", "avi"] = "mp4",
+    **options: Any,
 ) -> None:
-    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video) and the times of the frames.
+    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video), what they are, and a PsychoPy script.
 
     Args:
         store: where the MEIs are, e.g. results/meis.zarr.
         directory: where to write.
         neurons: labels in the order of showing, e.g. "[session_1/5,session_1/7]".
-        gap: seconds of background before each stimulus and at the end.
-        clip: clip values outside 0 to 255, and say how many; otherwise they are an error.
-        colours: the projector's colours (R, G, B) of each channel; by default "{green: G, UV: B}".
-        frame_rate: images per second of still images.
-        video: mp4 (H.264) or avi (FFV1), both lossless.
     """
-    shown = export_for_experiment(
-        store, directory, neurons, gap=gap, clip=clip, colours=colours, frame_rate=frame_rate, video=video
-    )
+    shown = export_for_experiment(store, directory, neurons, **options)
     print(shown.levels.to_string(index=False))
     print(f"{len(shown.frames)} frames, {len(shown.frames) / shown.frame_rate:.1f} s: {directory}")
