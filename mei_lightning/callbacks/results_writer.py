@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.callbacks.interrupt import InterruptedTogether
 from mei_lightning.exceptions import InvalidTypeError
+from mei_lightning.experiment.showable import warn_of_what_no_projector_shows
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.strategies import tells_of_a_lost_process
@@ -112,6 +113,7 @@ class ResultsWriter(Callback):
         if trainer.is_global_zero:
             self.store.collect()
             self._warn_of_failures(module)
+            warn_of_what_no_projector_shows(xr.open_zarr(self.store.path, chunks=None))
             if self.report:
                 self._report()
         self._unlock()
