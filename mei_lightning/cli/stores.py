@@ -1,18 +1,19 @@
 """The commands that go on from a store of MEIs."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
+from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis, current_analysis
 from mei_lightning.analysis.held_out import score_held_out
 from mei_lightning.analysis.measures import measures_table
 from mei_lightning.experiment.export import export_for_experiment
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.plots.stability import UNKNOWN_STABILITY
-from mei_lightning.report.page import write_report
+from mei_lightning.report.page import check_report, write_report
 from mei_lightning.results.export import export_meis
 
 
@@ -48,14 +49,32 @@ def analyze(
     print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
 
 
-def report(store: str, target: str | None = None, overwrite: bool = False) -> None:
+def report(
+    store: str,
+    target: str | None = None,
+    overwrite: bool = False,
+    analyze: bool = False,
+    model: RetinaModel | str | None = None,
+    allow_unpickling: bool = False,
+) -> None:
     """Make one HTML page of a store of MEIs, with figures and a gallery to sort and filter; it works offline.
 
     Args:
-        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used.
+        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used, but
+            not those of an analysis that is older than the MEIs.
         target: the file to make; by default report.html beside the store.
         overwrite: replace an earlier report.
+        analyze: measure the MEIs first, if there is no analysis of them as they are now.
+        model: for analyze, the model that found the MEIs; as for fit.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
     """
+    check_report(store, target, overwrite)
+    if analyze:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            analysis = current_analysis(store)
+        if analysis is None:
+            analyze_meis(store, model, overwrite=True, allow_unpickling=allow_unpickling)
+            print(f"Analysis: {Path(store).parent / ANALYSIS}")
     print(f"Report: {write_report(store, target, overwrite=overwrite)}")
 
 
