@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -108,10 +108,14 @@ class _NamedBar(TQDMProgressBar):
         super().__init__()
         self._title = title
 
-    def on_predict_batch_start(self, *arguments: Any, **named: Any) -> None:
-        """Put the title where Lightning puts the number of the loader."""
-        super().on_predict_batch_start(*arguments, **named)
-        self.predict_progress_bar.set_description(self._title)
+    @property
+    def predict_description(self) -> str:
+        """What the bar says."""
+        return self._title
+
+    def on_predict_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Show how many batches there are; Lightning would put the number of the loader after the title."""
+        self.predict_progress_bar.total = trainer.num_predict_batches[0]
 
 
 def _loader(count: int, batch_size: int) -> DataLoader:
