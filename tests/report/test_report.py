@@ -176,7 +176,7 @@ def test_the_page_fits_a_phone(phone):
     assert phone.execute_script(WIDER, "body *", ".scroll, figure, dialog") == []
     assert phone.execute_script("return getComputedStyle(document.querySelector('form')).position") == "static"
     widths = phone.execute_script("return [...document.querySelectorAll('#figures img')].map((it) => it.width)")
-    assert min(widths) > 600
+    assert min(widths) > 500
 
     phone.execute_script("document.querySelector('#gallery .card').click()")
     eventually(phone, "return document.getElementById('neuron').open")
