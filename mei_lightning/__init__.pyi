@@ -29,9 +29,9 @@ from .constraints import RescaleThenClip as RescaleThenClip
 from .constraints import SpatialLowPass as SpatialLowPass
 from .constraints import TemporalLowPass as TemporalLowPass
 from .exceptions import MEIError as MEIError
-from .experiment import ProjectorStimuli as ProjectorStimuli
-from .experiment import export_for_experiment as export_for_experiment
-from .experiment import projector_stimuli as projector_stimuli
+from .experiment.export import export_for_experiment as export_for_experiment
+from .experiment.frames import ProjectorStimuli as ProjectorStimuli
+from .experiment.frames import projector_stimuli as projector_stimuli
 from .find import find_meis as find_meis
 from .methods.clusters import cluster_by_stimulus as cluster_by_stimulus
 from .methods.diverse import find_diverse_stimuli as find_diverse_stimuli
@@ -129,3 +129,5 @@ from .starting_points import InitialStimuli as InitialStimuli
 from .starting_points import LinearReceptiveField as LinearReceptiveField
 from .starting_points import PinkNoise as PinkNoise
 from .starting_points import WhiteNoise as WhiteNoise
+
+__version__: str

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, Literal
 
 import pandas as pd
@@ -12,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from mei_lightning import __version__
 from mei_lightning.constraints import NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
@@ -199,7 +199,7 @@ class MEIProblem:
                 **({"robustness": Setting.of(list(settings.robustness))} if settings.robustness else {}),
                 **self._configuration_of_search(),
                 "seed": settings.seed,
-                "mei_lightning": version("mei-lightning"),
+                "mei_lightning": __version__,
             }
         )
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import mei_lightning as ml
 
@@ -19,3 +20,7 @@ def test_every_name_is_there_when_it_is_asked_for():
     assert len(ml.__all__) == len(set(ml.__all__)) > 100
     assert all(getattr(ml, name).__module__.startswith("mei_lightning.") for name in ml.__all__)
     assert set(ml.__all__) <= set(dir(ml))
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert ml.__version__ == version("mei-lightning")

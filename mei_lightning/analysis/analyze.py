@@ -16,6 +16,7 @@ from mei_lightning.analysis.cross_responses import (
     type_responses,
     type_selectivity_index,
 )
+from mei_lightning.analysis.freshness import DIGEST, is_current, meis_digest
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
 from mei_lightning.devices import made_on_cpu
@@ -28,6 +29,7 @@ from mei_lightning.results.replacing import rename, replace
 
 ANALYSIS = "analysis.zarr"
 TABLE = "measures.csv"
+HOW_TO_RENEW = "Make it anew: mei-lightning report STORE --analyze true (--model MODEL) --overwrite true."
 
 
 @made_on_cpu
@@ -74,6 +76,8 @@ def analyze_meis(
         if target.exists() and not overwrite:
             raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
     with xr.open_zarr(store, chunks=None) as meis:
+        # Before anything is measured: what a run writes from here on makes the analysis an older one.
+        digest = meis_digest(meis)
         retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
         if retina is not None and weights_digest(retina) != meis.attrs["weights_digest"]:
             warnings.warn(
@@ -89,6 +93,7 @@ def analyze_meis(
     analysis = xr.merge(parts, combine_attrs="override", compat="no_conflicts")
     if "adjusted_rand_index" in parts[-1].attrs:
         analysis.attrs["adjusted_rand_index"] = parts[-1].attrs["adjusted_rand_index"]
+    analysis.attrs[DIGEST] = digest
     hidden = [target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial") for target in targets]
     try:
         analysis.drop_encoding().to_zarr(hidden[0], mode="w-", zarr_format=2, consolidated=True)
@@ -99,6 +104,23 @@ def analyze_meis(
         shutil.rmtree(hidden[0], ignore_errors=True)
         hidden[1].unlink(missing_ok=True)
     return analysis
+
+
+def current_analysis(store: str | Path) -> xr.Dataset | None:
+    """The analysis beside a store, if there is one and it is of the MEIs as they are now.
+
+    Warns of one that is older than the MEIs, or of others, and leaves it out.
+    """
+    path = Path(store).parent / ANALYSIS
+    if not path.exists():
+        return None
+    with xr.open_zarr(path, chunks=None) as opened, xr.open_zarr(store, chunks=None) as meis:
+        if is_current(opened, meis):
+            return opened.load()
+    warnings.warn(
+        f"{path} is older than the MEIs of {store}, or of others, and is left out. {HOW_TO_RENEW}", stacklevel=2
+    )
+    return None
 
 
 def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, progress_bar: bool) -> list[xr.Dataset]:

@@ -111,7 +111,12 @@ def chromatic_landscape(
             prepared = prepare(model, (1, *mei.shape))
             objective = NeuronObjective(prepared, [list(group)] * len(shown), reducer)
             values[allowed] = predict_rows(
-                objective, stimuli, response_and_gradient, accelerator=accelerator, progress_bar=progress_bar
+                objective,
+                stimuli,
+                response_and_gradient,
+                title="Responses over contrasts",
+                accelerator=accelerator,
+                progress_bar=progress_bar,
             ).numpy()
     table = values.reshape(len(grid), len(grid), 3)
     axes = [f"{name}_contrast" for name in names]

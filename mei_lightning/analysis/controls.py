@@ -75,6 +75,7 @@ def compare_with_standard_stimuli(
         NeuronObjective(model, [list(groups[number]) for number in present], reducer),
         lambda rows: torch.from_numpy(meis["stimulus"][present[rows]].values),
         lambda objective, stimulus: torch.stack([objective(stimulus), stimulus.flatten(1).norm(dim=1)], dim=1),
+        title="Responses to own MEIs",
         accelerator=accelerator,
         progress_bar=progress_bar,
     ).double()
@@ -92,6 +93,7 @@ def compare_with_standard_stimuli(
                     torch.stack([chosen[number].make() for number in shown]), norm, bounds
                 ),
                 len(chosen),
+                title="Responses to standard stimuli",
                 accelerator=accelerator,
                 progress_bar=progress_bar,
             )

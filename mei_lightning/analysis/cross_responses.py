@@ -70,6 +70,7 @@ def cross_responses(
             reducer,
             grey_and_meis,
             1 + len(present),
+            title="Responses to all MEIs",
             accelerator=accelerator,
             progress_bar=progress_bar,
         )

@@ -79,6 +79,7 @@ def score_held_out(
             objective,
             lambda rows: torch.from_numpy(stimuli.isel(neuron=rows).values),
             NeuronObjective.forward,
+            title="Held-out scores",
             accelerator=accelerator,
             progress_bar=progress_bar,
         ).numpy()

@@ -146,7 +146,12 @@ def responses_to_steps(
         return stimulus
 
     traces = predict_rows(
-        objective, stimuli, NeuronObjective.traces, accelerator=accelerator, progress_bar=progress_bar
+        objective,
+        stimuli,
+        NeuronObjective.traces,
+        title="Responses to light and dark",
+        accelerator=accelerator,
+        progress_bar=progress_bar,
     )
     light, dark, background = traces.double().unflatten(0, (-1, len(signs))).unbind(1)
     return (light - background).amax(1).numpy(), (dark - background).amax(1).numpy()

@@ -1,9 +1,11 @@
 """A frozen model's answers to many stimuli, in batches that fit into memory, on any device."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,6 +28,7 @@ def predict_rows(
     stimuli: Stimuli,
     values: Callable[[NeuronObjective, Tensor], Tensor],
     *,
+    title: str,
     accelerator: str = "auto",
     progress_bar: bool = True,
 ) -> Tensor:
@@ -36,6 +39,7 @@ def predict_rows(
         stimuli: maps numbers of rows to their stimuli ``[rows, channels, time, height, width]``.
         values: maps the objective of some rows and their stimuli to ``[rows, ...]``, e.g. ``NeuronObjective.traces``.
             It is called without gradients, and may enable them.
+        title: what is computed, for the progress bar.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.
 
@@ -43,7 +47,7 @@ def predict_rows(
         The values of all rows, in their order, on the CPU.
     """
     with frozen(objective):
-        return torch.cat(_predict(_Rows(objective, stimuli, values), accelerator, progress_bar))
+        return torch.cat(_predict(_Rows(objective, stimuli, values), title, accelerator, progress_bar))
 
 
 def predict_all_pairs(
@@ -53,6 +57,7 @@ def predict_all_pairs(
     stimuli: Stimuli,
     count: int,
     *,
+    title: str,
     accelerator: str = "auto",
     progress_bar: bool = True,
 ) -> Tensor:
@@ -68,6 +73,7 @@ def predict_all_pairs(
         reducer: how the mean response of a group over time becomes a score.
         stimuli: maps numbers below ``count`` to stimuli ``[len(numbers), channels, time, height, width]``.
         count: how many stimuli there are, at least one.
+        title: what is computed, for the progress bar.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.
 
@@ -76,13 +82,14 @@ def predict_all_pairs(
     """
     with frozen(model):
         module = _AllPairs(model, groups, reducer, stimuli, count)
-        return torch.cat(_predict(module, accelerator, progress_bar), dim=1)
+        return torch.cat(_predict(module, title, accelerator, progress_bar), dim=1)
 
 
 @made_on_cpu
-def _predict(module: "_Rows | _AllPairs", accelerator: str, progress_bar: bool) -> list[Tensor]:
+def _predict(module: "_Rows | _AllPairs", title: str, accelerator: str, progress_bar: bool) -> list[Tensor]:
     quiet = quiet_trainer(
         chosen_accelerator(accelerator),
+        callbacks=[_NamedBar(title)] if progress_bar else [],
         enable_progress_bar=progress_bar,
         # Values may be made of gradients.
         inference_mode=False,
@@ -92,6 +99,23 @@ def _predict(module: "_Rows | _AllPairs", accelerator: str, progress_bar: bool) 
         batches = trainer.predict(module)
     assert batches is not None
     return [batch.cpu() for batch in batches]  # type: ignore[union-attr]
+
+
+class _NamedBar(TQDMProgressBar):
+    """Lightning's progress bar, which says what is computed in place of "Predicting DataLoader 0"."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+
+    @property
+    def predict_description(self) -> str:
+        """What the bar says."""
+        return self._title
+
+    def on_predict_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Show how many batches there are; Lightning would put the number of the loader after the title."""
+        self.predict_progress_bar.total = trainer.num_predict_batches[0]
 
 
 def _loader(count: int, batch_size: int) -> DataLoader:

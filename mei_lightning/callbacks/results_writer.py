@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.callbacks.interrupt import InterruptedTogether
 from mei_lightning.exceptions import InvalidTypeError
+from mei_lightning.experiment.showable import warn_of_what_no_projector_shows
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.strategies import tells_of_a_lost_process
@@ -112,6 +113,7 @@ class ResultsWriter(Callback):
         if trainer.is_global_zero:
             self.store.collect()
             self._warn_of_failures(module)
+            warn_of_what_no_projector_shows(xr.open_zarr(self.store.path, chunks=None))
             if self.report:
                 self._report()
         self._unlock()
@@ -169,18 +171,18 @@ class ResultsWriter(Callback):
         written = {"MEIs (dataset)": self.store.path}
         begun = meis.isel(neuron=meis["status"].values != "pending")
         if begun.sizes["neuron"]:
-            written |= self._draw(begun.isel(neuron=slice(_NEURONS_IN_PICTURES)).load())
+            written |= self._draw(begun.isel(neuron=slice(_NEURONS_IN_PICTURES)).load(), meis.sizes["neuron"])
         rank_zero_info(_summary(meis))
         for what, path in written.items():
             rank_zero_info(f"{what}: {path}")
 
-    def _draw(self, meis: xr.Dataset) -> dict[str, Path]:
-        plot_meis(meis).savefig(self.place / "meis.png", dpi=150)
+    def _draw(self, meis: xr.Dataset, total: int) -> dict[str, Path]:
+        plot_meis(meis, total=total).savefig(self.place / "meis.png", dpi=150)
         plot_mei(meis, str(meis["neuron"].values[0])).savefig(self.place / "mei.png", dpi=150)
         drawn = {"Picture of MEIs": self.place / "meis.png", "Picture of the first": self.place / "mei.png"}
         facts = dataset_stimulus_format(meis)
         if not facts.is_still and len(facts.channel_names) <= COLORS:
-            save_meis_to_mp4_video(meis, self.place / "meis.mp4")
+            save_meis_to_mp4_video(meis, self.place / "meis.mp4", total=total)
             drawn["Video"] = self.place / "meis.mp4"
         return drawn
 

@@ -1,11 +1,13 @@
 """What the command line shows of an error: the message alone, where that says all."""
 
 import difflib
+import inspect
 import os
+import pydoc
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import jsonargparse
 from jsonargparse import ArgumentError
 
 import mei_lightning
+from mei_lightning.cli.spelling import as_typed, near
 from mei_lightning.exceptions import MEIError
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
@@ -51,11 +54,14 @@ def refusal_in(error: BaseException) -> BaseException | None:
 
 
 @contextmanager
-def messages_in_place_of_tracebacks() -> Iterator[None]:
+def messages_in_place_of_tracebacks(options: Sequence[str]) -> Iterator[None]:
     """Of refusals print the message only, and exit with 2, unless the user asks for tracebacks.
 
     Of an argument that cannot be parsed there is the message in any case. If another process of the run has ended, what
     ``ShardedStrategy`` notes of that is printed, and the exit code is 1.
+
+    Args:
+        options: the options of the command, by the time that an error occurs; messages name them as they are typed.
 
     Raises:
         SystemExit: in place of a refusal, or of a connection that is broken.
@@ -63,7 +69,7 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        print(f"error: {_of_argument(error)}\nOption --help tells what there is.", file=sys.stderr)
+        print(f"error: {_of_argument(error, options)}\nOption --help tells what there is.", file=sys.stderr)
         sys.exit(_EXIT_CODE)
     except Exception as error:
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
@@ -80,12 +86,20 @@ def messages_in_place_of_tracebacks() -> Iterator[None]:
             raise
         # The text of an OSError begins with its number.
         message = (refusal.strerror if isinstance(refusal, OSError) else None) or str(refusal)
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {as_typed(message, options)}", file=sys.stderr)
         sys.exit(_EXIT_CODE)
 
 
-def _of_argument(error: ArgumentError) -> str:
+def _of_argument(error: ArgumentError, options: Sequence[str]) -> str:
     """What is wrong with an argument: of a name that does not exist what is near, else all that jsonargparse says."""
+    said = re.sub(r'Parser key "([\w.]+)"', r"--\1", str(error))
+    if unknown := re.match(r"unrecognized arguments: (--[\w.-]+)|.* does not accept option '([\w.-]+)'", said):
+        hint = _do_you_mean(near(unknown[1] or f"--{unknown[2]}", options))
+        return f"{said}.{hint}" if hint else said
+    if unknown := re.search(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", said):
+        arguments = list(inspect.signature(pydoc.locate(unknown[1])).parameters)  # type: ignore[arg-type]
+        close = difflib.get_close_matches(unknown[2], arguments)
+        return f"{said.partition(':')[0]}: {unknown[1]} has no argument {unknown[2]}.{_do_you_mean(close or arguments)}"
     cause: BaseException = error
     while (next_one := cause.__cause__ or cause.__context__) is not None:
         cause = next_one
@@ -94,8 +108,12 @@ def _of_argument(error: ArgumentError) -> str:
     elif bare := re.fullmatch(r"Expected a dot import path string: (\w+)", str(cause)):
         missing, module = bare[1], mei_lightning
     else:
-        return str(error)
-    near = difflib.get_close_matches(missing, [name for name in dir(module) if not name.startswith("_")])
-    hint = f" Do you mean {' or '.join(f'{module.__name__}.{name}' for name in near)}?" if near else ""
-    option = re.match(r'Parser key "(.*?)"', str(error))
-    return f"{f'{option[1]}: ' if option else ''}{module.__name__} has no {missing}.{hint}"
+        return said
+    close = difflib.get_close_matches(missing, [name for name in dir(module) if not name.startswith("_")])
+    hint = _do_you_mean([f"{module.__name__}.{name}" for name in close])
+    option = re.match(r"--([\w.]+):", said)
+    return f"{f'{option[0]} ' if option else ''}{module.__name__} has no {missing}.{hint}"
+
+
+def _do_you_mean(names: Sequence[str]) -> str:
+    return f" Do you mean {' or '.join(names)}?" if names else ""

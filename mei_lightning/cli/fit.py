@@ -19,6 +19,7 @@ from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.cli.errors import is_explained
+from mei_lightning.cli.fit_help import FitParser, ShowHelp
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.optimization.mei_module import MEIModule
 from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
@@ -58,8 +59,15 @@ class MEICommandLine(LightningCLI):
         parser.add_lightning_class_args(StimulusLogger, "stimulus_logger")
         parser.add_lightning_class_args(ResultsWriter, "results")
 
+    def __init__(self, *args: Any, options: list[str], **kwargs: Any) -> None:
+        self._options = options
+        super().__init__(*args, **kwargs)
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        assert isinstance(parser, FitParser)
+        parser.add_argument("-h", "--help", action=ShowHelp)
+        self._options += parser.option_names
         # Lightning would unpickle the checkpoint given to --ckpt_path; ours hold tensors and plain values only.
         parser.set_defaults({"weights_only": True})
         return parser
@@ -97,16 +105,19 @@ class MEICommandLine(LightningCLI):
         return {"fit": LightningCLI.subcommands()["fit"]}
 
 
-def fit(args: ArgsType) -> None:
+def fit(args: ArgsType, options: list[str]) -> None:
     """Find the maximally exciting inputs of neurons, and keep them in a store.
 
     Args:
         args: the arguments, the first of them "fit"; by default those of the process.
+        options: to which the names of all options are added, for messages about them.
     """
     description = (inspect.getdoc(fit) or "").partition("\n")[0]
     MEICommandLine(
         MEIModule,
         args=args,
+        options=options,
+        parser_class=FitParser,
         seed_everything_default=False,
         save_config_callback=SaveConfigWithLogs,
         auto_configure_optimizers=False,
@@ -122,6 +133,6 @@ def fit(args: ArgsType) -> None:
         parser_kwargs={
             "description": description,
             "exit_on_error": False,
-            "fit": {"description": description, "exit_on_error": False},
+            "fit": {"description": description, "exit_on_error": False, "add_help": False},
         },
     )

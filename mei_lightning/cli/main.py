@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, auto_cli
 
+from mei_lightning import __version__
 from mei_lightning.cli.errors import TRACEBACK, messages_in_place_of_tracebacks
 
 _DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them, in a store that analyze, report,
@@ -53,7 +54,8 @@ def main(args: list[str] | dict[str, Any] | Namespace | None = None) -> None:
         SystemExit: with 2, if the arguments cannot be parsed, or what they ask for is refused; then the message is
             printed.
     """
-    with messages_in_place_of_tracebacks():
+    options: list[str] = []
+    with messages_in_place_of_tracebacks(options):
         known = commands()
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list) and (name := _meant(words, known)) != "fit":
@@ -63,10 +65,22 @@ def main(args: list[str] | dict[str, Any] | Namespace | None = None) -> None:
                 prog=f"mei-lightning {name}",
                 as_positional=known[name].module == "stores",
                 exit_on_error=False,
+                parser_class=_listing(options),
             )
         else:
             # Not the words: Lightning warns of arguments in place of those of the process.
-            known["fit"].load()(args)
+            known["fit"].load()(args, options)
+
+
+def _listing(options: list[str]) -> type[ArgumentParser]:
+    """A parser that adds its options to a list before it parses."""
+
+    class Listing(ArgumentParser):
+        def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+            options.extend(name for action in self._actions for name in action.option_strings)
+            return super().parse_args(*args, **kwargs)
+
+    return Listing
 
 
 def _meant(words: list[str], known: dict[str, Command]) -> str:
@@ -74,11 +88,12 @@ def _meant(words: list[str], known: dict[str, Command]) -> str:
 
     Raises:
         ArgumentError: if there is no such command.
-        SystemExit: with 0, after the help that is asked for.
+        SystemExit: with 0, after the help or the version that is asked for.
     """
-    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
         return "fit"
     parser = ArgumentParser("mei-lightning", description=_DESCRIPTION, epilog=_EPILOG, exit_on_error=False)
+    parser.add_argument("--version", action="version", version=f"mei-lightning {__version__}")
     choice = parser.add_subcommands(title="commands", description=None, dest="command", metavar="COMMAND")
     for name, command in known.items():
         choice.add_subcommand(name, ArgumentParser(), help=command.line)

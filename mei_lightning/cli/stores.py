@@ -1,18 +1,19 @@
 """The commands that go on from a store of MEIs."""
 
+import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis
+from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis, current_analysis
 from mei_lightning.analysis.held_out import score_held_out
 from mei_lightning.analysis.measures import columns_with_median, measures_table
-from mei_lightning.experiment import export_for_experiment
+from mei_lightning.experiment.export import export_for_experiment
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.plots.stability import UNKNOWN_STABILITY
-from mei_lightning.report.page import write_report
+from mei_lightning.report.page import check_report, write_report
 from mei_lightning.results.export import export_meis
 
 
@@ -45,14 +46,32 @@ def analyze(
     print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
 
 
-def report(store: str, target: str | None = None, overwrite: bool = False) -> None:
+def report(
+    store: str,
+    target: str | None = None,
+    overwrite: bool = False,
+    analyze: bool = False,
+    model: RetinaModel | str | None = None,
+    allow_unpickling: bool = False,
+) -> None:
     """Make one HTML page of a store of MEIs, with figures and a gallery to sort and filter; it works offline.
 
     Args:
-        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used.
+        store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used, but
+            not those of an analysis that is older than the MEIs.
         target: the file to make; by default report.html beside the store.
         overwrite: replace an earlier report.
+        analyze: measure the MEIs first, if there is no analysis of them as they are now.
+        model: for analyze, the model that found the MEIs; as for fit.
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
     """
+    check_report(store, target, overwrite)
+    if analyze:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            analysis = current_analysis(store)
+        if analysis is None:
+            analyze_meis(store, model, overwrite=True, allow_unpickling=allow_unpickling)
+            print(f"Analysis: {Path(store).parent / ANALYSIS}")
     print(f"Report: {write_report(store, target, overwrite=overwrite)}")
 
 
@@ -95,26 +114,15 @@ def experiment(
     store: str,
     directory: str,
     neurons: list[str],
-    gap: float = 1.0,
-    clip: bool = False,
-    colours: dict[str, str] | None = None,
-    frame_rate: float | None = None,
-    video: Literal["mp4", "avi"] = "mp4",
+    **options: Any,
 ) -> None:
-    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video) and the times of the frames.
+    """Write MEIs as a projector shows them: 8-bit frames (numpy, lossless video), what they are, and a PsychoPy script.
 
     Args:
         store: where the MEIs are, e.g. results/meis.zarr.
         directory: where to write.
         neurons: labels in the order of showing, e.g. "[session_1/5,session_1/7]".
-        gap: seconds of background before each stimulus and at the end.
-        clip: clip values outside 0 to 255, and say how many; otherwise they are an error.
-        colours: the projector's colours (R, G, B) of each channel; by default "{green: G, UV: B}".
-        frame_rate: images per second of still images.
-        video: mp4 (H.264) or avi (FFV1), both lossless.
     """
-    shown = export_for_experiment(
-        store, directory, neurons, gap=gap, clip=clip, colours=colours, frame_rate=frame_rate, video=video
-    )
+    shown = export_for_experiment(store, directory, neurons, **options)
     print(shown.levels.to_string(index=False))
     print(f"{len(shown.frames)} frames, {len(shown.frames) / shown.frame_rate:.1f} s: {directory}")

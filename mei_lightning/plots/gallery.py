@@ -75,6 +75,7 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
         for number, name in enumerate(names):
             members = np.flatnonzero((types == name) & finite)
             best = members[np.argsort(-scores[members], kind="stable")][:per_type]
+            shown = f",\nbest {len(best)} in space" if len(best) < len(members) else ""
             tiles_ax = figure.add_subplot(grid[number, 0])
             tiles = [it for neuron in best for it in _tiles(temporal[neuron], spatial[neuron])]
             tile_step = len(facts.channel_names) + _BETWEEN
@@ -91,7 +92,7 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
             )
             tiles_ax.set_anchor("W")
             tiles_ax.annotate(
-                f"{textwrap.fill(readable(name), 18)}\nn = {len(members)}",
+                f"{textwrap.fill(readable(name), 18)}\nn = {len(members)}{shown}",
                 (0, 0.5),
                 (-6, 0),
                 xycoords="axes fraction",

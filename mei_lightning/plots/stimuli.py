@@ -47,7 +47,7 @@ from mei_lightning.plots.video import (
     stimulus_as_array,
     stimulus_to_rgb_frames,
 )
-from mei_lightning.wording import first_few
+from mei_lightning.wording import first_few, how_many
 
 Array = NDArray[np.floating[Any]]
 
@@ -164,7 +164,9 @@ def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> 
     return figure
 
 
-def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: int = 48) -> Figure:
+def plot_meis(
+    dataset: xr.Dataset, figure: Figure | None = None, max_neurons: int = 48, total: int | None = None
+) -> Figure:
     """Draw an overview of many MEIs: for each neuron the spatial parts above the temporal parts of its channels.
 
     All temporal parts share one scale; each spatial part is scaled to its own centre.
@@ -173,6 +175,7 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
         dataset: MEIs as ``find_meis`` returns them.
         figure: an empty figure to draw into; by default a new one, as large as the neurons need.
         max_neurons: how many neurons to draw, the first ones of the dataset.
+        total: how many neurons there are, for the title, if the dataset has a part of them only.
 
     Returns:
         The figure.
@@ -180,10 +183,10 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
     Raises:
         ValueError: if the dataset has no neurons, or ``max_neurons`` is not positive.
     """
-    total = dataset.sizes["neuron"]
-    if total == 0 or max_neurons < 1:
-        raise InvalidValueError(f"There is nothing to draw: {total} neurons in the dataset, {max_neurons=}.")
-    rows = [dataset.isel(neuron=number) for number in range(min(total, max_neurons))]
+    count = dataset.sizes["neuron"]
+    if count == 0 or max_neurons < 1:
+        raise InvalidValueError(f"There is nothing to draw: {count} neurons in the dataset, {max_neurons=}.")
+    rows = [dataset.isel(neuron=number) for number in range(min(count, max_neurons))]
     facts = dataset_stimulus_format(dataset)
     still = dataset.sizes["time"] == 1
     columns = min(len(rows), max(3, math.ceil(math.sqrt(len(rows)))))
@@ -201,10 +204,10 @@ def plot_meis(dataset: xr.Dataset, figure: Figure | None = None, max_neurons: in
         grid = figure.add_gridspec(
             lines, columns, left=left, right=1 - 0.2 / width, top=top, bottom=bottom, wspace=0.22, hspace=0.32
         )
-        count = f"{len(rows)} of {total} neurons" if len(rows) < total else f"{total} neuron{'s' * (total > 1)}"
+        shown = how_many(len(rows), total or count)
         model = f"{dataset.attrs['model']}: " if "model" in dataset.attrs else ""
         figure.text(
-            left, 1 - 0.08 / height, f"{model}MEIs of {count}", fontsize=9, fontweight="bold", ha="left", va="top"
+            left, 1 - 0.08 / height, f"{model}MEIs of {shown}", fontsize=9, fontweight="bold", ha="left", va="top"
         )
         figure.legend(
             handles=[

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.wording import how_many
 
 Frames = NDArray[np.uint8]
 
@@ -234,6 +235,7 @@ def save_meis_to_mp4_video(
     dataset: xr.Dataset,
     filepath: str | Path,
     fps: float | None = None,
+    total: int | None = None,
 ) -> None:
     """Save the MEIs of all neurons side by side in one H.264 video, each labelled if there is room.
 
@@ -243,6 +245,7 @@ def save_meis_to_mp4_video(
         dataset: MEIs, ``stimulus`` with dimensions (neuron, channel, time, y, x).
         filepath: where to write, ending in ``.mp4``.
         fps: frames per second of the video; by default the stimuli's own rate (30 if unknown).
+        total: how many neurons there are; if the dataset has a part of them only, a line above says so.
 
     Raises:
         ValueError: if the path does not end in ``.mp4``, the dataset has no neurons, or ``fps`` is not positive.
@@ -253,7 +256,9 @@ def save_meis_to_mp4_video(
     rate = _frame_rate(fps, dataset_stimulus_format(dataset))
     stimuli = dataset["stimulus"].transpose("neuron", "channel", "time", "y", "x").values
     tiles = np.stack([stimulus_to_rgb_frames(stimulus) for stimulus in stimuli])
-    write_mp4(filepath, _mosaic(tiles, [str(label) for label in dataset["neuron"].values]), rate)
+    count = dataset.sizes["neuron"]
+    title = how_many(count, total) if total is not None and count < total else ""
+    write_mp4(filepath, _mosaic(tiles, [str(label) for label in dataset["neuron"].values], title), rate)
 
 
 def enlarge(frames: Frames, factor: int) -> Frames:
@@ -349,8 +354,11 @@ def _write_with_pillow(file: IO[bytes], file_format: str, frames: Frames, rate: 
     )
 
 
-def _mosaic(tiles: Frames, labels: list[str]) -> Iterator[Frames]:
-    """Frames of even size with all ``tiles [neurons, time, height, width, 3]`` on a grid, each under its label."""
+def _mosaic(tiles: Frames, labels: list[str], title: str = "") -> Iterator[Frames]:
+    """Frames of even size with all ``tiles [neurons, time, height, width, 3]`` on a grid, each under its label.
+
+    A title stands above, as far as there is room for it.
+    """
     count, time_steps, height, width, _ = tiles.shape
     columns = math.ceil(math.sqrt(count * height / width))
     rows = math.ceil(count / columns)
@@ -358,15 +366,19 @@ def _mosaic(tiles: Frames, labels: list[str]) -> Iterator[Frames]:
     factor = max(2, min(MOSAIC_SIDE // longest, VISIBLE_SIDE // 2 // max(height, width)) // 2 * 2)
     font = ImageFont.load_default(size=13)
     label_height = 20 if width * factor >= 96 else 0
+    title_height = 20 if title else 0
     gap = max(2, factor // 2 // 2 * 2)
     cell_height, cell_width = height * factor + label_height + gap, width * factor + gap
-    background = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), (255, 255, 255))
+    background = Image.new(
+        "RGB", (columns * cell_width + gap, title_height + rows * cell_height + gap), (255, 255, 255)
+    )
     corners = [
-        (gap + number // columns * cell_height + label_height, gap + number % columns * cell_width)
+        (title_height + gap + number // columns * cell_height + label_height, gap + number % columns * cell_width)
         for number in range(count)
     ]
+    draw = ImageDraw.Draw(background)
+    draw.text((gap, 2), title, fill=(0, 0, 0), font=font)
     if label_height:
-        draw = ImageDraw.Draw(background)
         for (top, left), label in zip(corners, labels, strict=True):
             text = label
             while draw.textlength(text, font=font) > width * factor and len(text) > 2:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.metadata
 import importlib.resources
 import json
 import uuid
@@ -18,7 +17,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mei_lightning.analysis.analyze import ANALYSIS
+from mei_lightning import __version__
+from mei_lightning.analysis.analyze import ANALYSIS, HOW_TO_RENEW, current_analysis
 from mei_lightning.analysis.held_out import HELD_OUT_SCORE
 from mei_lightning.analysis.measures import columns_with_median, measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
@@ -52,7 +52,8 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
     The page has a summary of the run, tables, figures, and an animated gallery of all neurons, to sort and filter by
     session, type, score, status and any measure; each neuron opens with its movie, parts in space and time, response,
     starts and measures. It needs no server, no network and no other file. If there is an ``analysis.zarr`` (see
-    ``analyze_meis``) beside the store, its measures and types are used.
+    ``analyze_meis``) beside the store, its measures and types are used, unless it is older than the MEIs, or of others:
+    then it is left out, with a warning.
 
     Movies are of 8 bits a value. Where the stimuli of all neurons would make the page larger than about 100 MB,
     squares of pixels are averaged, and the page says so.
@@ -68,17 +69,16 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
-        ValueError: if ``store`` has no neurons, or the analysis beside it is of other neurons or another run.
+        ValueError: if ``store`` has no neurons.
     """
+    target = check_report(store, target, overwrite)
     store = Path(store)
-    check_store(store)
-    target = store.parent / REPORT if target is None else Path(target)
-    if target.exists() and not overwrite:
-        raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
     with xr.open_zarr(store, chunks=None) as meis:
         if meis.sizes["neuron"] == 0:
             raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
-        parts = _parts(meis, _analysis_of(store, meis))
+        # All but the stimuli, once, so that a run that goes on cannot make parts of the page differ.
+        known = meis.assign(meis.drop_vars("stimulus").load())
+        parts = _parts(known, current_analysis(store), has_older_analysis=(store.parent / ANALYSIS).exists())
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))
     hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
@@ -88,6 +88,20 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
         replace(hidden, target)
     finally:
         hidden.unlink(missing_ok=True)
+    return target
+
+
+def check_report(store: str | Path, target: str | Path | None, overwrite: bool) -> Path:
+    """Where the report of a store will be.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``store``.
+        FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
+    """
+    check_store(store)
+    target = Path(store).parent / REPORT if target is None else Path(target)
+    if target.exists() and not overwrite:
+        raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
     return target
 
 
@@ -110,19 +124,7 @@ def _package_file(name: str) -> str:
     return importlib.resources.files("mei_lightning.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _analysis_of(store: Path, meis: xr.Dataset) -> xr.Dataset | None:
-    path = store.parent / ANALYSIS
-    if not path.exists():
-        return None
-    with xr.open_zarr(path, chunks=None) as opened:
-        analysis = opened.load()
-    same_run = analysis.attrs.get("configuration") == meis.attrs.get("configuration")
-    if not same_run or analysis["neuron"].values.tolist() != meis["neuron"].values.tolist():
-        raise InvalidValueError(f"{path} is of other MEIs than {store}. Analyse these with overwrite, or move it away.")
-    return analysis
-
-
-def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
+def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bool) -> dict[str, Any]:
     """All that the template shows."""
     table = _neuron_table(meis, analysis)
     pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
@@ -138,12 +140,12 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None) -> dict[str, Any]:
     model = str(meis.attrs.get("model", ""))
     return {
         "title": f"MEIs of {model}" if model else "MEIs",
-        "version": importlib.metadata.version("mei-lightning"),
+        "version": __version__,
         "style": Markup(_package_file("report.css")),
         "script": Markup(script),
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "facts": _facts(meis, configuration),
-        "notes": _notes(meis, analysis, pixels),
+        "notes": _notes(meis, analysis, has_older_analysis, pixels),
         "configuration": json.dumps(configuration, indent=2, ensure_ascii=False),
         "tables": _tables(table),
         "figures": _pictures(with_kernels, analysis),
@@ -196,15 +198,15 @@ def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, s
     ]
 
 
-def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -> list[str]:
+def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bool, pixels: int) -> list[str]:
     notes = []
     unfinished = int(meis["status"].isin(["pending", "interrupted"]).sum())
     if unfinished:
         notes.append(f"{unfinished} of {meis.sizes['neuron']} neurons are not finished.")
-    if analysis is None:
+    if analysis is None and has_older_analysis:
+        notes.append(f"The analysis is older than these MEIs, or of others, and is left out. {HOW_TO_RENEW}")
+    elif analysis is None:
         notes.append("There are no measures and types: mei-lightning analyze makes them.")
-    elif not np.array_equal(analysis["score"].values, meis["score"].values, equal_nan=True):
-        notes.append("Some neurons have been finished after the analysis: mei-lightning analyze --overwrite renews it.")
     if unfinished < meis.sizes["neuron"] and not stability_is_known(meis).any():
         notes.append(f'{UNKNOWN_STABILITY} Search "quick" follows one start, "normal" and "thorough" several.')
     if pixels > 1:

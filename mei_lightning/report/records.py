@@ -43,11 +43,13 @@ def neuron_records(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -
     """
     stimuli = meis["stimulus"].transpose("neuron", "channel", "time", "y", "x")
     responses, restart_scores = meis["response"].values, meis["restart_scores"].values
+    # A run that goes on may have written the stimulus since it was said to be pending.
+    pending = meis["status"].values == "pending"
     kernels = [] if analysis is None else [analysis[name].values for name in ("temporal_kernel", "spatial_kernel")]
     at_a_time = max(1, _BYTES_AT_A_TIME // (stimuli.nbytes // stimuli.sizes["neuron"]))
     for start in range(0, stimuli.sizes["neuron"], at_a_time):
         for number, stimulus in enumerate(stimuli[start : start + at_a_time].values, start):
-            if not np.isfinite(stimulus).all():
+            if pending[number] or not np.isfinite(stimulus).all():
                 nothing = np.full(stimulus.shape, np.nan, dtype=np.float32)
                 yield NeuronRecord("", nothing[:, :, 0, 0], nothing[:, 0])
                 continue

@@ -53,6 +53,16 @@ def test_without_a_model_there_are_clusters_only(tmp_path):
     assert not {"cross_response", "selectivity_index", "excitation_ratio"} & set(analysis)
 
 
+def test_every_progress_bar_says_what_is_computed(tmp_path, capsys):
+    meis = find(video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=2, restarts=1)
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    ml.analyze_meis(store, video_model(), accelerator="cpu", progress_bar=True)
+    shown = "".join(capsys.readouterr())
+    titles = ["Responses to all MEIs", "Responses to own MEIs", "Responses to standard stimuli"]
+    assert [title for title in titles if f"{title}: 100%" not in shown] == []
+    assert "DataLoader" not in shown
+
+
 def test_groups_and_neurons_without_an_mei(tmp_path):
     targets = [("monday", 0), [("monday", 1), ("tuesday", 0)], ("tuesday", 1)]
     meis = find(video_model(), targets, time_steps=6, max_steps=2, restarts=1)

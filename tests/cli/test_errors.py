@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import example_meis
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from mei_lightning.cli.errors import is_explained
 from mei_lightning.cli.main import commands, main
 from mei_lightning.objectives import SliceMeanReducer
 from mei_lightning.optimization.strategies import deal
+from mei_lightning.results.dataset import save_dataset
 from mei_lightning.results.store import MEIStore
 
 ONE_NEURON = ["--model.neurons=[[session_1,0]]", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
@@ -235,7 +237,12 @@ finally:
         (["robustness+ mei_lightning.Nois", "robustness.standard_deviation 1"], "Do you mean mei_lightning.Noise"),
         (["optimizer torch.optim.Adm"], "model.optimizer: torch.optim has no Adm. Do you mean torch.optim.Adam"),
         (["initial mei_lightning.Qqqqqqq"], "model.initial: mei_lightning has no Qqqqqqq.\n"),
-        (["nrom 3"], "error: unrecognized arguments: --model.nrom 3"),
+        (["nrom 3"], "error: unrecognized arguments: --model.nrom 3. Do you mean --model.norm"),
+        (
+            ["parameterization mei_lightning.LowRank", "parameterization.rnk 3"],
+            "LowRank has no argument rnk. Do you mean rank?",
+        ),
+        (["norm much"], "--model.norm"),
         (["norm much"], "Given value: much"),
     ],
 )
@@ -248,9 +255,43 @@ def test_a_misspelt_option_is_answered_briefly(capsys, options, message):
     assert len(printed.splitlines()) == 2 or "Given value: much" in printed
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--norm=3", "--model.norm?"),
+        ("--results.directry=x", "--results.directory?"),
+        ("--directory=x", "--results.direc"),
+    ],
+)
+def test_an_option_of_fit_is_found_by_what_it_is_near_to(capsys, typed, meant):
+    printed = refusal(capsys, "fit", "--model.retina=simulated", *ONE_NEURON, typed)
+    assert f"Do you mean {meant}" in printed
+
+
+def test_a_misspelt_option_in_a_file_is_answered_with_the_right_one(capsys):
+    Path("own.yaml").write_text("model: {nrom: 3}", encoding="utf-8")
+    assert "'model.nrom'. Do you mean --model.norm" in refusal(capsys, "fit", "--config=own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["fit", "--model.retina=simulated", *ONE_NEURON, "--model.restarts=0"],
+            "--model.restarts 0 must be at least 1.",
+        ),
+        (["report", "found.zarr"], "Say --overwrite true to replace it"),
+    ],
+)
+def test_settings_in_messages_are_spelt_as_they_are_typed(capsys, command, message):
+    save_dataset(example_meis.meis(), "found.zarr")
+    Path("report.html").touch()
+    assert message in refusal(capsys, *command)
+
+
 def test_a_misspelt_option_of_another_command_is_answered_briefly(capsys):
     printed = refusal(capsys, "analyze", "meis.zarr", "--overwritten=true")
-    assert "--overwritten" in printed
+    assert "--overwritten=true. Do you mean --overwrite?" in printed
     assert "usage" not in printed
 
 

@@ -190,7 +190,8 @@ def test_gallery_has_the_best_of_each_type_and_all_in_time():
             np.testing.assert_allclose(image.get_array(), expected)
         # A line at zero, and each neuron's two channels.
         assert len(trace_ax.lines) == 1 + 3 * 2
-        assert f"{kind}\nn = 3" in [text.get_text() for text in tile_ax.texts]
+        # It says that those in space are a part of them.
+        assert f"{kind}\nn = 3,\nbest 2 in space" in [text.get_text() for text in tile_ax.texts]
     assert len({ax.get_ylim() for ax in traces}) == 1
 
 

@@ -247,6 +247,21 @@ def test_mosaic_shows_every_neuron(tmp_path, count):
     assert factor == pytest.approx(round(factor), rel=0.05)
 
 
+def test_mosaic_of_a_part_says_so_above_it(tmp_path):
+    dataset = dataset_of_patches(2)
+    frames = {}
+    for total in (None, 2, 30):
+        save_meis_to_mp4_video(dataset, tmp_path / "meis.mp4", total=total)
+        frames[total] = read_mp4(tmp_path / "meis.mp4")[0]
+    np.testing.assert_array_equal(frames[2], frames[None])
+    strip = frames[30].shape[1] - frames[None].shape[1]
+    assert strip > 0
+    # Dark letters on white, and below them what there is without.
+    assert frames[30][0, :strip].min() < 100
+    assert np.median(frames[30][0, :strip]) > 250
+    assert np.abs(frames[30][:, strip:].astype(int) - frames[None]).mean() < 1
+
+
 def test_mosaic_survives_a_stimulus_that_is_not_finite(tmp_path):
     dataset = dataset_of_patches(2)
     dataset["stimulus"][0] = np.nan

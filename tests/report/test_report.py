@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import warnings
 import zlib
 
 import numpy as np
@@ -150,6 +151,41 @@ def test_page_opens_with_all_neurons_and_asks_no_network_for_anything(page):
     urls = requests(page)
     assert sum(url.startswith("file:") for url in urls) == 1
     assert {url.split(":")[0] for url in urls} <= {"file", "data"}
+
+
+@pytest.fixture
+def phone(browser, report):
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    yield show(browser, report)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+WIDER = """return [...document.querySelectorAll(arguments[0])].filter((it) => {
+    const place = it.getBoundingClientRect();
+    return place.width > 0 && (place.right > 390.5 || place.left < -0.5) && !it.closest(arguments[1]);
+}).map((it) => it.outerHTML.slice(0, 80))"""
+
+
+@needs_browser
+def test_the_page_fits_a_phone(phone):
+    eventually(phone, "return [...document.images].every((it) => it.complete && it.naturalWidth > 0)")
+    named(phone, "add-condition").click()
+    assert phone.execute_script("return window.innerWidth") == 390
+    assert phone.execute_script("return document.documentElement.scrollWidth") <= 390
+    # What is wider scrolls by itself.
+    assert phone.execute_script(WIDER, "body *", ".scroll, figure, dialog") == []
+    assert phone.execute_script("return getComputedStyle(document.querySelector('form')).position") == "static"
+    widths = phone.execute_script("return [...document.querySelectorAll('#figures img')].map((it) => it.width)")
+    assert min(widths) > 500
+
+    phone.execute_script("document.querySelector('#gallery .card').click()")
+    eventually(phone, "return document.getElementById('neuron').open")
+    assert phone.execute_script(WIDER, "dialog, dialog *", ".scroll") == []
+    assert (
+        phone.execute_script("const it = document.getElementById('neuron'); return it.scrollWidth - it.clientWidth")
+        == 0
+    )
 
 
 @needs_browser
@@ -450,18 +486,56 @@ def test_without_an_analysis_the_page_says_how_to_make_one(tmp_path):
     assert "mei-lightning analyze makes them" in page
 
 
-def test_an_analysis_that_is_older_or_of_something_else(tmp_path):
+def test_an_analysis_that_is_older_or_of_something_else_is_left_out(tmp_path):
     store = make_store(tmp_path)
-    changed = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
-    changed["score"][0] = np.nan
-    changed.drop_encoding().to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
-    assert "analyze --overwrite renews it" in ml.write_report(store).read_text(encoding="utf-8")
-    changed.assign_attrs(configuration="{}").to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
-    with pytest.raises(ValueError, match="is of other MEIs"):
-        ml.write_report(store, overwrite=True)
-    changed.isel(neuron=slice(3)).to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
-    with pytest.raises(ValueError, match="is of other MEIs"):
-        ml.write_report(store, overwrite=True)
+    analysis = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
+    other_score = analysis.assign(score=analysis["score"].where(np.arange(15) > 0))
+    others = [analysis.isel(neuron=slice(3)), analysis.assign_attrs(configuration="{}"), other_score]
+    for other in [*others, analysis.assign_attrs(meis_digest="of another state")]:
+        other.drop_encoding().to_zarr(tmp_path / "analysis.zarr", mode="w", zarr_format=2)
+        with pytest.warns(UserWarning, match=r"analysis\.zarr is older .* left out.*--analyze true"):
+            page = ml.write_report(store, overwrite=True).read_text(encoding="utf-8")
+        assert "and is left out" in page
+        data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+        assert not {"type", "polarity"} & {column["key"] for column in data["columns"]}
+        assert "Distributions of the measures" not in page
+
+
+def test_an_analysis_is_of_one_state_of_the_store_and_is_made_anew_on_request(tmp_path, capsys):
+    meis = make_meis()
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    command = ["report", str(store), "--overwrite", "true"]
+    main([*command, "--analyze", "true"])
+    assert "Analysis: " in capsys.readouterr().out
+    first = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        main([*command, "--analyze", "true"])
+    assert "Analysis: " not in capsys.readouterr().out
+
+    # The last neuron, which was pending, is finished with a stimulus that is another one.
+    finished = meis.load().copy(deep=True)
+    finished["stimulus"][14] = finished["stimulus"][0].values[:, ::-1]
+    finished["status"][14], finished["score"][14] = "converged", 5.0
+    finished.drop_encoding().to_zarr(store, mode="w", zarr_format=2, consolidated=True)
+    with pytest.warns(UserWarning, match="left out"):
+        main(command)
+    assert "Distributions of the measures" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    main([*command, "--analyze", "true"])
+    assert "Analysis: " in capsys.readouterr().out
+    second = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
+    assert first["cluster"][14] == -1
+    assert np.isnan(first["score"][14])
+    assert second["score"][14] == 5.0
+    assert "Distributions of the measures" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_that_is_there_already_is_refused_before_anything_is_analysed(tmp_path):
+    store = make_store(tmp_path, types=None)
+    (tmp_path / "report.html").touch()
+    with pytest.raises(FileExistsError):
+        main(["report", str(store), "--analyze", "true"])
+    assert not (tmp_path / "analysis.zarr").exists()
 
 
 def test_reports_are_not_overwritten_unasked(tmp_path):

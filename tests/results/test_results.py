@@ -10,8 +10,10 @@ import torch
 import xarray as xr
 from conftest import NO_LIMIT, SESSIONS, VIDEO_FORMAT, find, fit, read, still_model, video_model
 from lightning.pytorch import Callback, Trainer
+from matplotlib.figure import Figure
 
 import mei_lightning as ml
+from mei_lightning.callbacks import results_writer
 from mei_lightning.models.base import weights_digest
 from mei_lightning.results.configuration import as_call
 
@@ -245,6 +247,16 @@ def test_writer_prints_a_table_and_where_things_are(model, tmp_path, caplog):
         median = np.median(meis["score"].values[meis["session"].values == session])
         assert float(numbers[-2]) == pytest.approx(median, abs=1e-3)
         assert float(numbers[-1]) == 5
+
+
+def test_pictures_of_a_part_of_the_neurons_say_so(model, tmp_path, monkeypatch):
+    titles, totals = [], []
+    monkeypatch.setattr(results_writer, "_NEURONS_IN_PICTURES", 2)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: titles.extend(it.get_text() for it in figure.texts))
+    monkeypatch.setattr(results_writer, "save_meis_to_mp4_video", lambda *_, total: totals.append(total))
+    fit(module_of(model, max_steps=2), NO_LIMIT, ml.ResultsWriter(str(tmp_path)))
+    assert any(title.endswith("MEIs of 2 of 3 neurons") for title in titles)
+    assert totals == [3]
 
 
 def test_writer_writes_no_video_of_still_images(tmp_path):

@@ -1,5 +1,6 @@
 """MEIs for an experiment: what a program that plays or reads the files gets."""
 
+import json
 import warnings
 from fractions import Fraction
 
@@ -16,7 +17,7 @@ import mei_lightning as ml
 from mei_lightning.cli.main import main
 
 MEAN, SD = np.array([37.417, 36.132]), np.array([28.905, 39.841])
-FILES = {"stimuli.npy", "frame_times.csv", "levels.csv"}
+FILES = {"stimuli.npy", "frame_times.csv", "levels.csv", "stimuli.json", "README.txt", "show_with_psychopy.py"}
 
 
 def meis_of_levels(levels, channels=("green", "UV"), mean=MEAN, sd=SD, rate=30.0):
@@ -171,6 +172,14 @@ def test_still_images_of_a_run(tmp_path):
         ({}, {"colours": {"green": "G", "UV": "G"}}, "one channel only"),
         ({}, {"colours": {"green": "G", "UV": "X"}}, "R, G or B"),
         ({}, {"colours": {"green": "G", "UV": ""}}, "R, G or B"),
+        ({}, {"repeats": 0}, "repeats=0 has to be"),
+        ({}, {"enlargement": 1.5}, "enlargement=1.5 has to be"),
+        ({}, {"trigger": -1}, "trigger=-1 has to be"),
+        ({}, {"gamma": 0.0}, "gamma=0.0 has to be"),
+        ({}, {"gamma": 2.2, "measured_light": np.arange(256.0)}, "not both"),
+        ({}, {"measured_light": np.arange(255.0)}, r"shape \(255, 3\); give 256"),
+        ({}, {"measured_light": np.arange(256.0)[::-1]}, "has to increase"),
+        ({}, {"measured_light": "nothing.csv"}, "nothing.csv cannot be read"),
         ({"rate": None}, {}, "images per second"),
         ({"channels": ("L", "M")}, {}, "channels L, M. Say it"),
     ],
@@ -213,3 +222,93 @@ def test_from_a_store_on_the_command_line(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "14 frames, 0.5 s" in printed
     assert "a/2" in printed
+
+
+def test_each_round_shows_all_in_an_order_that_its_seed_determines():
+    meis = meis_of_levels(random_levels(5))
+    chosen = meis["neuron"].values.tolist()
+    orders = {}
+    for seed in (1, 1, 2, None):
+        shown = ml.projector_stimuli(meis, chosen, gap=0.1, repeats=4, order_seed=seed)
+        rounds = [list(part["neuron"]) for _, part in shown.presentations.groupby("repeat")]
+        assert [sorted(one) for one in rounds] == [chosen] * 4
+        assert orders.setdefault(seed, rounds) == rounds
+        for one in shown.presentations.itertuples():
+            number, first = int(one.neuron[-1]), one.first_frame
+            np.testing.assert_array_equal(shown.frames[first : first + 7, :, :, 2], random_levels(5)[number, 1])
+            assert one.onset_s == pytest.approx(first / 30)
+    assert orders[1] != orders[2]
+    assert len({tuple(one) for one in orders[1]}) > 1
+    assert orders[None] == [chosen] * 4
+
+
+def test_pixels_are_enlarged_and_a_square_marks_the_first_frame():
+    meis = meis_of_levels(random_levels())
+    plain = ml.projector_stimuli(meis, ["a/0", "a/1"], gap=0.1)
+    shown = ml.projector_stimuli(meis, ["a/0", "a/1"], gap=0.1, enlargement=4, trigger=3)
+    assert shown.frames.shape[1:] == (6 * 4 + 3, 5 * 4, 3)
+    np.testing.assert_array_equal(shown.frames[:, :24], np.kron(plain.frames, np.ones((1, 4, 4, 1), dtype=np.uint8)))
+    assert (shown.frames[:, 24:, 3:] == 0).all()
+    square = shown.frames[:, 24:, :3]
+    is_first = np.isin(np.arange(len(shown.frames)), shown.presentations["first_frame"])
+    assert (square[is_first] == 255).all()
+    assert (square[~is_first] == 0).all()
+
+
+@pytest.mark.parametrize("source", ["gamma", "array", "csv", "npy"])
+def test_the_light_of_what_is_sent_is_the_light_that_is_wanted(tmp_path, source):
+    levels = random_levels()
+    value = np.arange(256) / 255
+    light = np.stack([value**2.2, value**1.8, (np.exp(2 * value) - 1) * 7 + 3], axis=1)
+    if source == "gamma":
+        light, given = np.repeat(light[:, :1], 3, axis=1), {"gamma": 2.2}
+    elif source == "array":
+        given = {"measured_light": light}
+    else:
+        path = tmp_path / f"light.{source}"
+        np.savetxt(path, light, delimiter=",") if source == "csv" else np.save(path, light)
+        given = {"measured_light": path}
+    frames = ml.projector_stimuli(meis_of_levels(levels), ["a/0"], gap=0, **given).frames.astype(int)
+    for colour, channel in ((1, 0), (2, 1)):
+        scale = (light[:, colour] - light[0, colour]) / (light[-1, colour] - light[0, colour])
+        wanted, sent = levels[0, channel] / 255, frames[..., colour]
+        # No neighbouring value is on the same side and nearer.
+        assert (scale[(sent - 1).clip(0)] <= wanted + 1e-9).all()
+        assert (wanted - 1e-9 <= scale[(sent + 1).clip(max=255)]).all()
+        assert set(sent[wanted == 0]) <= {0}
+        assert set(sent[wanted == 1]) <= {255}
+
+
+def test_the_description_says_all_that_was_shown(tmp_path):
+    meis = meis_of_levels(random_levels()).assign_attrs(model="retina", weights_digest="abc123", pixel_size=50.0)
+    options = {"gap": 0.5, "enlargement": 5, "repeats": 2, "order_seed": 3, "trigger": 4, "gamma": 2.0}
+    shown = ml.export_for_experiment(meis, tmp_path, ["a/2", "a/0"], screen_rate=60.0, **options)
+    facts = json.loads((tmp_path / "stimuli.json").read_text(encoding="utf-8"))
+    assert (facts["model"], facts["weights_digest"]) == ("retina", "abc123")
+    assert (facts["pixel_size_um"], facts["screen_pixels_of_a_pixel"], facts["screen_pixel_should_be_um"]) == (
+        50,
+        5,
+        10,
+    )
+    assert (facts["frame_rate_hz"], facts["screen_rate_hz"], facts["screen_images_of_a_frame"]) == (30, 60, 2)
+    assert (facts["gap_s"], facts["repeats"], facts["order_seed"], facts["trigger_pixels"]) == (0.5, 2, 3, 4)
+    assert facts["colours"] == {"green": "G", "UV": "B"}
+    assert facts["background"] == {"green": 37, "UV": 36}
+    assert facts["background_rgb"] == shown.frames[0, 0, 0].tolist()
+    assert facts["norm"] == {
+        name: pytest.approx(np.linalg.norm(meis.stimulus.sel(neuron=name))) for name in ("a/2", "a/0")
+    }
+    assert [one["onset_s"] for one in facts["presentations"]] == shown.presentations["onset_s"].tolist()
+    assert len(facts["presentations"]) == 4
+    readme = (tmp_path / "README.txt").read_text(encoding="utf-8")
+    for said in ("abc123", "50 um", "of 10 um", "60 Hz", "seed 3", "** 2;", "UV: 36", f"{facts['norm']['a/0']:.3f}"):
+        assert said in readme, said
+    for one in facts["presentations"]:
+        assert f"{one['onset_s']:.3f} s  {one['neuron']}, repeat {one['repeat']}" in readme
+    assert all(path.name in readme for path in tmp_path.iterdir() if path.name != "README.txt")
+
+
+def test_a_screen_of_a_rate_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="screen_rate=75"):
+        ml.export_for_experiment(meis_of_levels(random_levels()), tmp_path / "out", ["a/0"], screen_rate=75.0)
+    assert not (tmp_path / "out").exists()
