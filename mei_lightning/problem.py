@@ -12,14 +12,15 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from mei_lightning.constraints import NormAndRange
+from mei_lightning.arguments import whole_numbers
+from mei_lightning.constraints import ChannelRanges, NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.read_out import session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.neurons import Neuron, NeuronLike, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
 from mei_lightning.optimization.optimizers import RowOptimizer, begins_row_by_row
 from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
@@ -34,7 +35,7 @@ from mei_lightning.starting_points.of_neurons import StartsOfNeurons
 from mei_lightning.starting_points.seeded_noise import default_norm, default_time_steps
 from mei_lightning.wording import first_few
 
-Neurons = Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup]
+Neurons = Literal["all"] | NeuronSelection | NeuronLike | Sequence[NeuronOrGroup]
 
 
 class MEIProblem:
@@ -75,9 +76,9 @@ class MEIProblem:
         allow_unpickling: bool = False,
     ) -> None:
         self.settings = settings
-        self.members = None if members is None else list(members)
+        self.members = None if members is None else whole_numbers("members", members)
         whole = load_model(model, allow_unpickling=allow_unpickling)
-        self.model = whole if members is None else select_members(whole, members)
+        self.model = whole if self.members is None else select_members(whole, self.members)
         self.groups = _groups(self.model, neurons)
         self.labels = [group_label(group) for group in self.groups]
         self.time_steps = _time_steps(self.model, settings.time_steps)
@@ -140,7 +141,7 @@ class MEIProblem:
     def _space(self) -> StimulusSpace:
         settings, shape = self.settings, self.model.stimulus_shape(self.time_steps)
         norm = default_norm(shape) if settings.norm is None else settings.norm
-        constraint = settings.constraint or NormAndRange(norm, settings.ranges)
+        constraint = settings.constraint or NormAndRange(norm, _ranges(settings.ranges, channels=shape[1]))
         parameterization = settings.parameterization
         if parameterization is not None:
             parameterization = parameterization.for_stimuli(shape, self.model.stimulus_format)
@@ -232,8 +233,7 @@ class MEIProblem:
 def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
     if isinstance(neurons, str) and neurons == "all":
         neurons = NeuronSelection()
-    chosen = neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons
-    groups = [group_of(target) for target in chosen]
+    groups = groups_of(neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons)
     if not groups:
         raise InvalidValueError(
             "neurons is empty: name at least one, as (session, index). Model "
@@ -249,6 +249,11 @@ def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
             f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
         )
     return groups
+
+
+def _ranges(ranges: Any, channels: int) -> ChannelRanges | None:
+    """One pair for each channel, also from a single one, whose two limits are numbers or None."""
+    return [ranges] * channels if isinstance(ranges, tuple) else ranges
 
 
 def _time_steps(model: RetinaModel, time_steps: int | None) -> int:

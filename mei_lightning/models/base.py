@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.arguments import check_instance, in_short, is_positive, number, plain, several, whole_number
 from mei_lightning.devices import same_device_by_default
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
@@ -44,18 +45,24 @@ class StimulusFormat:
     frames_lost: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("channel_names", "mean", "sd"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "channel_names", _channel_names(self.channel_names))
+        for name in ("height", "width", "frames_lost"):
+            object.__setattr__(self, name, whole_number(f"StimulusFormat: {name}", getattr(self, name)))
+        for name in ("mean", "sd"):
+            if (value := getattr(self, name)) is not None:
+                numbers = tuple(number(f"StimulusFormat: {name}", one) for one in several(value))
+                object.__setattr__(self, name, numbers)
         if not self.channel_names or self.height < 1 or self.width < 1 or self.frames_lost < 0:
             raise InvalidValueError(
                 f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}."
             )
         for name in ("frame_rate", "pixel_size"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InvalidValueError(f"StimulusFormat({name}={value}) must be positive, or None if it is not known.")
+            value = plain(getattr(self, name))
+            if value is not None and not is_positive(value):
+                raise InvalidValueError(
+                    f"StimulusFormat({name}={in_short(value)}) must be positive, or None if it is not known."
+                )
+            object.__setattr__(self, name, value)
         for name in ("mean", "sd"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.channel_names):
@@ -68,6 +75,21 @@ class StimulusFormat:
     def is_still(self) -> bool:
         """Whether the model takes still images (one frame, no frame rate)."""
         return self.frame_rate is None
+
+
+def _channel_names(names: object) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise InvalidTypeError(
+            f"StimulusFormat(channel_names={names!r}) is one text, where there has to be a name for each channel: give "
+            f"channel_names=({names!r},)."
+        )
+    for name in (given := several(names)):
+        if not isinstance(name, str):
+            raise InvalidTypeError(
+                f"StimulusFormat(channel_names={in_short(names)}) must be names, one for each channel, e.g. "
+                'channel_names=("green", "UV").'
+            )
+    return tuple(str(name) for name in given)
 
 
 class RetinaModel(nn.Module):
@@ -85,6 +107,10 @@ class RetinaModel(nn.Module):
         name: what results and logs call the model; the class name of the network by default.
 
     The network is put into evaluation mode and its weights stop requiring gradients.
+
+    Raises:
+        ValueError: if there are no neurons.
+        TypeError: if an argument is of a wrong type.
     """
 
     def __init__(
@@ -95,12 +121,12 @@ class RetinaModel(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
+        _check_parts(network, stimulus_format, name)
         self.network = network
         self.stimulus_format = stimulus_format
         self.name = name or type(network).__name__
         self.has_sessions = isinstance(neurons_per_session, Mapping)
-        counts = neurons_per_session if isinstance(neurons_per_session, Mapping) else {"": neurons_per_session}
-        self._neurons_per_session = {session: int(count) for session, count in counts.items()}
+        self._neurons_per_session = _counts(neurons_per_session)
         freeze(self)
 
     @property
@@ -183,6 +209,25 @@ class RetinaModel(nn.Module):
             raise InvalidValueError(
                 f"Model '{self.name}' has no session {session!r}. Its sessions: {', '.join(self._neurons_per_session)}."
             )
+
+
+def _check_parts(network: object, stimulus_format: object, name: object) -> None:
+    check_instance("network", network, nn.Module, "MyNetwork()")
+    check_instance("stimulus_format", stimulus_format, StimulusFormat, 'StimulusFormat(("green", "UV"), 18, 16, 30.0)')
+    if name is not None and not isinstance(name, str):
+        raise InvalidTypeError(f"RetinaModel(name={in_short(name)}) must be a text.")
+
+
+def _counts(neurons_per_session: object) -> dict[str, int]:
+    what = "RetinaModel: neurons_per_session"
+    if not isinstance(neurons_per_session, Mapping):
+        way_out = 'Give the number of neurons, or that of each session: {"monday": 20}.'
+        return {"": whole_number(what, neurons_per_session, 1, way_out)}
+    if wrong := [session for session in neurons_per_session if not isinstance(session, str)]:
+        raise InvalidTypeError(f"{what}: the name of session {in_short(wrong[0])} must be a text.")
+    if not neurons_per_session:
+        raise InvalidValueError(f"{what} is empty: give the number of neurons of each session.")
+    return {session: whole_number(f"{what}[{session!r}]", one, 1) for session, one in neurons_per_session.items()}
 
 
 def freeze(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mei_lightning.arguments import flag, in_short
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, freeze
@@ -35,6 +36,9 @@ def load_model(
         FileNotFoundError, PermissionError, ImportError, ConnectionError: as
             :class:`~mei_lightning.models.openretina.OpenRetinaModel`.
     """
+    flag("allow_unpickling", allow_unpickling)
+    flag("centred_readouts", centred_readouts)
+    _check_kind(name_or_path)
     if isinstance(name_or_path, nn.Module) and not isinstance(name_or_path, RetinaModel):
         if is_openretina_module(name_or_path):
             return OpenRetinaModel.from_module(name_or_path, centred_readouts=centred_readouts)
@@ -61,6 +65,19 @@ def load_model(
             )
     freeze(model)
     return model
+
+
+def _check_kind(model: object) -> None:
+    if isinstance(model, str | Path | nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise InvalidTypeError(
+            f"model={model.__name__} is a class, where a model is needed: make it, {model.__name__}(...), and wrap it "
+            "as a RetinaModel unless it is one."
+        )
+    raise InvalidTypeError(
+        f"model={in_short(model)} is no model: give a name, the path of a checkpoint, or a RetinaModel(...)."
+    )
 
 
 def _built_in_model(name: str) -> RetinaModel:
