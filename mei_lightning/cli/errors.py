@@ -14,6 +14,7 @@ import jsonargparse
 from jsonargparse import ArgumentError
 
 import mei_lightning
+from mei_lightning.cli.wrong_values import refusal_of_value
 from mei_lightning.exceptions import MEIError
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
@@ -94,7 +95,7 @@ def _of_argument(error: ArgumentError) -> str:
     elif bare := re.fullmatch(r"Expected a dot import path string: (\w+)", str(cause)):
         missing, module = bare[1], mei_lightning
     else:
-        return str(error)
+        return refusal_of_value(str(error)) or str(error)
     near = difflib.get_close_matches(missing, [name for name in dir(module) if not name.startswith("_")])
     hint = f" Do you mean {' or '.join(f'{module.__name__}.{name}' for name in near)}?" if near else ""
     option = re.match(r'Parser key "(.*?)"', str(error))

@@ -236,7 +236,16 @@ finally:
         (["optimizer torch.optim.Adm"], "model.optimizer: torch.optim has no Adm. Do you mean torch.optim.Adam"),
         (["initial mei_lightning.Qqqqqqq"], "model.initial: mei_lightning has no Qqqqqqq.\n"),
         (["nrom 3"], "error: unrecognized arguments: --model.nrom 3"),
-        (["norm much"], "Given value: much"),
+        (["norm much"], "norm='much' must be one positive, finite number"),
+        (["norm [5,10]"], "norm=[5, 10] must be one positive, finite number"),
+        (["ranges 3"], "ranges=3: give one (low, high) for each channel"),
+        (["seed 1.5"], "seed=1.5 must be a whole number."),
+        (["time_steps [8,9]"], "time_steps=[8, 9] must be a whole number."),
+        (["max_steps many"], "max_steps='many' must be a whole number."),
+        (["rows_per_device 2.5"], "rows_per_device=2.5 must be a whole number."),
+        (["search fast"], "search='fast': choose one of quick, normal, thorough"),
+        (["fast_path often"], "fast_path='often': choose True, False or 'bfloat16'."),
+        (["neurons monday"], "neurons='monday' names no neurons: give a list"),
     ],
 )
 def test_a_misspelt_option_is_answered_briefly(capsys, options, message):
@@ -245,7 +254,7 @@ def test_a_misspelt_option_is_answered_briefly(capsys, options, message):
     assert message in printed
     assert printed.startswith("error: ")
     assert printed.endswith("\nOption --help tells what there is.\n")
-    assert len(printed.splitlines()) == 2 or "Given value: much" in printed
+    assert len(printed.splitlines()) == 2
 
 
 def test_a_misspelt_option_of_another_command_is_answered_briefly(capsys):
