@@ -19,7 +19,7 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
-from mei_lightning.models.read_out import session_responses
+from mei_lightning.models.trial import try_model
 from mei_lightning.neurons import Neuron, NeuronLike, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
 from mei_lightning.optimization.optimizers import RowOptimizer, begins_row_by_row
@@ -89,7 +89,8 @@ class MEIProblem:
         self.reducer = self.objective.response_reducer
         self.weights_digest = weights_digest(self.model)
         self._check_starting_points()
-        self._check_responses()
+        sessions = dict.fromkeys(neuron.session for group in self.groups for neuron in group)
+        try_model(self.model, self.time_steps, list(sessions))
         _check_reducer(self.reducer, self.time_steps - self.model.stimulus_format.frames_lost)
 
     @cached_property
@@ -156,22 +157,6 @@ class MEIProblem:
         raise InvalidValueError(
             f"initial={self.initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
         )
-
-    @torch.no_grad()
-    def _check_responses(self) -> None:
-        model, facts = self.model, self.model.stimulus_format
-        weight = next(model.parameters(), torch.zeros(()))
-        stimulus = torch.zeros((1, *self.shape), dtype=self.dtype, device=weight.device)
-        for session in dict.fromkeys(neuron.session for group in self.groups for neuron in group):
-            shape = tuple(session_responses(model, stimulus, session).shape)
-            frames = self.time_steps - facts.frames_lost
-            neurons = model.neurons_per_session[session or ""]
-            if shape != (1, frames, neurons):
-                raise InvalidValueError(
-                    f"Model '{model.name}' answered a stimulus of {self.time_steps} frames with responses of shape "
-                    f"{shape}, but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
-                    f"{facts.frames_lost}, neurons_per_session, and the order of the network's output."
-                )
 
     @cached_property
     def configuration(self) -> Configuration:

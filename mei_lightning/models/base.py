@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mei_lightning.arguments import check_instance, in_short, is_positive, number, plain, several, whole_number
 from mei_lightning.devices import same_device_by_default
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.models.found_out import frames_lost_by, neurons_of
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
@@ -29,7 +30,7 @@ class StimulusFormat:
         mean: for each channel the value, on the projector's 8-bit scale, that the model sees as 0.
         sd: for each channel the size, on the projector's 8-bit scale, of the model's unit.
         frames_lost: how many frames fewer the response has than the stimulus (the length of the temporal
-            receptive field minus one).
+            receptive field minus one); by default a ``RetinaModel`` finds out by trying.
 
     Raises:
         ValueError: if a size is not positive, or ``mean`` or ``sd`` does not have one value for each channel.
@@ -42,17 +43,19 @@ class StimulusFormat:
     pixel_size: float | None = None
     mean: tuple[float, ...] | None = None
     sd: tuple[float, ...] | None = None
-    frames_lost: int = 0
+    frames_lost: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_names", _channel_names(self.channel_names))
-        for name in ("height", "width", "frames_lost"):
+        if self.frames_lost is None and self.frame_rate is None:
+            object.__setattr__(self, "frames_lost", 0)
+        for name in ("height", "width", *([] if self.frames_lost is None else ["frames_lost"])):
             object.__setattr__(self, name, whole_number(f"StimulusFormat: {name}", getattr(self, name)))
         for name in ("mean", "sd"):
             if (value := getattr(self, name)) is not None:
                 numbers = tuple(number(f"StimulusFormat: {name}", one) for one in several(value))
                 object.__setattr__(self, name, numbers)
-        if not self.channel_names or self.height < 1 or self.width < 1 or self.frames_lost < 0:
+        if not self.channel_names or self.height < 1 or self.width < 1 or (self.frames_lost or 0) < 0:
             raise InvalidValueError(
                 f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}."
             )
@@ -103,7 +106,8 @@ class RetinaModel(nn.Module):
             and returns ``[batch, time', neurons]``. A model of still images (``stimulus_format.frame_rate``
             is None) takes ``[batch, channels, height, width]`` and returns ``[batch, neurons]``.
         stimulus_format: the stimulus that the network was trained on.
-        neurons_per_session: the number of neurons of each session, or one number for a model without sessions.
+        neurons_per_session: the number of neurons of each session, or one number for a model without sessions, which
+            by default is found out by trying.
         name: what results and logs call the model; the class name of the network by default.
 
     The network is put into evaluation mode and its weights stop requiring gradients.
@@ -117,17 +121,20 @@ class RetinaModel(nn.Module):
         self,
         network: nn.Module,
         stimulus_format: StimulusFormat,
-        neurons_per_session: Mapping[str, int] | int,
+        neurons_per_session: Mapping[str, int] | int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
         _check_parts(network, stimulus_format, name)
         self.network = network
-        self.stimulus_format = stimulus_format
         self.name = name or type(network).__name__
-        self.has_sessions = isinstance(neurons_per_session, Mapping)
-        self._neurons_per_session = _counts(neurons_per_session)
         freeze(self)
+        self.has_sessions = isinstance(neurons_per_session, Mapping)
+        if neurons_per_session is None:
+            neurons_per_session = _neurons_of(network, stimulus_format)
+        self._neurons_per_session = _counts(neurons_per_session)
+        session = next(iter(self._neurons_per_session)) if self.has_sessions else None
+        self.stimulus_format = _with_frames_lost(stimulus_format, network, session)
 
     @property
     def neurons_per_session(self) -> dict[str, int]:
@@ -163,6 +170,11 @@ class RetinaModel(nn.Module):
             stimulus = stimulus[:, :, 0]
         with same_device_by_default(stimulus):
             responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
+        if not isinstance(responses, Tensor):
+            raise InvalidTypeError(
+                f"The network of model '{self.name}' returned a {type(responses).__name__}, where the responses alone "
+                "are needed, as a tensor: change the last line of its forward to return responses."
+            )
         return responses[:, None] if responses.ndim == 2 else responses
 
     def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
@@ -216,6 +228,26 @@ def _check_parts(network: object, stimulus_format: object, name: object) -> None
     check_instance("stimulus_format", stimulus_format, StimulusFormat, 'StimulusFormat(("green", "UV"), 18, 16, 30.0)')
     if name is not None and not isinstance(name, str):
         raise InvalidTypeError(f"RetinaModel(name={in_short(name)}) must be a text.")
+
+
+def _neurons_of(network: nn.Module, facts: StimulusFormat) -> int:
+    found = neurons_of(network, (len(facts.channel_names), facts.height, facts.width), facts.is_still)
+    if found is None:
+        raise InvalidValueError(
+            f"The number of neurons of a {type(network).__name__} could not be found out: it answers no stimulus of "
+            f"{facts} with responses [batch, time', neurons]. Check the format, and give neurons_per_session, of each "
+            "session if it has sessions."
+        )
+    return found
+
+
+def _with_frames_lost(facts: StimulusFormat, network: nn.Module, session: str | None) -> StimulusFormat:
+    if facts.frames_lost is not None:
+        return facts
+    lost = None
+    if not facts.is_still:
+        lost = frames_lost_by(network, (len(facts.channel_names), facts.height, facts.width), session)
+    return replace(facts, frames_lost=lost or 0)
 
 
 def _counts(neurons_per_session: object) -> dict[str, int]:
