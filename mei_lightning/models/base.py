@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from mei_lightning.devices import same_device_by_default
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.found_out import frames_lost_by, neurons_of
 from mei_lightning.models.read_out import SessionReadOut
+from mei_lightning.models.weights import load_weights
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
 
@@ -109,11 +111,14 @@ class RetinaModel(nn.Module):
         neurons_per_session: the number of neurons of each session, or one number for a model without sessions, which
             by default is found out by trying.
         name: what results and logs call the model; the class name of the network by default.
+        weights: a file to load into the network: its ``state_dict``, from ``torch.save`` (``.pt``, ``.pth``) or as
+            ``.safetensors``.
 
     The network is put into evaluation mode and its weights stop requiring gradients.
 
     Raises:
-        ValueError: if there are no neurons.
+        ValueError: if there are no neurons, or the weights are not the network's.
+        FileNotFoundError: if there is no file of weights.
         TypeError: if an argument is of a wrong type.
     """
 
@@ -123,9 +128,12 @@ class RetinaModel(nn.Module):
         stimulus_format: StimulusFormat,
         neurons_per_session: Mapping[str, int] | int | None = None,
         name: str | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
         _check_parts(network, stimulus_format, name)
+        if weights is not None:
+            load_weights(network, weights)
         self.network = network
         self.name = name or type(network).__name__
         freeze(self)

@@ -11,6 +11,7 @@ from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, freeze
 from mei_lightning.models.openretina import OpenRetinaModel, is_openretina_module
+from mei_lightning.models.weights import SUFFIXES
 
 BUILT_IN_MODELS = ("simulated", "digital_twin")
 _OPENRETINA_PREFIX = "openretina:"
@@ -94,6 +95,12 @@ def _openretina_source(name_or_path: str | Path) -> str | Path:
     if isinstance(name_or_path, str) and name_or_path.startswith(_OPENRETINA_PREFIX):
         return name_or_path.removeprefix(_OPENRETINA_PREFIX)
     path = os.path.expanduser(name_or_path)
+    if path.endswith(SUFFIXES):
+        raise InvalidValueError(
+            f"'{name_or_path}' holds weights and not the network that they are of: give that, as RetinaModel(network, "
+            f"StimulusFormat(...), weights='{name_or_path}'), on the command line by class_path and init_args in a "
+            "YAML file."
+        )
     if os.path.exists(path) or path.endswith(".ckpt"):
         return Path(path)
     raise InvalidValueError(
