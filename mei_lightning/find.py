@@ -25,7 +25,8 @@ from mei_lightning.optimization.launcher import check_fork
 from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.problem import MEIProblem, Neurons
-from mei_lightning.settings import MEISettings, takes_settings
+from mei_lightning.run_arguments import check_run_arguments
+from mei_lightning.settings import settings_named, takes_settings
 
 
 @takes_settings()
@@ -74,9 +75,11 @@ def find_meis(
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
     """
+    check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
+    callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
     _check_run(devices, directory, callbacks)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        problem = MEIProblem(model, neurons, MEISettings(**settings))
+        problem = MEIProblem(model, neurons, settings_named(settings))
         return meis_of(
             problem,
             directory=directory,

@@ -3,12 +3,13 @@
 import hashlib
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from mei_lightning.exceptions import InvalidValueError, UnknownNeuronError
+from mei_lightning.arguments import in_short, plain
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, UnknownNeuronError
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,18 @@ def as_neuron(neuron: Any) -> Neuron:
     Raises:
         ValueError: if it is neither.
     """
+    neuron = plain(neuron)
     if isinstance(neuron, Neuron):
         return neuron
     if isinstance(neuron, Integral) and not isinstance(neuron, bool):
         return Neuron(None, int(neuron))
     if isinstance(neuron, Sequence) and len(neuron) == 2:
-        session, index = neuron
-        if (session is None or isinstance(session, str)) and isinstance(index, Integral):
+        session, index = neuron[0], plain(neuron[1])
+        named = session is None or isinstance(session, str)
+        if named and isinstance(index, Integral) and not isinstance(index, bool):
             return Neuron(session or None, int(index))
     raise InvalidValueError(
-        f"{neuron!r} is not a neuron: give (session, index), or an index for a model without sessions."
+        f"{in_short(neuron)} is not a neuron: give (session, index), or an index for a model without sessions."
     )
 
 
@@ -53,13 +56,41 @@ def group_of(target: Any) -> tuple[Neuron, ...]:
     Raises:
         ValueError: if the group is empty or something in it is not a neuron.
     """
+    target = plain(target)
     if isinstance(target, Integral | Neuron):
         return (as_neuron(target),)
     if isinstance(target, Sequence) and target and (target[0] is None or isinstance(target[0], str)):
         return (as_neuron(target),)
     if not isinstance(target, Sequence) or isinstance(target, str) or not target:
-        raise InvalidValueError(f"{target!r} names no neuron: give (session, index), an index, or a list of neurons.")
+        raise InvalidValueError(
+            f"{in_short(target)} names no neuron: give (session, index), an index, or a list of neurons."
+        )
     return tuple(as_neuron(member) for member in target)
+
+
+def groups_of(neurons: Any) -> list[tuple[Neuron, ...]]:
+    """The neurons of each row, from a list or an array of neurons and groups, or from a single neuron.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if a group is empty or something in it is not a neuron.
+    """
+    given = plain(neurons)
+    if isinstance(given, Integral | Neuron) or _is_session_and_index(given):
+        return [group_of(given)]
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        example = f"NeuronSelection(sessions=[{given!r}])" if isinstance(given, str) else "a NeuronSelection"
+        raise InvalidTypeError(
+            f"neurons={in_short(neurons)} names no neurons: give a list of (session, index), or of indices for a model "
+            f"without sessions; {example}; or 'all'."
+        )
+    return [group_of(target) for target in given]
+
+
+def _is_session_and_index(given: Any) -> bool:
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+        return False
+    return (given[0] is None or isinstance(given[0], str)) and isinstance(plain(given[1]), Integral)
 
 
 def group_label(group: Sequence[Neuron]) -> str:

@@ -12,14 +12,15 @@ import xarray as xr
 from torch import Tensor, nn
 
 from mei_lightning import __version__
-from mei_lightning.constraints import NormAndRange
+from mei_lightning.arguments import whole_numbers
+from mei_lightning.constraints import ChannelRanges, NormAndRange
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
-from mei_lightning.models.read_out import session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.models.trial import try_model
+from mei_lightning.neurons import Neuron, NeuronLike, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
 from mei_lightning.optimization.optimizers import RowOptimizer, begins_row_by_row
 from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
@@ -34,7 +35,7 @@ from mei_lightning.starting_points.of_neurons import StartsOfNeurons
 from mei_lightning.starting_points.seeded_noise import default_norm, default_time_steps
 from mei_lightning.wording import first_few
 
-Neurons = Literal["all"] | NeuronSelection | Sequence[NeuronOrGroup]
+Neurons = Literal["all"] | NeuronSelection | NeuronLike | Sequence[NeuronOrGroup]
 
 
 class MEIProblem:
@@ -75,9 +76,9 @@ class MEIProblem:
         allow_unpickling: bool = False,
     ) -> None:
         self.settings = settings
-        self.members = None if members is None else list(members)
+        self.members = None if members is None else whole_numbers("members", members)
         whole = load_model(model, allow_unpickling=allow_unpickling)
-        self.model = whole if members is None else select_members(whole, members)
+        self.model = whole if self.members is None else select_members(whole, self.members)
         self.groups = _groups(self.model, neurons)
         self.labels = [group_label(group) for group in self.groups]
         self.time_steps = _time_steps(self.model, settings.time_steps)
@@ -88,7 +89,8 @@ class MEIProblem:
         self.reducer = self.objective.response_reducer
         self.weights_digest = weights_digest(self.model)
         self._check_starting_points()
-        self._check_responses()
+        sessions = dict.fromkeys(neuron.session for group in self.groups for neuron in group)
+        try_model(self.model, self.time_steps, list(sessions))
         _check_reducer(self.reducer, self.time_steps - self.model.stimulus_format.frames_lost)
 
     @cached_property
@@ -140,7 +142,7 @@ class MEIProblem:
     def _space(self) -> StimulusSpace:
         settings, shape = self.settings, self.model.stimulus_shape(self.time_steps)
         norm = default_norm(shape) if settings.norm is None else settings.norm
-        constraint = settings.constraint or NormAndRange(norm, settings.ranges)
+        constraint = settings.constraint or NormAndRange(norm, _ranges(settings.ranges, channels=shape[1]))
         parameterization = settings.parameterization
         if parameterization is not None:
             parameterization = parameterization.for_stimuli(shape, self.model.stimulus_format)
@@ -155,22 +157,6 @@ class MEIProblem:
         raise InvalidValueError(
             f"initial={self.initial!r}: {parameterization!r} has no parameters for given stimuli. Leave initial out."
         )
-
-    @torch.no_grad()
-    def _check_responses(self) -> None:
-        model, facts = self.model, self.model.stimulus_format
-        weight = next(model.parameters(), torch.zeros(()))
-        stimulus = torch.zeros((1, *self.shape), dtype=self.dtype, device=weight.device)
-        for session in dict.fromkeys(neuron.session for group in self.groups for neuron in group):
-            shape = tuple(session_responses(model, stimulus, session).shape)
-            frames = self.time_steps - facts.frames_lost
-            neurons = model.neurons_per_session[session or ""]
-            if shape != (1, frames, neurons):
-                raise InvalidValueError(
-                    f"Model '{model.name}' answered a stimulus of {self.time_steps} frames with responses of shape "
-                    f"{shape}, but [batch, time', neurons] should be (1, {frames}, {neurons}). Check frames_lost="
-                    f"{facts.frames_lost}, neurons_per_session, and the order of the network's output."
-                )
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -239,8 +225,7 @@ class MEIProblem:
 def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
     if isinstance(neurons, str) and neurons == "all":
         neurons = NeuronSelection()
-    chosen = neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons
-    groups = [group_of(target) for target in chosen]
+    groups = groups_of(neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons)
     if not groups:
         raise InvalidValueError(
             "neurons is empty: name at least one, as (session, index). Model "
@@ -256,6 +241,11 @@ def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
             f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
         )
     return groups
+
+
+def _ranges(ranges: Any, channels: int) -> ChannelRanges | None:
+    """One pair for each channel, also from a single one, whose two limits are numbers or None."""
+    return [ranges] * channels if isinstance(ranges, tuple) else ranges
 
 
 def _time_steps(model: RetinaModel, time_steps: int | None) -> int:

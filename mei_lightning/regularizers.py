@@ -4,13 +4,13 @@ A regularizer maps stimuli ``[rows, channels, time, height, width]`` to costs ``
 from the objective. Costs add and scale: ``TemporalSmoothness() + 2.0 * SpatialTotalVariation()``.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mei_lightning.arguments import in_short, is_number
 from mei_lightning.constraints import ChannelRanges, check_channel_count, check_dimensions, range_bounds
 from mei_lightning.exceptions import InvalidValueError
 
@@ -39,8 +39,8 @@ class Regularizer(nn.Module):
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
-        if not math.isfinite(factor):
-            raise InvalidValueError(f"{type(self).__name__}(factor={factor}) must be a finite number.")
+        if not is_number(factor):
+            raise InvalidValueError(f"{type(self).__name__}(factor={in_short(factor)}) must be a finite number.")
         self.factor = factor
 
     def forward(self, stimulus: Tensor) -> Tensor:

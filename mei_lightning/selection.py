@@ -1,11 +1,12 @@
 """Choosing neurons of a model by what they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.arguments import in_short, several, whole_number, whole_numbers
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron, check_neuron_indices
 from mei_lightning.wording import first_few
@@ -32,6 +33,22 @@ class NeuronSelection:
     sample: int | None = None
     seed: int = 0
     together: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sessions is not None:
+            object.__setattr__(self, "sessions", _names("sessions", self.sessions))
+        if self.indices is not None:
+            object.__setattr__(self, "indices", whole_numbers("indices", self.indices))
+        if self.where is not None and not isinstance(self.where, Mapping):
+            raise InvalidTypeError(
+                f"where={in_short(self.where)} must name columns of the neuron table and what they hold, e.g. "
+                'where={"type": "on_off"}.'
+            )
+        if self.sample is not None:
+            object.__setattr__(self, "sample", whole_number("sample", self.sample))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, least=0))
+        if self.together is not None and not isinstance(self.together, str):
+            raise InvalidTypeError(f"together={in_short(self.together)} must be the name of a column.")
 
     def of(self, model: RetinaModel) -> list[Neuron] | list[list[Neuron]]:
         """The chosen neurons of a model, or groups of them, in the order of its table.
@@ -73,10 +90,19 @@ class NeuronSelection:
         return list(groups.values())
 
 
+def _names(argument: str, value: object) -> list[str]:
+    names = several(value)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise InvalidTypeError(f"{argument}: {in_short(wrong[0])} is no name. Give {argument}=[{str(wrong[0])!r}].")
+    return names  # type: ignore[return-value]
+
+
 def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:
     _check_column(table, column)
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    values = several(value)
     for wanted in values:
+        if isinstance(wanted, Iterable) and not isinstance(wanted, str):
+            raise InvalidTypeError(f"where: {column}={in_short(wanted)} must be a value, or a list of values.")
         if not (table[column] == wanted).any():
             existing = first_few(table[column].unique(), most=20)
             raise InvalidValueError(f"No neuron has {column} = {wanted!r}; there is {existing}.")
@@ -84,5 +110,5 @@ def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:
 
 
 def _check_column(table: pd.DataFrame, column: str) -> None:
-    if column not in table:
+    if not isinstance(column, str) or column not in table:
         raise InvalidValueError(f"The neuron table has no column {column!r}; it has {', '.join(table.columns)}.")

@@ -1,20 +1,22 @@
 """What a run is asked for, whichever model and neurons it is about: every setting, described once and checked once."""
 
+import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.optim import Optimizer
 
 from mei_lightning.acceleration.prepare import FastPath
-from mei_lightning.arguments import check_instance
+from mei_lightning.arguments import check_instance, in_short, pairs, plain, positive_number, whole_number
 from mei_lightning.constraints import Constraint
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer
+from mei_lightning.objectives.front_door import check_objective
+from mei_lightning.objectives.reducers import check_reducer
 from mei_lightning.optimization.optimizers import (
     AdaptivePowerMethod,
     OptimizerFactory,
@@ -40,7 +42,8 @@ class MEISettings:
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
             2 x 50 x 18 x 16 values.
-        ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
+        ranges: one ``(low, high)`` for each channel in the model's units, or a single one for all channels; None for no
+            limits.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
         objective: another score than the reduced response itself: a subclass of ``NeuronObjective``, of which model,
             neurons and reducer are filled in (settings of its own go in with ``functools.partial``); an objective of
@@ -84,7 +87,7 @@ class MEISettings:
 
     time_steps: int | None = None
     norm: float | None = None
-    ranges: Sequence[tuple[float | None, float | None] | None] | None = None
+    ranges: Sequence[tuple[float | None, float | None] | None] | tuple[float | None, float | None] | None = None
     reducer: Reducer | None = None
     objective: ObjectiveLike = NeuronObjective
     constraint: Constraint | None = None
@@ -102,8 +105,7 @@ class MEISettings:
     effort: SearchName | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.ranges, np.ndarray):
-            object.__setattr__(self, "ranges", self.ranges.tolist())
+        self._make_numbers_plain()
         check_robustness(self.robustness)
         object.__setattr__(self, "robustness", tuple(self.robustness))
         check_optimizer(self.optimizer)
@@ -113,6 +115,11 @@ class MEISettings:
             check_instance("parameterization", self.parameterization, Parameterization, "LowRank(rank=1)")
         if self.initial is not None:
             check_instance("initial", self.initial, InitialStimuli, "GivenStimuli(...)")
+        if self.reducer is not None:
+            check_reducer("reducer", self.reducer)
+        if self.regularizer is not None:
+            check_instance("regularizer", self.regularizer, Regularizer, "TemporalSmoothness()")
+        check_objective(self.objective)
         if self.effort is not None:
             warnings.warn(
                 f"effort={self.effort!r} is called search={self.effort!r} now.", DeprecationWarning, stacklevel=4
@@ -129,10 +136,27 @@ class MEISettings:
             )
         self._check_fast_path()
 
+    def _make_numbers_plain(self) -> None:
+        """Take numbers of any library for what they are, since results keep settings as JSON."""
+        for name in ("time_steps", "restarts", "max_steps", "rows_per_device"):
+            if getattr(self, name) is not None:
+                # What is too small has messages of its own.
+                least = 1 if name in ("time_steps", "rows_per_device") else None
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed))
+        if self.norm is not None:
+            norm = positive_number("norm", self.norm, ", or left out; for several norms call once for each")
+            object.__setattr__(self, "norm", norm)
+        if self.ranges is not None:
+            object.__setattr__(self, "ranges", pairs("ranges", self.ranges))
+        object.__setattr__(self, "fast_path", plain(self.fast_path))
+
     def _check_search(self) -> None:
-        if not isinstance(self.search, Search) and self.search not in SEARCHES:
+        if isinstance(self.search, type) and issubclass(self.search, Search):
+            check_instance("search", self.search, Search, "MultiStart()")
+        if not isinstance(self.search, Search) and not (isinstance(self.search, str) and self.search in SEARCHES):
             raise InvalidValueError(
-                f"search={self.search!r}: choose one of {', '.join(SEARCHES)}, or give a MultiStart(...)."
+                f"search={in_short(self.search)}: choose one of {', '.join(SEARCHES)}, or give a MultiStart(...)."
             )
         if self.restarts is None:
             return
@@ -143,7 +167,7 @@ class MEISettings:
 
     def _check_fast_path(self) -> None:
         if not isinstance(self.fast_path, bool) and self.fast_path != "bfloat16":
-            raise InvalidValueError(f"fast_path={self.fast_path!r}: choose True, False or 'bfloat16'.")
+            raise InvalidValueError(f"fast_path={in_short(self.fast_path)}: choose True, False or 'bfloat16'.")
         optimizer = self.example_of_optimizer()
         if self.fast_path == "bfloat16" and not forgives_rounding(optimizer):
             raise InvalidValueError(
@@ -154,6 +178,21 @@ class MEISettings:
     def example_of_optimizer(self) -> Optimizer:
         """The optimizer, for a parameter that nobody wants optimised."""
         return self.optimizer([torch.zeros(1, requires_grad=True)])
+
+
+def settings_named(given: Mapping[str, Any]) -> MEISettings:
+    """The settings of a call, by their names.
+
+    Raises:
+        TypeError: if there is no such setting, or a value is of a wrong type.
+        ValueError: as ``MEISettings``.
+    """
+    for name in given:
+        if name not in _ALL:
+            near = difflib.get_close_matches(name, _ALL)
+            hint = f"Do you mean {' or '.join(near)}?" if near else f"There are {', '.join(sorted(_ALL))}."
+            raise InvalidTypeError(f"There is no setting {name}. {hint}")
+    return MEISettings(**given)
 
 
 _ALL = frozenset(one.name for one in fields(MEISettings))

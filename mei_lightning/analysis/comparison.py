@@ -150,6 +150,11 @@ def _responses(
         return torch.from_numpy(values.astype(np.float32))
 
     scores = predict_rows(
-        objective, scaled, NeuronObjective.forward, accelerator=accelerator, progress_bar=progress_bar
+        objective,
+        scaled,
+        NeuronObjective.forward,
+        title="Comparison",
+        accelerator=accelerator,
+        progress_bar=progress_bar,
     )
     return scores.double().numpy()

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mei_lightning.arguments import is_number, is_whole
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.row_state import RowState, Status
 from mei_lightning.optimization.stimulus_module import StimulusModule
@@ -26,9 +27,9 @@ class RowConvergence(Callback):
     """
 
     def __init__(self, relative_gain: float = 1e-3, patience: int = 5) -> None:
-        if not relative_gain >= 0 or patience < 1:
+        if not is_number(relative_gain) or relative_gain < 0 or not is_whole(patience, 1):
             raise InvalidValueError(
-                f"RowConvergence(relative_gain={relative_gain}, patience={patience}) needs relative_gain >= 0 and "
+                f"RowConvergence(relative_gain={relative_gain!r}, patience={patience!r}) needs relative_gain >= 0 and "
                 "patience >= 1."
             )
         self.relative_gain = relative_gain

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError
 
 import mei_lightning
 from mei_lightning.cli.spelling import as_typed, near
+from mei_lightning.cli.wrong_values import refusal_of_value
 from mei_lightning.exceptions import MEIError
 
 TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
@@ -108,7 +109,7 @@ def _of_argument(error: ArgumentError, options: Sequence[str]) -> str:
     elif bare := re.fullmatch(r"Expected a dot import path string: (\w+)", str(cause)):
         missing, module = bare[1], mei_lightning
     else:
-        return said
+        return as_typed(refusal_of_value(str(error)) or said, options)
     close = difflib.get_close_matches(missing, [name for name in dir(module) if not name.startswith("_")])
     hint = _do_you_mean([f"{module.__name__}.{name}" for name in close])
     option = re.match(r"--([\w.]+):", said)

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -54,6 +55,9 @@ def main(args: list[str] | dict[str, Any] | Namespace | None = None) -> None:
         SystemExit: with 2, if the arguments cannot be parsed, or what they ask for is refused; then the message is
             printed.
     """
+    # As in "python script.py": modules of one's own are found where one works.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     options: list[str] = []
     with messages_in_place_of_tracebacks(options):
         known = commands()

@@ -1,12 +1,12 @@
 """Norm, range of each channel, and frozen pixels."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import positive_number
 from mei_lightning.constraints.base import Constraint, refuse_rows
 from mei_lightning.constraints.projection import project_norm_and_range
 from mei_lightning.constraints.ranges import ChannelRanges, check_channel_count, range_bounds
@@ -49,8 +49,8 @@ class NormAndRange(Constraint):
         super().__init__()
         if norm is None and ranges is None and mask is None:
             raise InvalidValueError("NormAndRange() constrains nothing: give a norm, ranges or a mask.")
-        if norm is not None and not 0 < norm < math.inf:
-            raise InvalidValueError(f"norm={norm} must be positive and finite, or None for no norm.")
+        if norm is not None:
+            norm = positive_number("norm", norm, ", or None for no norm")
         if norm_is not in ("fixed", "maximal"):
             raise InvalidValueError(f"norm_is={norm_is!r} must be 'fixed' or 'maximal'.")
         low, high = (None, None) if ranges is None else range_bounds(ranges)
@@ -59,7 +59,7 @@ class NormAndRange(Constraint):
                 f"ranges={tuple(ranges or ())} with norm={norm}: the norm is measured from 0, so 0 has to be inside "
                 "each range. Shift the stimulus so that its mean level is 0, or drop the norm."
             )
-        self.norm = None if norm is None else float(norm)
+        self.norm = norm
         self.ranges = None if ranges is None else tuple(ranges)
         self.norm_is: Literal["fixed", "maximal"] = norm_is
         self.register_buffer("low", low, persistent=False)

@@ -30,7 +30,7 @@ from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer
 from mei_lightning.problem import MEIProblem, Neurons
-from mei_lightning.settings import MEISettings, takes_settings
+from mei_lightning.settings import settings_named, takes_settings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 SETTINGS_OF_METHODS = frozenset(
@@ -125,7 +125,7 @@ def from_meis(
             f"{', '.join(sorted(SETTINGS_OF_METHODS))}. Leave {'it' if len(others) == 1 else 'them'} out."
         )
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        problem = MEIProblem(load_model(model).to("cpu"), neurons, MEISettings(**settings))
+        problem = MEIProblem(load_model(model).to("cpu"), neurons, settings_named(settings))
         meis = meis_of(problem, directory=directory, progress_bar=progress_bar).load()
         failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
         if len(failed):

@@ -3,15 +3,19 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.arguments import check_instance, in_short, is_positive, number, plain, several, whole_number
 from mei_lightning.devices import same_device_by_default
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.models.found_out import frames_lost_by, neurons_of
 from mei_lightning.models.read_out import SessionReadOut
+from mei_lightning.models.weights import load_weights
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
 
@@ -28,7 +32,7 @@ class StimulusFormat:
         mean: for each channel the value, on the projector's 8-bit scale, that the model sees as 0.
         sd: for each channel the size, on the projector's 8-bit scale, of the model's unit.
         frames_lost: how many frames fewer the response has than the stimulus (the length of the temporal
-            receptive field minus one).
+            receptive field minus one); by default a ``RetinaModel`` finds out by trying.
 
     Raises:
         ValueError: if a size is not positive, or ``mean`` or ``sd`` does not have one value for each channel.
@@ -41,21 +45,29 @@ class StimulusFormat:
     pixel_size: float | None = None
     mean: tuple[float, ...] | None = None
     sd: tuple[float, ...] | None = None
-    frames_lost: int = 0
+    frames_lost: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name in ("channel_names", "mean", "sd"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, tuple(value))
-        if not self.channel_names or self.height < 1 or self.width < 1 or self.frames_lost < 0:
+        object.__setattr__(self, "channel_names", _channel_names(self.channel_names))
+        if self.frames_lost is None and self.frame_rate is None:
+            object.__setattr__(self, "frames_lost", 0)
+        for name in ("height", "width", *([] if self.frames_lost is None else ["frames_lost"])):
+            object.__setattr__(self, name, whole_number(f"StimulusFormat: {name}", getattr(self, name)))
+        for name in ("mean", "sd"):
+            if (value := getattr(self, name)) is not None:
+                numbers = tuple(number(f"StimulusFormat: {name}", one) for one in several(value))
+                object.__setattr__(self, name, numbers)
+        if not self.channel_names or self.height < 1 or self.width < 1 or (self.frames_lost or 0) < 0:
             raise InvalidValueError(
                 f"A stimulus needs channels, a positive height and width, frames_lost >= 0: {self}."
             )
         for name in ("frame_rate", "pixel_size"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InvalidValueError(f"StimulusFormat({name}={value}) must be positive, or None if it is not known.")
+            value = plain(getattr(self, name))
+            if value is not None and not is_positive(value):
+                raise InvalidValueError(
+                    f"StimulusFormat({name}={in_short(value)}) must be positive, or None if it is not known."
+                )
+            object.__setattr__(self, name, value)
         for name in ("mean", "sd"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.channel_names):
@@ -70,6 +82,21 @@ class StimulusFormat:
         return self.frame_rate is None
 
 
+def _channel_names(names: object) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise InvalidTypeError(
+            f"StimulusFormat(channel_names={names!r}) is one text, where there has to be a name for each channel: give "
+            f"channel_names=({names!r},)."
+        )
+    for name in (given := several(names)):
+        if not isinstance(name, str):
+            raise InvalidTypeError(
+                f"StimulusFormat(channel_names={in_short(names)}) must be names, one for each channel, e.g. "
+                'channel_names=("green", "UV").'
+            )
+    return tuple(str(name) for name in given)
+
+
 class RetinaModel(nn.Module):
     """A frozen model of neurons' responses, in the one form that the rest of the package uses.
 
@@ -81,27 +108,41 @@ class RetinaModel(nn.Module):
             and returns ``[batch, time', neurons]``. A model of still images (``stimulus_format.frame_rate``
             is None) takes ``[batch, channels, height, width]`` and returns ``[batch, neurons]``.
         stimulus_format: the stimulus that the network was trained on.
-        neurons_per_session: the number of neurons of each session, or one number for a model without sessions.
+        neurons_per_session: the number of neurons of each session, or one number for a model without sessions, which
+            by default is found out by trying.
         name: what results and logs call the model; the class name of the network by default.
+        weights: a file to load into the network: its ``state_dict``, from ``torch.save`` (``.pt``, ``.pth``) or as
+            ``.safetensors``.
 
     The network is put into evaluation mode and its weights stop requiring gradients.
+
+    Raises:
+        ValueError: if there are no neurons, or the weights are not the network's.
+        FileNotFoundError: if there is no file of weights.
+        TypeError: if an argument is of a wrong type.
     """
 
     def __init__(
         self,
         network: nn.Module,
         stimulus_format: StimulusFormat,
-        neurons_per_session: Mapping[str, int] | int,
+        neurons_per_session: Mapping[str, int] | int | None = None,
         name: str | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
+        _check_parts(network, stimulus_format, name)
+        if weights is not None:
+            load_weights(network, weights)
         self.network = network
-        self.stimulus_format = stimulus_format
         self.name = name or type(network).__name__
-        self.has_sessions = isinstance(neurons_per_session, Mapping)
-        counts = neurons_per_session if isinstance(neurons_per_session, Mapping) else {"": neurons_per_session}
-        self._neurons_per_session = {session: int(count) for session, count in counts.items()}
         freeze(self)
+        self.has_sessions = isinstance(neurons_per_session, Mapping)
+        if neurons_per_session is None:
+            neurons_per_session = _neurons_of(network, stimulus_format)
+        self._neurons_per_session = _counts(neurons_per_session)
+        session = next(iter(self._neurons_per_session)) if self.has_sessions else None
+        self.stimulus_format = _with_frames_lost(stimulus_format, network, session)
 
     @property
     def neurons_per_session(self) -> dict[str, int]:
@@ -137,6 +178,11 @@ class RetinaModel(nn.Module):
             stimulus = stimulus[:, :, 0]
         with same_device_by_default(stimulus):
             responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
+        if not isinstance(responses, Tensor):
+            raise InvalidTypeError(
+                f"The network of model '{self.name}' returned a {type(responses).__name__}, where the responses alone "
+                "are needed, as a tensor: change the last line of its forward to return responses."
+            )
         return responses[:, None] if responses.ndim == 2 else responses
 
     def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
@@ -183,6 +229,45 @@ class RetinaModel(nn.Module):
             raise InvalidValueError(
                 f"Model '{self.name}' has no session {session!r}. Its sessions: {', '.join(self._neurons_per_session)}."
             )
+
+
+def _check_parts(network: object, stimulus_format: object, name: object) -> None:
+    check_instance("network", network, nn.Module, "MyNetwork()")
+    check_instance("stimulus_format", stimulus_format, StimulusFormat, 'StimulusFormat(("green", "UV"), 18, 16, 30.0)')
+    if name is not None and not isinstance(name, str):
+        raise InvalidTypeError(f"RetinaModel(name={in_short(name)}) must be a text.")
+
+
+def _neurons_of(network: nn.Module, facts: StimulusFormat) -> int:
+    found = neurons_of(network, (len(facts.channel_names), facts.height, facts.width), facts.is_still)
+    if found is None:
+        raise InvalidValueError(
+            f"The number of neurons of a {type(network).__name__} could not be found out: it answers no stimulus of "
+            f"{facts} with responses [batch, time', neurons]. Check the format, and give neurons_per_session, of each "
+            "session if it has sessions."
+        )
+    return found
+
+
+def _with_frames_lost(facts: StimulusFormat, network: nn.Module, session: str | None) -> StimulusFormat:
+    if facts.frames_lost is not None:
+        return facts
+    lost = None
+    if not facts.is_still:
+        lost = frames_lost_by(network, (len(facts.channel_names), facts.height, facts.width), session)
+    return replace(facts, frames_lost=lost or 0)
+
+
+def _counts(neurons_per_session: object) -> dict[str, int]:
+    what = "RetinaModel: neurons_per_session"
+    if not isinstance(neurons_per_session, Mapping):
+        way_out = 'Give the number of neurons, or that of each session: {"monday": 20}.'
+        return {"": whole_number(what, neurons_per_session, 1, way_out)}
+    if wrong := [session for session in neurons_per_session if not isinstance(session, str)]:
+        raise InvalidTypeError(f"{what}: the name of session {in_short(wrong[0])} must be a text.")
+    if not neurons_per_session:
+        raise InvalidValueError(f"{what} is empty: give the number of neurons of each session.")
+    return {session: whole_number(f"{what}[{session!r}]", one, 1) for session, one in neurons_per_session.items()}
 
 
 def freeze(model: nn.Module) -> None:

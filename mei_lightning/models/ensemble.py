@@ -1,12 +1,13 @@
 """Several models of the same neurons as one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.arguments import in_short, whole_numbers
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import MeanReadOut
@@ -26,6 +27,10 @@ class Ensemble(RetinaModel):
     """
 
     def __init__(self, members: Sequence[RetinaModel], name: str = "Ensemble") -> None:
+        if isinstance(members, RetinaModel) or not isinstance(members, Iterable):
+            raise InvalidTypeError(
+                f"Ensemble({in_short(members)}) is not a list of models: give Ensemble([model_1, model_2])."
+            )
         members = list(members)
         if not members:
             raise InvalidValueError("Ensemble([]) has no members; give at least one model.")
@@ -75,6 +80,7 @@ def select_members(model: RetinaModel, members: Sequence[int]) -> Ensemble:
         TypeError: if the model is not an ensemble.
         ValueError: if no member is named, one twice, or one that the ensemble does not have.
     """
+    members = whole_numbers("members", members)
     existing = model.members
     if len(existing) == 1:
         raise InvalidTypeError(

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mei_lightning.arguments import flag, in_short
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, freeze
 from mei_lightning.models.openretina import OpenRetinaModel, is_openretina_module
+from mei_lightning.models.weights import SUFFIXES
 
 BUILT_IN_MODELS = ("simulated", "digital_twin")
 _OPENRETINA_PREFIX = "openretina:"
@@ -35,6 +37,9 @@ def load_model(
         FileNotFoundError, PermissionError, ImportError, ConnectionError: as
             :class:`~mei_lightning.models.openretina.OpenRetinaModel`.
     """
+    flag("allow_unpickling", allow_unpickling)
+    flag("centred_readouts", centred_readouts)
+    _check_kind(name_or_path)
     if isinstance(name_or_path, nn.Module) and not isinstance(name_or_path, RetinaModel):
         if is_openretina_module(name_or_path):
             return OpenRetinaModel.from_module(name_or_path, centred_readouts=centred_readouts)
@@ -63,6 +68,19 @@ def load_model(
     return model
 
 
+def _check_kind(model: object) -> None:
+    if isinstance(model, str | Path | nn.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise InvalidTypeError(
+            f"model={model.__name__} is a class, where a model is needed: make it, {model.__name__}(...), and wrap it "
+            "as a RetinaModel unless it is one."
+        )
+    raise InvalidTypeError(
+        f"model={in_short(model)} is no model: give a name, the path of a checkpoint, or a RetinaModel(...)."
+    )
+
+
 def _built_in_model(name: str) -> RetinaModel:
     if name == "simulated":
         from mei_lightning.models.simulated import SimulatedRetina
@@ -77,6 +95,12 @@ def _openretina_source(name_or_path: str | Path) -> str | Path:
     if isinstance(name_or_path, str) and name_or_path.startswith(_OPENRETINA_PREFIX):
         return name_or_path.removeprefix(_OPENRETINA_PREFIX)
     path = os.path.expanduser(name_or_path)
+    if path.endswith(SUFFIXES):
+        raise InvalidValueError(
+            f"'{name_or_path}' holds weights and not the network that they are of: give that, as RetinaModel(network, "
+            f"StimulusFormat(...), weights='{name_or_path}'), on the command line by class_path and init_args in a "
+            "YAML file."
+        )
     if os.path.exists(path) or path.endswith(".ckpt"):
         return Path(path)
     raise InvalidValueError(

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from mei_lightning.arguments import in_short
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import weights_digest
 from mei_lightning.neurons import Neuron, group_label
@@ -57,6 +58,12 @@ def neuron_objective(
     raise _refusal(objective)
 
 
+def check_objective(objective: Any) -> None:
+    """Raise a TypeError unless a value is in one of the forms of ``neuron_objective``."""
+    if not isinstance(objective, Objective) and not _is_factory(objective) and not _is_function(objective):
+        raise _refusal(objective)
+
+
 def _is_factory(objective: Any) -> bool:
     if isinstance(objective, type):
         return issubclass(objective, NeuronObjective)
@@ -105,11 +112,11 @@ def _of_this_run(
 
 
 def _refusal(objective: object) -> InvalidTypeError:
-    hint = ""
+    hint, given = "", in_words(objective) if callable(objective) else in_short(objective)
     if isinstance(objective, type) and issubclass(objective, Objective):
         hint = f", made before: {objective.__name__}(...)"
     return InvalidTypeError(
-        f"objective={in_words(objective)} is none that MEIs can be found for. Give a subclass of NeuronObjective "
+        f"objective={given} is none that MEIs can be found for. Give a subclass of NeuronObjective "
         "(functools.partial fills in its further arguments), an Objective or a sum of such ones"
         f"{hint}, or a function of one argument, from responses [rows, time'] to scores [rows]."
     )

@@ -2,7 +2,14 @@
 
 from torch import Tensor
 
+from mei_lightning.arguments import check_instance, whole_number
 from mei_lightning.exceptions import InvalidValueError
+
+
+def check_reducer(name: str, reducer: object) -> None:
+    """Raise a TypeError unless a value is a reducer: a ``Reducer``, or another one with its method ``forward``."""
+    if isinstance(reducer, type) or not callable(getattr(reducer, "forward", None)):
+        check_instance(name, reducer, Reducer, "MeanReducer()")
 
 
 class Reducer:
@@ -13,7 +20,7 @@ class Reducer:
     """
 
     def __init__(self, axis: int = 0) -> None:
-        self.axis = axis
+        self.axis = whole_number("axis", axis)
 
     def forward(self, responses: Tensor) -> Tensor:
         """Reduce responses ``[time', ...]`` to ``[...]``."""
@@ -61,12 +68,12 @@ class SliceMeanReducer(Reducer):
 
     def __init__(self, axis: int, start: int, length: int) -> None:
         super().__init__(axis)
-        if start < 0 or length < 1:
+        self.start = whole_number("start", start)
+        self.length = whole_number("length", length)
+        if self.start < 0 or self.length < 1:
             raise InvalidValueError(
                 f"SliceMeanReducer(start={start}, length={length}) needs start >= 0 and length >= 1."
             )
-        self.start = start
-        self.length = length
 
     def forward(self, responses: Tensor) -> Tensor:
         """Reduce responses ``[time', ...]`` to ``[...]``.
@@ -103,12 +110,10 @@ class WindowContrastReducer(Reducer):
 
     def __init__(self, axis: int, start: int, length: int, against_start: int, against_length: int) -> None:
         super().__init__(axis)
-        self.start = start
-        self.length = length
-        self.against_start = against_start
-        self.against_length = against_length
         self.window = SliceMeanReducer(axis, start, length)
         self.against = SliceMeanReducer(axis, against_start, against_length)
+        self.start, self.length = self.window.start, self.window.length
+        self.against_start, self.against_length = self.against.start, self.against.length
 
     def forward(self, responses: Tensor) -> Tensor:
         """Reduce responses ``[time', ...]`` to ``[...]``.

@@ -1,21 +1,26 @@
 """The response of neurons as an objective: the same neurons for all rows, or each row's own."""
 
-import operator
 from collections.abc import Callable, Sequence
 from copy import copy
 from inspect import signature
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.arguments import in_short, whole_numbers
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import SessionReadOut, session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives.base import Objective, in_words, settings_in_words, sum_in_words, terms_of, weighed
-from mei_lightning.objectives.reducers import Reducer
+from mei_lightning.objectives.reducers import Reducer, check_reducer
+
+
+def check_model(model: object) -> None:
+    """Raise a TypeError unless an objective can call a model."""
+    if not callable(model) or isinstance(model, type):
+        raise InvalidTypeError(f"model={in_short(model)} is no model: give one, e.g. load_model('digital_twin').")
 
 
 class IncreaseObjective(Objective):
@@ -38,7 +43,9 @@ class IncreaseObjective(Objective):
     ) -> None:
         super().__init__()
         self.model = model
-        self.neuron_indices = [operator.index(index) for index in np.atleast_1d(neuron_indices).tolist()]
+        check_model(model)
+        check_reducer("response_reducer", response_reducer)
+        self.neuron_indices = whole_numbers("neuron_indices", neuron_indices)
         if not self.neuron_indices:
             raise InvalidValueError("neuron_indices is empty: name at least one neuron.")
         self.data_key = data_key
@@ -137,7 +144,9 @@ class NeuronObjective(Objective):
     def __init__(self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer) -> None:
         super().__init__()
         self.model = model
-        self.groups = [group_of(target) for target in neurons]
+        check_model(model)
+        check_reducer("response_reducer", response_reducer)
+        self.groups = groups_of(neurons)
         if not self.groups:
             raise InvalidValueError("neurons is empty: name at least one neuron.")
         self.response_reducer = response_reducer

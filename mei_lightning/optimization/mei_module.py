@@ -19,7 +19,7 @@ from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stuck_at_start import stuck_at_start
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.results.configuration import Setting, configuration_differences
-from mei_lightning.settings import MEISettings, takes_settings
+from mei_lightning.settings import settings_named, takes_settings
 from mei_lightning.starting_points import PinkNoise, WhiteNoise
 from mei_lightning.wording import first_few
 
@@ -126,7 +126,7 @@ class MEIModule(ProblemModule):
         **settings: Any,
     ) -> None:
         problem = MEIProblem(
-            retina, neurons, MEISettings(**settings), members=members, allow_unpickling=allow_unpickling
+            retina, neurons, settings_named(settings), members=members, allow_unpickling=allow_unpickling
         )
         super().__init__(problem, check_interval)
 

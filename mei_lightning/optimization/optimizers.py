@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mei_lightning.acceleration.row_arithmetic import inner_products, per_row, put_rows, row_norms
+from mei_lightning.arguments import in_short
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.optimization.refusals import check_moved, checked_rows_of_state, checked_state
 
@@ -228,17 +229,24 @@ class AdaptivePowerMethod(RowOptimizer):
 
 
 def check_optimizer(optimizer: object) -> None:
-    """Refuse an optimizer that has been made, for other parameters.
+    """Refuse what makes no optimizer, such as one that has been made, for other parameters.
 
     Raises:
         TypeError: that says what to give.
+        ValueError: if the optimizer refuses its own settings.
     """
+    example = "Give what makes one, e.g. optimizer=functools.partial(torch.optim.SGD, lr=10.0)."
     if not callable(optimizer):
         given = repr(optimizer) if isinstance(optimizer, str) else type(optimizer).__name__
-        raise InvalidTypeError(
-            f"optimizer: {given} does not make an optimizer for the stimulus. Give what makes one, e.g. "
-            "optimizer=functools.partial(torch.optim.SGD, lr=10.0)."
-        )
+        raise InvalidTypeError(f"optimizer: {given} does not make an optimizer for the stimulus. {example}")
+    try:
+        made = optimizer([torch.zeros(1, requires_grad=True)])
+    except TypeError as error:
+        raise InvalidTypeError(f"optimizer={in_short(optimizer)} makes none: {error}. {example}") from error
+    except ValueError as error:
+        raise InvalidValueError(f"optimizer={in_short(optimizer)} makes none: {error}. {example}") from error
+    if not isinstance(made, Optimizer):
+        raise InvalidTypeError(f"optimizer={in_short(optimizer)} made a {type(made).__name__}, no optimizer. {example}")
 
 
 def forgives_rounding(optimizer: Optimizer) -> bool:

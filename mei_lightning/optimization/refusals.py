@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
+from mei_lightning.arguments import in_short, whole_number, whole_numbers
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 
 
@@ -12,6 +13,14 @@ def check_numbers(
     initial_stimulus: Tensor, seeds: Sequence[int] | None, max_steps: int | None, check_interval: int
 ) -> None:
     """Refuse numbers of a module that leave nothing to do, or do not fit each other; raises a ValueError."""
+    if not isinstance(initial_stimulus, Tensor) or not initial_stimulus.is_floating_point():
+        raise InvalidTypeError(
+            f"initial_stimulus={in_short(initial_stimulus)} must be a tensor of floating-point numbers, e.g. "
+            "torch.randn(rows, channels, time, height, width)."
+        )
+    check_interval = whole_number("check_interval", check_interval)
+    max_steps = None if max_steps is None else whole_number("max_steps", max_steps)
+    seeds = None if seeds is None else whole_numbers("seeds", seeds)
     if initial_stimulus.ndim != 5 or not len(initial_stimulus):
         raise InvalidValueError(
             "A stimulus is [rows, channels, time, height, width] with at least one row, "

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from mei_lightning.arguments import whole_number
 from mei_lightning.constraints import Constraint
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.objectives import Objective
@@ -76,7 +77,7 @@ class RowModule(LightningModule):
         self.parameterization: Parameterization | None = space.parameterization
         self.robustness = tuple(robustness)
         self.seeds = seeds
-        self.check_interval = check_interval
+        self.check_interval = whole_number("check_interval", check_interval, 1)
 
     def _make_rows(self, parameters: Tensor, stimulus: Tensor) -> None:
         self.stimulus = nn.Parameter(parameters)

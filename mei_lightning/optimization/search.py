@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import number, several, whole_number, whole_numbers
 from mei_lightning.exceptions import InvalidValueError
 
 SearchName = Literal["quick", "normal", "thorough"]
@@ -82,10 +83,11 @@ class Search:
     frame_shifts: tuple[int, ...] = ()
 
     def __init__(self, starts: int, keep: int, max_steps: int) -> None:
-        check_numbers_of_search(type(self).__name__, starts, keep, max_steps)
-        self.starts = starts
-        self.keep = keep
-        self.max_steps = max_steps
+        name = type(self).__name__
+        self.starts = whole_number(f"{name}: starts", starts)
+        self.keep = whole_number(f"{name}: keep", keep)
+        self.max_steps = whole_number(f"{name}: max_steps", max_steps)
+        check_numbers_of_search(name, self.starts, self.keep, self.max_steps)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -140,11 +142,13 @@ class MultiStart(Search):
     frame_shifts: tuple[int, ...] = (-1, 1)
 
     def __post_init__(self) -> None:
+        for name in ("starts", "keep", "trial_steps", "max_steps"):
+            object.__setattr__(self, name, whole_number(f"MultiStart: {name}", getattr(self, name)))
         check_numbers_of_search("MultiStart", self.starts, self.keep, self.max_steps)
         if self.trial_steps < 2 or self.trial_steps % 2:
             raise InvalidValueError(f"{self!r}: trial_steps={self.trial_steps} has to be even, and at least 2.")
-        object.__setattr__(self, "shifts", tuple(self.shifts))
-        object.__setattr__(self, "frame_shifts", tuple(self.frame_shifts))
+        object.__setattr__(self, "shifts", tuple(number("MultiStart: shifts", one) for one in several(self.shifts)))
+        object.__setattr__(self, "frame_shifts", tuple(whole_numbers("MultiStart: frame_shifts", self.frame_shifts)))
 
     def ended(self, rows: SearchRows, meets: Meets) -> tuple[Tensor, Tensor]:
         """Starts whose trial ends and which are not among the best; with shifts also what is of no use any more."""

@@ -101,6 +101,10 @@ class StimulusModule(RowModule):
         check_optimizer(optimizer)
         if parameterization is not None:
             check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
+        if constraint is not None:
+            check_instance("constraint", constraint, Constraint, "NormAndRange(norm=30.0)")
+        if regularizer is not None:
+            check_instance("regularizer", regularizer, Regularizer, "TemporalSmoothness()")
         space = StimulusSpace(constraint, _made_for(parameterization, initial_stimulus.shape))
         super().__init__(as_objective(objective), space, robustness, seeds, check_interval)
         self.regularizer = regularizer

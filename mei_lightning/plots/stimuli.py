@@ -92,7 +92,8 @@ def plot_stimulus_composition(
     _check_format(values, facts)
     time_steps = values.shape[1]
     trace = None if response is None else _as_trace(response)
-    frames_lost = facts.frames_lost
+    # A format that no model has been tried with does not say.
+    frames_lost = facts.frames_lost or 0
     if stimulus_format is None:
         if trace is None and window is not None:
             raise InvalidValueError(

@@ -242,8 +242,16 @@ finally:
             ["parameterization mei_lightning.LowRank", "parameterization.rnk 3"],
             "LowRank has no argument rnk. Do you mean rank?",
         ),
-        (["norm much"], "--model.norm"),
-        (["norm much"], "Given value: much"),
+        (["norm much"], "--model.norm much must be one positive, finite number"),
+        (["norm [5,10]"], '--model.norm "[5, 10]" must be one positive, finite number'),
+        (["ranges 3"], "--model.ranges 3: give one (low, high) for each channel"),
+        (["seed 1.5"], "--model.seed 1.5 must be a whole number."),
+        (["time_steps [8,9]"], '--model.time_steps "[8, 9]" must be a whole number.'),
+        (["max_steps many"], "--model.max_steps many must be a whole number."),
+        (["rows_per_device 2.5"], "--model.rows_per_device 2.5 must be a whole number."),
+        (["search fast"], "--model.search fast: choose one of quick, normal, thorough"),
+        (["fast_path often"], "--model.fast_path often: choose True, False or 'bfloat16'."),
+        (["neurons monday"], "--model.neurons monday names no neurons: give a list"),
     ],
 )
 def test_a_misspelt_option_is_answered_briefly(capsys, options, message):
@@ -252,7 +260,7 @@ def test_a_misspelt_option_is_answered_briefly(capsys, options, message):
     assert message in printed
     assert printed.startswith("error: ")
     assert printed.endswith("\nOption --help tells what there is.\n")
-    assert len(printed.splitlines()) == 2 or "Given value: much" in printed
+    assert len(printed.splitlines()) == 2
 
 
 @pytest.mark.parametrize(

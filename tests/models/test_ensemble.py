@@ -44,7 +44,7 @@ def test_an_ensemble_is_a_frozen_model_of_the_same_neurons():
     ensemble = Ensemble(networks, name="five CNNs")
     assert ensemble.name == "five CNNs"
     assert ensemble.members == networks
-    assert ensemble.stimulus_format == FORMAT
+    assert ensemble.stimulus_format == replace(FORMAT, frames_lost=0)
     assert ensemble.neurons_per_session == {"monday": 3, "tuesday": 5}
     assert ensemble.neurons.equals(networks[0].neurons)
     assert not any(parameter.requires_grad for parameter in ensemble.parameters())
