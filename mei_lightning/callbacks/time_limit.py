@@ -53,15 +53,8 @@ class TimeLimit(Callback):
             except (OSError, subprocess.CalledProcessError) as error:
                 rank_zero_warn(f"'{' '.join(requeue)}' failed ({error}). Submit the job again to continue the run.")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signal back."""
-        self._give_back()
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signal back."""
-        self._give_back()
-
-    def _give_back(self) -> None:
         if SIGNAL is not None and self._previous is not None:
             signal.signal(SIGNAL, self._previous)
             self._previous = None

@@ -18,6 +18,9 @@ _QUIET: dict[str, Any] = {
     "enable_model_summary": False,
 }
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name)]
+"""Which callbacks listen to."""
+
 
 @contextmanager
 def silent_lightning() -> Iterator[None]:
@@ -43,12 +46,13 @@ def without_deprecations() -> Iterator[None]:
 def raising_interrupts() -> Iterator[None]:
     """Let an interrupt of a fit be the ``KeyboardInterrupt`` that it is, once all callbacks have done their work.
 
-    Lightning ends the process in place of that, and leaves it deaf to further interrupts.
+    Lightning ends the process in place of that. It also leaves it deaf to further interrupts, and after any error puts
+    back the signal handlers of callbacks that are gone.
 
     Raises:
         KeyboardInterrupt: if the fit was interrupted.
     """
-    listens = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     except SystemExit as ended:
@@ -56,9 +60,11 @@ def raising_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     finally:
-        # None is a handler that is not Python's.
-        if listens is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, listens)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                # None is a handler that is not Python's.
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 @contextmanager

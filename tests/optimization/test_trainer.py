@@ -1,8 +1,7 @@
 """A Lightning trainer of one's own."""
 
 import pytest
-import xarray as xr
-from conftest import find, video_model
+from conftest import assert_same_meis, find, video_model
 from lightning.pytorch import Trainer
 
 import mei_lightning as ml
@@ -22,7 +21,7 @@ def test_a_trainer_without_arguments_finds_what_find_meis_finds():
     trainer = Trainer(accelerator="cpu")
     trainer.fit(module)
     meis = module.meis()
-    xr.testing.assert_identical(meis.load(), find(video_model(), NEURONS, **SETTINGS))
+    assert_same_meis(meis.load(), find(video_model(), NEURONS, **SETTINGS))
     assert set(meis.status.values) == {"converged"}
     assert trainer.max_epochs == -1
 
