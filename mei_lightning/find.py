@@ -1,6 +1,5 @@
 """One call from a model and some neurons to their MEIs."""
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,22 +8,24 @@ from typing import Any
 import xarray as xr
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
-from mei_lightning.callbacks.results_writer import STORE, ResultsWriter
+from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.devices import chosen_accelerator, made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
-from mei_lightning.optimization.launcher import check_fork
+from mei_lightning.optimization.launcher import check_fork, ended_together
 from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
+from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
 from mei_lightning.problem import MEIProblem, Neurons
+from mei_lightning.results.place import STORE, place_of_results
+from mei_lightning.results.run_log import RunLogger, run_name
 from mei_lightning.run_arguments import check_run_arguments
 from mei_lightning.settings import settings_named, takes_settings
 
@@ -52,7 +53,8 @@ def find_meis(
             ``NeuronSelection(sessions=["session_1"], where={"type": "on_off"})``. Or "all".
         settings: as for ``MEISettings``.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
-            the function continues where it was interrupted. By default results are only returned.
+            the function continues where it was interrupted. By default results are only returned; if the call does not
+            come to its end, what was found stays on disk, and the exception says where and how to go on.
         log_directory: where to write TensorBoard logs; none by default.
         devices: as for Lightning's ``Trainer``; neurons are shared out among the devices, which needs a ``directory``.
         accelerator: as for Lightning's ``Trainer``, but that "auto" is "cuda" where there is one, else "cpu". "mps", an
@@ -74,6 +76,7 @@ def find_meis(
             has been computed by then.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
+        KeyboardInterrupt: if you interrupt it, once what was found is on disk.
     """
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
@@ -103,31 +106,35 @@ def meis_of(
 ) -> xr.Dataset:
     """The MEIs of a problem; everything else is as for ``find_meis``."""
     module = ProblemModule(problem)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        place = Path(directory or scratch)
+    with place_of_results(directory) as place:
         logging = log_directory is not None
-        trainer = Trainer(
-            accelerator=chosen_accelerator(accelerator),
-            devices=devices,  # type: ignore[arg-type]
-            strategy=strategy_for(devices),
-            plugins=cluster_plugins(),  # type: ignore[arg-type]
-            max_epochs=-1,
-            logger=TensorBoardLogger(str(log_directory), name="", default_hp_metric=False) if logging else False,
-            callbacks=[
-                *([] if _has(callbacks, RowConvergence) else [RowConvergence()]),
-                ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
-                *([StimulusLogger()] if logging else []),
-                *([StepProgressBar()] if progress_bar else []),
-                *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
-                InterruptTogether(),
-                *callbacks,
-            ],
-            enable_checkpointing=_has(callbacks, Checkpoint),
-            enable_progress_bar=progress_bar,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        trainer.fit(module)
+        rules = [callback for callback in callbacks if isinstance(callback, RowConvergence)] or [RowConvergence()]
+        # A run that is continued goes on in the same log.
+        version = None if directory is None else run_name(module.configuration, rules[0])
+        with silent_lightning():
+            trainer = Trainer(
+                accelerator=chosen_accelerator(accelerator),
+                devices=devices,  # type: ignore[arg-type]
+                strategy=strategy_for(devices),
+                plugins=cluster_plugins(),  # type: ignore[arg-type]
+                max_epochs=-1,
+                logger=RunLogger(str(log_directory), "", version, default_hp_metric=False) if logging else False,
+                callbacks=[
+                    *([] if _has(callbacks, RowConvergence) else rules),
+                    ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
+                    *([StimulusLogger()] if logging else []),
+                    *([StepProgressBar()] if progress_bar else []),
+                    *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                    InterruptTogether(),
+                    *callbacks,
+                ],
+                enable_checkpointing=_has(callbacks, Checkpoint),
+                enable_progress_bar=progress_bar,
+                enable_model_summary=False,
+                log_every_n_steps=1,
+            )
+        with ended_together(trainer), raising_interrupts(), without_deprecations():
+            trainer.fit(module)
         meis = xr.open_zarr(place / STORE, chunks=None)
         return meis.load() if directory is None else meis
 

@@ -132,9 +132,12 @@ def _directory_for_fits(tmp_path_factory):
 def fit(module, max_steps, *callbacks, ckpt_path=None, directory=None, **options):
     """Fit with a quiet trainer on the CPU, and return the trainer.
 
-    An MEIModule writes its results to ``directory``, or to one of its own, unless there is a ResultsWriter.
+    An MEIModule writes its results to ``directory``, or to one of its own, unless there is a ResultsWriter; its rows do
+    not converge unless there is a RowConvergence.
     """
     callbacks = list(callbacks)
+    if isinstance(module, ml.MEIModule) and not any(isinstance(callback, ml.RowConvergence) for callback in callbacks):
+        callbacks.append(ml.RowConvergence(patience=10**9))
     if isinstance(module, ml.MEIModule) and not any(isinstance(callback, ml.ResultsWriter) for callback in callbacks):
         place = directory or tempfile.mkdtemp(dir=_directories[0])
         callbacks.insert(0, ml.ResultsWriter(str(place), report=False))

@@ -35,8 +35,18 @@ class IsToldThatTimeIsNearlyOver(Callback):
 
 
 class PressesCtrlC(Callback):
-    """In the midst of a run, on one of two processes."""
+    """In the midst of a run, on the last of its processes.
+
+    Args:
+        step: after which.
+        also: further processes to signal, as a terminal signals all, by their ids.
+    """
+
+    def __init__(self, step: int = 6, also: tuple[int, ...] = ()):
+        self.step = step
+        self.also = also
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 6 and trainer.global_rank == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+        if trainer.global_step == self.step and trainer.global_rank == trainer.world_size - 1:
+            for process in (os.getpid(), *self.also):
+                os.kill(process, signal.SIGINT)

@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mei_lightning.optimization.launcher import Launcher
+
 
 class InterruptedTogether(KeyboardInterrupt):
     """An interrupt that all processes of a run raise at the same place, so that they can still talk to each other."""
@@ -16,7 +18,7 @@ class InterruptTogether(Callback):
     """Ends a run of several processes at the next check after Ctrl-C, on all of them together.
 
     A process that stops in the midst of a step leaves the others waiting for it. Ctrl-C once more ends it there all the
-    same. A run of one process ends at once anyway.
+    same; processes that a notebook has started leave that to the notebook's. A run of one process ends at once anyway.
 
     Raises:
         InterruptedTogether: at the end of an epoch.
@@ -26,10 +28,12 @@ class InterruptTogether(Callback):
 
     def __init__(self) -> None:
         self._told = False
+        self._ends_when_told_twice = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen for the signal."""
         self._told = False
+        self._ends_when_told_twice = not isinstance(trainer.strategy.launcher, Launcher)
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._remember)
 
@@ -52,6 +56,6 @@ class InterruptTogether(Callback):
         self._previous = None
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
-        if self._told:
+        if self._told and self._ends_when_told_twice:
             raise KeyboardInterrupt
         self._told = True

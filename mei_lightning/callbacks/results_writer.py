@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.callbacks.interrupt import InterruptedTogether
-from mei_lightning.exceptions import InvalidTypeError
+from mei_lightning.exceptions import InvalidTypeError, NothingThereError
 from mei_lightning.experiment.showable import warn_of_what_no_projector_shows
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
@@ -20,10 +20,10 @@ from mei_lightning.optimization.strategies import tells_of_a_lost_process
 from mei_lightning.plots.stimuli import plot_mei, plot_meis
 from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
 from mei_lightning.results.lock import RunLock
+from mei_lightning.results.place import STORE
 from mei_lightning.results.replacing import rename
 from mei_lightning.results.store import MEIStore
 
-STORE = "meis.zarr"
 _SECONDS_BETWEEN_SUMMARIES = 5.0
 _NEURONS_IN_PICTURES = 48
 
@@ -40,7 +40,8 @@ class ResultsWriter(Callback):
         directory: where to write; by default the directory of the trainer's logs.
         start_anew: keep the results that are in the directory under another name, and start from nothing, each time
             that it is said.
-        report: whether to print a summary table and to draw the pictures and the video when the run ends.
+        report: whether to print a summary table and the paths of the results, to standard output, and to draw the
+            pictures and the video when the run ends.
         lasting: whether what is written outlives a power failure; without, nothing waits for the disk.
 
     Raises:
@@ -52,6 +53,7 @@ class ResultsWriter(Callback):
     """
 
     store: MEIStore
+    place: Path
     _lock: RunLock | None = None
 
     def __init__(
@@ -73,7 +75,7 @@ class ResultsWriter(Callback):
         """Make the store, or open the one to continue, and leave out the neurons that are done."""
         module = _module(pl_module)
         # All processes have to write to the directory of the first one's logs.
-        place = Path(trainer.strategy.broadcast(str(self.directory or trainer.log_dir or trainer.default_root_dir)))
+        place = Path(trainer.strategy.broadcast(str(self._directory_of(trainer))))
         if trainer.is_global_zero:
             self._lock = RunLock(place / STORE)
             self._lock.acquire()
@@ -134,11 +136,26 @@ class ResultsWriter(Callback):
                 # It may be the first process that was lost.
                 self.store.collect()
             if not lost:
-                rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it.")
+                rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it there.")
             if together:
                 # Lightning ends the other processes when the first one ends, and the other way round.
                 trainer.strategy.barrier()
         self._unlock()
+
+    def dataset(self, trainer: Trainer) -> xr.Dataset:
+        """What a trainer's run has written so far; values are read as they are used.
+
+        Raises:
+            FileNotFoundError: if it has not begun.
+        """
+        # The processes of a notebook have written it, and this one has only heard of it.
+        path = (self.place if hasattr(self, "place") else self._directory_of(trainer)) / STORE
+        if not path.exists():
+            raise NothingThereError(f"There are no MEIs yet at {path}.")
+        return xr.open_zarr(path, chunks=None)
+
+    def _directory_of(self, trainer: Trainer) -> Path:
+        return Path(self.directory or trainer.log_dir or trainer.default_root_dir)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -172,9 +189,9 @@ class ResultsWriter(Callback):
         begun = meis.isel(neuron=meis["status"].values != "pending")
         if begun.sizes["neuron"]:
             written |= self._draw(begun.isel(neuron=slice(_NEURONS_IN_PICTURES)).load(), meis.sizes["neuron"])
-        rank_zero_info(_summary(meis))
+        print(_summary(meis))
         for what, path in written.items():
-            rank_zero_info(f"{what}: {path}")
+            print(f"{what}: {path}")
 
     def _draw(self, meis: xr.Dataset, total: int) -> dict[str, Path]:
         plot_meis(meis, total=total).savefig(self.place / "meis.png", dpi=150)

@@ -8,13 +8,14 @@ import torch
 import xarray as xr
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from matplotlib.figure import Figure
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from mei_lightning.callbacks.pictures import Picture, show, shows_pictures
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.models.base import StimulusFormat
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.plots.stimuli import contact_sheet, plot_meis, plot_stimulus_composition
@@ -30,8 +31,8 @@ class StimulusLogger(Callback):
 
     For each shown neuron: the stimulus as an animation, a contact sheet of its frames, and its composition in space
     and time. Of a population, also the MEIs of the neurons with the highest and the lowest scores, whenever a tenth
-    more neurons are done. At the end of the run its configuration appears among the hyperparameters. Does nothing with
-    other loggers.
+    more neurons are done. At the end of the run its configuration appears among the hyperparameters. Of other loggers,
+    those that take pictures, as that of wandb does, get them too; of those that do not, it says so.
 
     Args:
         neurons: labels of the neurons to show, e.g. ``["session_1/3"]``; by default the first four.
@@ -47,6 +48,7 @@ class StimulusLogger(Callback):
         self.neurons = None if neurons is None else list(neurons)
         self.every_n_checks = every_n_checks
         self._done_when_extremes_shown = 0
+        self._first_step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the names."""
@@ -56,6 +58,15 @@ class StimulusLogger(Callback):
                 raise InvalidValueError(
                     f"StimulusLogger cannot show {neuron!r}; the run has {first_few(labels, most=20)}."
                 )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say which loggers show no pictures."""
+        self._done_when_extremes_shown = 0
+        self._first_step = trainer.global_step
+        if blind := [type(logger).__name__ for logger in trainer.loggers if not shows_pictures(logger)]:
+            rank_zero_info(
+                f"{' and '.join(blind)}: numbers, but no pictures. TensorBoardLogger and WandbLogger show the stimuli."
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log at each n-th check."""
@@ -71,17 +82,20 @@ class StimulusLogger(Callback):
                 self._done_when_extremes_shown = pl_module.neurons_done
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the result and the configuration."""
+        """Log the result and the configuration, unless there was nothing left to do."""
         module = _module(pl_module)
+        if trainer.global_step == self._first_step:
+            return
         if trainer.is_global_zero:
             self._log(trainer, module, _final_stimuli(trainer, module, self._shown(module)))
             if len(module.labels) > 2 * _EXTREMES:
                 self._log_extremes(trainer)
         scores = module.scores()
+        final = {"final/score_mean": scores.mean()} if len(scores) else {}
         for logger in _tensorboard_loggers(trainer):
             logger.log_hyperparams(
                 {name: as_text(value) for name, value in module.hparams.items()},
-                {"final/score_mean": scores.mean(), "final/steps": trainer.global_step},
+                {**final, "final/steps": trainer.global_step},
             )
             logger.save()
 
@@ -91,37 +105,33 @@ class StimulusLogger(Callback):
     def _log(self, trainer: Trainer, module: StimulusModule, stimuli: Mapping[str, Tensor]) -> None:
         scores = module.scores()
         for logger in _tensorboard_loggers(trainer):
-            writer = logger.experiment
             if len(scores):
-                writer.add_histogram("scores", scores, trainer.global_step)
+                logger.experiment.add_histogram("scores", scores, trainer.global_step)
+        if any(map(shows_pictures, trainer.loggers)):
             for label, stimulus in stimuli.items():
-                self._log_stimulus(writer, label, stimulus, module, trainer.global_step)
+                self._log_stimulus(trainer, label, stimulus, module.stimulus_format)
 
     @staticmethod
     def _log_extremes(trainer: Trainer) -> None:
-        if (store := _store_of(trainer)) is None or not (loggers := _tensorboard_loggers(trainer)):
+        if (store := _store_of(trainer)) is None or not any(map(shows_pictures, trainer.loggers)):
             return
         meis = xr.open_zarr(store, chunks=None)
         done = meis.isel(neuron=np.isfinite(meis["score"].values) & (meis["status"] != "pending").values)
         by_score = done.isel(neuron=np.argsort(done["score"].values, kind="stable"))
         for what, part in (("lowest", slice(_EXTREMES)), ("highest", slice(-_EXTREMES, None))):
             if (shown := by_score.isel(neuron=part).load()).sizes["neuron"]:
-                for logger in loggers:
-                    logger.experiment.add_figure(f"population/{what}_scores", plot_meis(shown), trainer.global_step)
+                show(trainer.loggers, f"population/{what}_scores", plot_meis(shown), trainer.global_step)
 
     @staticmethod
-    def _log_stimulus(
-        writer: SummaryWriter, label: str, stimulus: torch.Tensor, module: StimulusModule, step: int
-    ) -> None:
-        facts = module.stimulus_format
-        sheet = contact_sheet(stimulus, facts)
-        writer.add_image(f"{label}/frames", sheet, step, dataformats="HWC")
+    def _log_stimulus(trainer: Trainer, label: str, stimulus: Tensor, facts: StimulusFormat | None) -> None:
+        pictures: dict[str, Picture] = {"frames": contact_sheet(stimulus, facts)}
         if stimulus.shape[1] > 1 and len(stimulus) <= COLORS:
-            _add_animation(writer, f"{label}/stimulus", animated_png_bytes(stimulus, stimulus_format=facts), step)
-        figure = Figure(figsize=(6, 5.5), layout="constrained")
+            pictures["stimulus"] = animated_png_bytes(stimulus, stimulus_format=facts)
+        figure = pictures["composition"] = Figure(figsize=(6, 5.5), layout="constrained")
         axes = figure.subplot_mosaic([["space", "space"], ["time", "spectrum"]], height_ratios=(1.2, 1))
         plot_stimulus_composition(stimulus, axes["time"], axes["spectrum"], axes["space"], stimulus_format=facts)
-        writer.add_figure(f"{label}/composition", figure, step)
+        for kind, picture in pictures.items():
+            show(trainer.loggers, f"{label}/{kind}", picture, trainer.global_step)
 
 
 def _module(pl_module: LightningModule) -> StimulusModule:
@@ -159,9 +169,3 @@ def _store_of(trainer: Trainer) -> Path | None:
 
 def _tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _add_animation(writer: SummaryWriter, tag: str, png: bytes, step: int) -> None:
-    # SummaryWriter.add_video needs an old moviepy; TensorBoard shows an animated PNG as it is.
-    image = Summary.Image(colorspace=3, encoded_image_string=png)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -5,6 +5,7 @@ import inspect
 import os
 import pydoc
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ TRACEBACK = "MEI_LIGHTNING_TRACEBACK"
 _JSONARGPARSE = Path(jsonargparse.__file__).parent
 _EXIT_CODE = 2
 """As of arguments that cannot be parsed."""
+_INTERRUPTED = 128 + signal.SIGINT
+"""As of any program that Ctrl-C ends."""
 
 
 def is_explained(error: BaseException) -> bool:
@@ -59,19 +62,27 @@ def messages_in_place_of_tracebacks(options: Sequence[str]) -> Iterator[None]:
     """Of refusals print the message only, and exit with 2, unless the user asks for tracebacks.
 
     Of an argument that cannot be parsed there is the message in any case. If another process of the run has ended, what
-    ``ShardedStrategy`` notes of that is printed, and the exit code is 1.
+    ``ShardedStrategy`` notes of that is printed, and the exit code is 1. After an interrupt it is 130.
 
     Args:
         options: the options of the command, by the time that an error occurs; messages name them as they are typed.
 
     Raises:
-        SystemExit: in place of a refusal, or of a connection that is broken.
+        SystemExit: in place of a refusal, of a connection that is broken, or of an interrupt.
     """
     try:
         yield
     except ArgumentError as error:
         print(f"error: {_of_argument(error, options)}\nOption --help tells what there is.", file=sys.stderr)
         sys.exit(_EXIT_CODE)
+    except KeyboardInterrupt as interrupt:
+        print(f"Interrupted. {interrupt}".strip(), file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except SystemExit as ended:
+        # Lightning's own way to end an interrupted fit.
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            sys.exit(_INTERRUPTED)
+        raise
     except Exception as error:
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             raise

@@ -1,15 +1,11 @@
 """The command ``fit``: Lightning's command line for MEIs."""
 
-import hashlib
 import inspect
-import json
-import re
 import signal
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from mei_lightning.callbacks.convergence import RowConvergence
@@ -23,6 +19,8 @@ from mei_lightning.cli.fit_help import FitParser, ShowHelp
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.optimization.mei_module import MEIModule
 from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
+from mei_lightning.optimization.trainer import silent_lightning, without_deprecations
+from mei_lightning.results.run_log import RunLogger, run_name
 
 _AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """Ends a process without its doing. On Windows, which lacks SIGKILL, SIGTERM does."""
@@ -88,16 +86,10 @@ class MEICommandLine(LightningCLI):
             kwargs["plugins"] = cluster_plugins()
         if chosen.logger is None:
             # The same command has the same name, so that it continues its run.
-            kwargs["logger"] = TensorBoardLogger("logs", name="meis", version=self._name(), default_hp_metric=False)
-        return super().instantiate_trainer(**kwargs)
-
-    def _name(self) -> str:
-        # In the words of version 0.1, so that a run that it began is continued.
-        configuration = self.model.configuration
-        words = {**configuration.words, "convergence": repr(self._get(self.config_init, "convergence"))}
-        settings = json.dumps({**configuration, **words}, sort_keys=True)
-        readable = re.sub(r"[^\w.-]+", "_", self.model.configuration["model"])
-        return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+            name = run_name(self.model.configuration, self._get(self.config_init, "convergence"))
+            kwargs["logger"] = RunLogger("logs", name="meis", version=name, default_hp_metric=False)
+        with silent_lightning():
+            return super().instantiate_trainer(**kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -105,6 +97,7 @@ class MEICommandLine(LightningCLI):
         return {"fit": LightningCLI.subcommands()["fit"]}
 
 
+@without_deprecations()
 def fit(args: ArgsType, options: list[str]) -> None:
     """Find the maximally exciting inputs of neurons, and keep them in a store.
 

@@ -1,15 +1,18 @@
 """Processes that a notebook or a script starts for a run: what they need of it, before there are any."""
 
 import io
+import os
 import pickle
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError
@@ -29,12 +32,50 @@ class Launcher(_MultiProcessingLauncher):
         Raises:
             ValueError: if CUDA has begun in the process that would be forked, or if something cannot be sent to
                 processes that begin anew.
+            KeyboardInterrupt: once the processes have ended, too; the second one ends them at once.
         """
         if self._start_method == "fork":
             check_fork()
         else:
             check_can_be_sent((args, kwargs, trainer))
-        return super().launch(function, *args, trainer=trainer, **kwargs)
+        try:
+            return super().launch(function, *args, trainer=trainer, **kwargs)
+        except KeyboardInterrupt:
+            self._end_processes()
+            raise
+
+    def _end_processes(self) -> None:
+        try:
+            for process in self.procs:
+                # Not every notebook interrupts all processes. On Windows this would kill them.
+                if sys.platform != "win32" and process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGINT)
+            for process in self.procs:
+                process.join()
+        except KeyboardInterrupt:
+            for process in self.procs:
+                process.terminate()
+            raise
+
+
+@contextmanager
+def ended_together(trainer: Trainer) -> Iterator[None]:
+    """After an interrupt of a script's processes let the first one alone go on.
+
+    Lightning, which ends the others, would take that for their failure, and end this one seconds later.
+
+    Raises:
+        KeyboardInterrupt: in the first process.
+        SystemExit: in the others.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if trainer.global_rank > 0:
+            sys.exit(1)
+        if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+            launcher.procs.clear()
+        raise
 
 
 def check_fork() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.devices import made_on_cpu
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod
 from mei_lightning.optimization.population import PopulationModule
@@ -22,6 +22,9 @@ from mei_lightning.results.configuration import Setting, configuration_differenc
 from mei_lightning.settings import settings_named, takes_settings
 from mei_lightning.starting_points import PinkNoise, WhiteNoise
 from mei_lightning.wording import first_few
+
+_EPOCHS_OF_TRAINER = 1000
+"""Of Lightning's ``Trainer()`` without a limit."""
 
 
 class ProblemModule(PopulationModule):
@@ -33,28 +36,47 @@ class ProblemModule(PopulationModule):
         self.save_hyperparameters(problem.summary)
 
     def configure_callbacks(self) -> list[Callback]:
-        """As in ``StimulusModule``; results are written also if nobody asked for it."""
-        writers = [callback for callback in self.trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
+        """As in ``StimulusModule``; rows converge, and results are written, also if nobody asked for it."""
+        given = self._callbacks_of_trainer()
+        wanted = [kind() for kind in (RowConvergence, ResultsWriter) if not any(isinstance(it, kind) for it in given)]
         # First, so that the model is still frozen, and on the device, when what there is of a failed run is written.
-        return [*([] if writers else [ResultsWriter()]), *super().configure_callbacks()]
+        return [*wanted, *super().configure_callbacks()]
+
+    def _callbacks_of_trainer(self) -> list[Callback]:
+        return self.trainer.callbacks  # type: ignore[attr-defined]
+
+    def _writer(self) -> ResultsWriter:
+        return next(callback for callback in self._callbacks_of_trainer() if isinstance(callback, ResultsWriter))
+
+    def meis(self) -> xr.Dataset:
+        """The results so far, as ``find_meis`` returns them; values are read from the store as they are used.
+
+        Raises:
+            FileNotFoundError: if no trainer has begun to fit the module.
+        """
+        if self._trainer is None:
+            raise NothingThereError("There are no MEIs yet: fit the module first, Trainer().fit(module).")
+        return self._writer().dataset(self.trainer)
 
     def setup(self, stage: str) -> None:
         """As in ``StimulusModule``; and make it part of the configuration when a row has converged."""
         super().setup(stage)
-        rules = [rule for rule in self.trainer.callbacks if isinstance(rule, RowConvergence)]  # type: ignore[attr-defined]
-        self.configuration.put("convergence", Setting.of(rules[0] if rules else None))
+        if self.trainer.max_epochs == _EPOCHS_OF_TRAINER:
+            # Nobody has asked for a limit, and many neurons take more.
+            self.trainer.fit_loop.max_epochs = -1
+        rule = next(rule for rule in self._callbacks_of_trainer() if isinstance(rule, RowConvergence))
+        self.configuration.put("convergence", Setting.of(rule))
         self.description.attrs["configuration"] = json.dumps(self.configuration)
         self.hparams.update(convergence=self.configuration["convergence"])
 
     def on_train_end(self) -> None:
         """Warn of stimuli that are still the noise that they began with."""
         super().on_train_end()
-        writers = [callback for callback in self.trainer.callbacks if isinstance(callback, ResultsWriter)]  # type: ignore[attr-defined]
         settings = self.problem.settings
         is_noise = isinstance(self.problem.initial, WhiteNoise | PinkNoise)
-        if not self.trainer.is_global_zero or not is_noise or not writers:
+        if not self.trainer.is_global_zero or not is_noise:
             return
-        if labels := stuck_at_start(self.problem, self.device, xr.open_zarr(writers[0].store.path, chunks=None)):
+        if labels := stuck_at_start(self.problem, self.device, self.meis()):
             optimizer = self.configuration["optimizer"]["class"]
             steps = "longer steps" if optimizer == AdaptivePowerMethod.__name__ else "a larger learning rate"
             less = f"less of {', '.join(map(repr, settings.robustness))}, or " if settings.robustness else ""
@@ -90,6 +112,10 @@ class MEIModule(ProblemModule):
     bounded number of rows at a time; once all rows of a neuron are done, its result goes to the ``ResultsWriter``,
     and the next neuron takes its place. With a trainer of several devices and ``strategy="sharded"`` each neuron
     is computed on one of them.
+
+    ``Trainer().fit(module)`` does what ``find_meis`` does: rows converge by ``RowConvergence()`` unless the trainer has
+    another one, and ``module.meis()`` is the dataset. Lightning's limit of 1,000 epochs, which are a few steps here, is
+    none; give ``max_steps`` for one.
 
     Args:
         retina: a model or its name: "digital_twin", "simulated", "openretina:NAME", a path to an openretina

@@ -196,7 +196,9 @@ class SlotModule(StimulusModule):
 
     @property
     def _complete(self) -> Tensor:
-        return self.rows.at_rest & (self.rows.frame_shifted | (not self._moved_rows))
+        # At any moment, for an interrupt does not wait for a check: moved copies count once they have been adopted.
+        adopted = (self.rows.by_slot(self.status)[:, self.rows.starts :] == Status.EMPTY).all(dim=1)
+        return self.rows.at_rest & adopted & (self.rows.frame_shifted | (not self._moved_rows))
 
     def give_up_rows(self) -> None:
         """End rows that the search gives up."""
@@ -247,12 +249,15 @@ class SlotModule(StimulusModule):
     def begin_frame_shifted(self) -> None:
         """Optimise the best stimulus of each neuron from a frame earlier and later, if it is nearly as good there."""
         begins = self.rows.at_rest & self.rows.shifted & ~self.rows.frame_shifted
-        self.rows.frame_shifted |= begins
         best = self.rows.best_rows()
         slots = (begins & self.best_value[best].isfinite()).nonzero().flatten()
+        if len(slots) and self.problem.frame_shifts:
+            self._begin_from_frame_shifted(slots, best)
+        # Last: a run that is interrupted before has not tried them.
+        self.rows.frame_shifted |= begins
+
+    def _begin_from_frame_shifted(self, slots: Tensor, best: Tensor) -> None:
         moves = self.problem.frame_shifts
-        if not len(slots) or not moves:
-            return
         own, best = self.best_stimulus[best[slots]], self.best_value[best[slots]]
         rows = torch.cat([slots * self.rows.size + self.rows.starts + number for number in range(len(moves))])
         stimulus = torch.cat([own.roll(frames, dims=2) for frames in moves])

@@ -1,6 +1,9 @@
-"""A trainer that says and keeps nothing, for functions that fit as a part of something else."""
+"""Trainers inside of functions: one that says and keeps nothing, and how an interrupt ends any of them."""
 
 import logging
+import signal
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +18,13 @@ _QUIET: dict[str, Any] = {
     "enable_model_summary": False,
 }
 
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name)]
+"""Which callbacks listen to."""
+
 
 @contextmanager
 def silent_lightning() -> Iterator[None]:
-    """Keep Lightning from reporting what hardware there is, each time that a trainer is made."""
+    """Keep Lightning from saying, each time that a trainer is made, what hardware there is, and what else it offers."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -29,12 +35,45 @@ def silent_lightning() -> Iterator[None]:
 
 
 @contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Keep Lightning's own use of what PyTorch deprecates from the user, who cannot do anything about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is deprecated", module="lightning\\.pytorch\\.utilities")
+        yield
+
+
+@contextmanager
+def raising_interrupts() -> Iterator[None]:
+    """Let an interrupt of a fit be the ``KeyboardInterrupt`` that it is, once all callbacks have done their work.
+
+    Lightning ends the process in place of that. It also leaves it deaf to further interrupts, and after any error puts
+    back the signal handlers of callbacks that are gone.
+
+    Raises:
+        KeyboardInterrupt: if the fit was interrupted.
+    """
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                # None is a handler that is not Python's.
+                if handler is not None:
+                    signal.signal(number, handler)
+
+
+@contextmanager
 def quiet_trainer(accelerator: str, **options: Any) -> Iterator[Trainer]:
-    """Make a trainer for one device; until the end Lightning is silent.
+    """Make a trainer for one device; until the end Lightning is silent, and an interrupt a ``KeyboardInterrupt``.
 
     Args:
         accelerator: as for Lightning's ``Trainer``.
         options: others, as for ``Trainer``.
     """
-    with silent_lightning():
+    with silent_lightning(), without_deprecations(), raising_interrupts():
         yield Trainer(**{"accelerator": accelerator, "devices": 1, **_QUIET, **options})

@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import re
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +180,7 @@ def test_configuration_among_the_hyperparameters(run):
     assert values["constraint"] == f"NormAndRange(norm=4.0, ranges={ranges}, norm_is='fixed')"
     assert values["weights_digest"] == module.configuration["weights_digest"]
     assert values["max_steps"] == "50"
-    assert values["convergence"] == "None"
+    assert values["convergence"] == "RowConvergence(relative_gain=0.001, patience=1000000000)"
     expected = meis["restart_scores"].max("restart").mean().item()
     assert events.Scalars("final/score_mean")[-1].value == pytest.approx(expected, rel=1e-4)
     assert events.Scalars("final/steps")[-1].value == 50
@@ -259,35 +258,6 @@ def test_model_checkpoint_of_the_best_mean_score(tmp_path):
     twice = [neuron for neuron in NEURONS for _ in range(2)]
     recomputed = ml.NeuronObjective(video_model(), twice, ml.MeanReducer())(again.best_stimulus)
     torch.testing.assert_close(recomputed, again.best_score)
-
-
-def shown_by_progress_bar(capsys, module, max_steps):
-    fit(module, max_steps, ml.StepProgressBar(), enable_progress_bar=True)
-    shown = "".join(capsys.readouterr())
-    assert "v_num" not in shown
-    return shown.replace("\n", "\r")
-
-
-@pytest.mark.parametrize(("limit_of_rows", "limit_of_trainer"), [(25, NO_LIMIT), (100, 25), (25, 40)])
-def test_progress_bar_shows_steps_active_rows_and_mean_score(capsys, limit_of_rows, limit_of_trainer):
-    module = module_of(video_model(), max_steps=limit_of_rows)
-    shown = shown_by_progress_bar(capsys, module, limit_of_trainer)
-    assert "25/25" in shown
-    assert "step/s" in shown
-    last = shown.split("25/25")[-1]
-    assert "rows/active=6" in last
-    assert "score/mean=" in last
-
-
-def test_progress_bar_counts_neurons_that_stream(capsys):
-    module = module_of(video_model(), rows_per_device=4, max_steps=10)
-    shown = shown_by_progress_bar(capsys, module, NO_LIMIT)
-    # Two places: two neurons are done after the first check, the last one after the second.
-    positions = [part for part in re.findall(r"(\d+)/3 ", shown)]
-    assert list(dict.fromkeys(positions)) == ["0", "2", "3"]
-    assert re.search(r"neuron/s|s/neuron", shown)
-    assert "step" not in shown
-    assert "neurons/done=3" in shown.split("3/3")[-1]
 
 
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
