@@ -51,7 +51,7 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
     still = meis.sizes["time"] == 1
     trace_share = 0.0 if still else _TRACE_SHARE
     tiles_share = 1 - _LABEL_SHARE - trace_share - 0.02
-    columns = per_type * (len(facts.channel_names) + _BETWEEN)
+    columns = per_type * (tile_step := len(facts.channel_names) + _BETWEEN)
     row_height = max(0.62, WIDTH * tiles_share / columns * facts.height / facts.width + 0.08)
     height = row_height * len(names) + 0.85
     colors = channel_colors(facts.channel_names)
@@ -78,7 +78,6 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
             shown = f",\nbest {len(best)} in space" if len(best) < len(members) else ""
             tiles_ax = figure.add_subplot(grid[number, 0])
             tiles = [it for neuron in best for it in _tiles(temporal[neuron], spatial[neuron])]
-            tile_step = len(facts.channel_names) + _BETWEEN
             lefts = draw_tiles(
                 tiles_ax,
                 [tiles],
