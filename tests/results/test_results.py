@@ -298,7 +298,7 @@ def test_writer_writes_also_if_interrupted_before_the_first_step(model, tmp_path
         ({"max_steps": 3}, r"max_steps:.*\b2\b.*\b3\b"),
         ({"retina": video_model(seed=1)}, "weights_digest:"),
         ({"neurons": NEURONS[:2]}, r"neurons:.*monday/0\+tuesday/2"),
-        ({"convergence": [ml.RowConvergence()]}, "convergence:.*RowConvergence.*RowConvergence"),
+        ({"convergence": [ml.RowConvergence()]}, r"convergence.patience:.*\b1000000000\b.*\b5\b"),
     ],
 )
 def test_writer_refuses_results_of_another_run_before_any_step(model, tmp_path, options, difference):
