@@ -204,15 +204,8 @@ def plot_meis(
             lines, columns, left=left, right=1 - 0.2 / width, top=top, bottom=bottom, wspace=0.22, hspace=0.32
         )
         model = f"{dataset.attrs['model']}: " if "model" in dataset.attrs else ""
-        figure.text(
-            left,
-            1 - 0.08 / height,
-            f"{model}MEIs of {how_many(len(rows), total or count)}",
-            fontsize=9,
-            fontweight="bold",
-            ha="left",
-            va="top",
-        )
+        title = f"{model}MEIs of {how_many(len(rows), total or count)}"
+        figure.text(left, 1 - 0.08 / height, title, fontsize=9, fontweight="bold", ha="left", va="top")
         figure.legend(
             handles=[
                 Line2D([], [], color=color, label=name)
