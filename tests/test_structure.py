@@ -15,7 +15,7 @@ LONGER = {
     "plot_meis": 73,
     # The steps of one analysis, in their order.
     "compare_with_standard_stimuli": 77,
-    "chromatic_landscape": 76,
+    "chromatic_landscape": 67,
 }
 """What may be longer, and how much."""
 

@@ -118,11 +118,19 @@ def chromatic_landscape(
                 accelerator=accelerator,
                 progress_bar=progress_bar,
             ).numpy()
+    facts = {"neuron": label, "model": model.name, "channel_norm": float(np.sqrt(np.mean(norms**2)))}
     table = values.reshape(len(grid), len(grid), 3)
+    return _landscape(table, grid, names, mei_contrast, repr(reducer)).assign_attrs(facts)
+
+
+def _landscape(
+    table: NDArray[Any], grid: NDArray[Any], names: Sequence[str], mei_contrast: NDArray[Any], reducer: str
+) -> xr.Dataset:
+    """The response and its gradients, ``[contrast, contrast, 3]``, with labels."""
     axes = [f"{name}_contrast" for name in names]
     return xr.Dataset(
         {
-            "response": (axes, table[..., 0], {"units": "model units", "long_name": repr(reducer)}),
+            "response": (axes, table[..., 0], {"units": "model units", "long_name": reducer}),
             "gradient": (
                 ("channel", *axes),
                 np.moveaxis(table[..., 1:], -1, 0),
@@ -130,11 +138,7 @@ def chromatic_landscape(
             ),
             "mei_contrast": ("channel", mei_contrast, {"units": "1", "long_name": "contrast of the MEI"}),
         },
-        coords={
-            "channel": names,
-            **{axis: (axis, grid, {"units": "1"}) for axis in axes},
-        },
-        attrs={"neuron": label, "model": model.name, "channel_norm": float(np.sqrt(np.mean(norms**2)))},
+        coords={"channel": names, **{axis: (axis, grid, {"units": "1"}) for axis in axes}},
     )
 
 

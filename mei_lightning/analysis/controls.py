@@ -16,6 +16,7 @@ from mei_lightning.constraints import range_bounds
 from mei_lightning.constraints.projection import project_norm_and_range
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
 from mei_lightning.results.dataset import groups_of, ranges_of, reducer_of
@@ -107,9 +108,6 @@ def compare_with_standard_stimuli(
     best_response = np.stack([response for response, _ in best_of_kind], axis=1)
     best_names = np.stack([name for _, name in best_of_kind], axis=1)
     best, done = best_response.max(axis=1), np.isfinite(mei_response)
-    coords = {"kind": distinct, **{name: meis[name] for name in ("neuron", "session", "index")}}
-    if (types := types_of(meis, model)) is not None:
-        coords["type"] = ("neuron", types)
     units = {"units": "model units"}
     return xr.Dataset(
         {
@@ -127,9 +125,14 @@ def compare_with_standard_stimuli(
                 {"units": "1", "long_name": "response to the MEI as a multiple of that to the best standard stimulus"},
             ),
         },
-        coords,
+        {"kind": distinct, **_labels(meis, model)},
         {"model": model.name, "reducer": repr(reducer)},
     )
+
+
+def _labels(meis: xr.Dataset, model: RetinaModel) -> dict[str, Any]:
+    labels: dict[str, Any] = {name: meis[name] for name in ("neuron", "session", "index")}
+    return labels if (types := types_of(meis, model)) is None else {**labels, "type": ("neuron", types)}
 
 
 def _best(responses: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
