@@ -41,10 +41,11 @@ def neuron_objective(
         reducer: how responses become a score; None for that of an objective of neurons, otherwise the mean over time.
 
     Raises:
-        TypeError: if the objective is none of these.
+        TypeError: if the objective is none of these, or a setting of it has not been filled in.
         ValueError: if an objective of neurons is of others, of a model of other weights, or has another reducer.
     """
     if _is_factory(objective):
+        _check_settings_filled_in(objective)
         made: object = objective(model, groups, reducer or MeanReducer())  # type: ignore[operator, arg-type, call-arg]
         if not isinstance(made, NeuronObjective):
             raise _refusal(made)
@@ -62,6 +63,22 @@ def check_objective(objective: Any) -> None:
     """Raise a TypeError unless a value is in one of the forms of ``neuron_objective``."""
     if not isinstance(objective, Objective) and not _is_factory(objective) and not _is_function(objective):
         raise _refusal(objective)
+
+
+def _check_settings_filled_in(objective: Any) -> None:
+    try:
+        parameters = signature(objective)
+        parameters.bind(None, None, None)
+    except ValueError:
+        # What does not say what it takes is called as it is.
+        return
+    except TypeError as error:
+        name = in_words(objective)
+        raise InvalidTypeError(
+            f"objective={name}: {error}. It is called with model, neurons and reducer; fill in the settings of its "
+            f"own, e.g. objective=functools.partial({name.partition('(')[0]}, "
+            f"{', '.join(f'{one}=...' for one in list(parameters.parameters)[3:]) or '...'})."
+        ) from None
 
 
 def _is_factory(objective: Any) -> bool:

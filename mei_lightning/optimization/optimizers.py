@@ -27,7 +27,7 @@ class RowOptimizer(Optimizer):
     """An optimizer whose rows step on their own, and begin anew on their own.
 
     Derive from it for one that streams any number of neurons through the rows of a device, as the default does: write
-    ``initial_state`` and ``moved``.
+    ``initial_state`` and ``moved``, and say whether it normalises gradients and forgives rounding.
 
     Args:
         params: stimuli ``[rows, ...]``.
@@ -41,6 +41,9 @@ class RowOptimizer(Optimizer):
 
     normalises_gradients = True
     """Whether a row's step is as long as ever where its gradient is small."""
+    forgives_rounding = False
+    """Whether small errors of the gradient stay small; then steps are computed on a prepared, faster copy of the model.
+    Steps that scale each pixel's gradient on its own, such as its sign, make rounding as large as the rest."""
 
     def __init__(self, params: Iterable[Tensor], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -61,6 +64,10 @@ class RowOptimizer(Optimizer):
 
     def moved(self, group: dict[str, Any], stimulus: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
         """Where some rows go.
+
+        The loss is minus the value, so a row has risen where ``inner_products(gradient, last move)`` is negative; no
+        other value is told. A row goes where it would go alone, to the last bit, if its numbers are from
+        ``row_norms``, ``inner_products`` and ``per_row`` of ``acceleration/row_arithmetic.py``.
 
         Args:
             group: the settings.
@@ -204,6 +211,8 @@ class AdaptivePowerMethod(RowOptimizer):
         ValueError: unless ``start >= smallest > 0``, and finite.
     """
 
+    forgives_rounding = True
+
     def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
         if not math.inf > start >= smallest > 0:
             raise InvalidValueError(
@@ -254,7 +263,9 @@ def forgives_rounding(optimizer: Optimizer) -> bool:
 
     Optimizers that scale each pixel's gradient on its own, as Adam does, make rounding as large as the rest.
     """
-    return isinstance(optimizer, RowOptimizer | torch.optim.SGD)
+    if isinstance(optimizer, RowOptimizer):
+        return optimizer.forgives_rounding
+    return isinstance(optimizer, torch.optim.SGD)
 
 
 def begins_row_by_row(optimizer: Optimizer) -> bool:

@@ -222,6 +222,9 @@ def _arguments(part: Any) -> dict[str, Any] | None:
     """What a part has been made with, as far as that can be found out."""
     if isinstance(part, Optimizer):
         return part.defaults
+    if isinstance(part, nn.Module) and type(part).__init__ is nn.Module.__init__:
+        # Whatever a module without a constructor of its own is given, it keeps nothing.
+        return {} if repr(part) == f"{type(part).__name__}()" else None
     try:
         parameters = list(signature(type(part)).parameters.values())
     except ValueError:

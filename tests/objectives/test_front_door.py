@@ -178,6 +178,13 @@ def test_what_takes_three_arguments_makes_an_objective():
     np.testing.assert_allclose(made["stimulus"], given["stimulus"], atol=1e-5)
 
 
+def test_a_setting_that_is_not_filled_in_is_named_before_any_work():
+    with pytest.raises(
+        TypeError, match=r"ContrastObjective: missing .* 'others'\..*partial\(ContrastObjective, others="
+    ):
+        find(video_model(), NEURONS, objective=ml.ContrastObjective, **QUICK)
+
+
 def test_an_objective_of_the_stimulus_scores_every_row_and_keeps_its_model():
     model, other = video_model(), video_model(seed=1)
     other.train().requires_grad_(True)

@@ -325,3 +325,23 @@ def test_a_run_with_a_bad_optimizer_of_ones_own_ends_with_what_is_wrong():
     flat = partial(OwnSteps, went=lambda moved, state: moved.flatten(1))
     with pytest.raises(ml.exceptions.InvalidValueError, match=r"OwnSteps\.moved returned a tensor of shape"):
         find(video_model(), [("monday", 0), ("monday", 2)], time_steps=8, optimizer=flat)
+
+
+class SignAscent(ml.RowOptimizer):
+    """A step of one size for each pixel, which makes rounding as large as the rest."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+
+    def moved(self, group, stimulus, gradient, state):
+        return stimulus - 0.1 * gradient.sign()
+
+
+def test_an_own_optimizer_has_the_gradients_of_the_model_itself_unless_it_forgives_rounding():
+    options = {"optimizer": SignAscent, "max_steps": 6, "restarts": 1}
+    fast, slow = (find(video_model(), [("monday", 0)], fast_path=fast_path, **options) for fast_path in (True, False))
+    xr.testing.assert_equal(fast["stimulus"], slow["stimulus"])
+    with pytest.raises(ValueError, match="SignAscent, which makes rounding as large as the rest"):
+        ml.MEISettings(optimizer=SignAscent, fast_path="bfloat16")
+    forgiving = type("Forgiving", (SignAscent,), {"forgives_rounding": True})
+    assert ml.MEISettings(optimizer=forgiving, fast_path="bfloat16").fast_path == "bfloat16"

@@ -83,6 +83,17 @@ def test_equal_numbers_of_another_type_are_the_same_settings(tmp_path):
 
 # Parts as data.
 
+
+def test_a_part_without_a_constructor_has_no_arguments():
+    class Symmetric(ml.Constraint):
+        """Any constraint without settings."""
+
+    assert as_data(Symmetric()) == {"class": "Symmetric", "arguments": {}}
+    holding = Symmetric()
+    holding.inner = torch.nn.ReLU()
+    assert as_data(holding) == {"class": "Symmetric", "repr": repr(holding)}
+
+
 PUBLIC_PARTS = {
     ml.NormAndRange: {
         "norm": (4.0, 4.000001, None),
