@@ -3,6 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from conftest import find, fit, linear_model, still_model, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
