@@ -49,7 +49,8 @@ class InnerUnits(RetinaModel):
         if session is None and model.has_sessions:
             session = next(iter(model.neurons_per_session))
         model.check_session(session)
-        super().__init__(model, model.stimulus_format, 0, f"{model.name}, layer {layer}")
+        # How many there are, and how many frames are lost, is seen from what the layer puts out.
+        super().__init__(model, model.stimulus_format, 1, f"{model.name}, layer {layer}")
         self.layer = layer
         self.position: Position = position if isinstance(position, str) else (position[0], position[1])
         self.session = session
