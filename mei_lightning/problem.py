@@ -84,14 +84,16 @@ class MEIProblem:
         self.time_steps = _time_steps(self.model, settings.time_steps)
         self.shape = tuple(self.model.stimulus_shape(self.time_steps)[1:])
         self.space = self._space()
+        self.space.check_shape((1, *self.shape))
         self.search = _search(settings, self.model, self.space.parameterization)
         self.objective = neuron_objective(settings.objective, self.model, self.groups, settings.reducer)
         self.reducer = self.objective.response_reducer
         self.weights_digest = weights_digest(self.model)
         self._check_starting_points()
         sessions = dict.fromkeys(neuron.session for group in self.groups for neuron in group)
-        try_model(self.model, self.time_steps, list(sessions))
+        # Before the model is asked anything.
         _check_reducer(self.reducer, self.time_steps - self.model.stimulus_format.frames_lost)
+        try_model(self.model, self.time_steps, list(sessions))
 
     @cached_property
     def starts(self) -> StartsOfNeurons:

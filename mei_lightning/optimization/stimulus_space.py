@@ -1,6 +1,6 @@
 """What is optimised, and the feasible stimuli that it stands for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,16 +24,22 @@ class StimulusSpace:
 
     def check(self, stimulus: Tensor) -> None:
         """Raise a ValueError if an optimisation cannot start from these stimuli."""
+        self.check_shape(stimulus.shape)
         if self.constraint is None:
             return
-        if (ranges := self.constraint.channel_ranges()) is not None:
-            range_bounds(ranges)
-            check_channel_count(ranges, stimulus.shape)
-        self.constraint.check(stimulus.shape)
         self.constraint.check_stimulus(stimulus)
         if self.parameterization is not None:
             with torch.no_grad():
                 self.constraint.check_stimulus(self.parameterization(self.parameterization.parameters_of(stimulus)))
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise a ValueError if no stimuli of this shape, ``[rows, channels, time, height, width]``, are allowed."""
+        if self.constraint is None:
+            return
+        if (ranges := self.constraint.channel_ranges()) is not None:
+            range_bounds(ranges)
+            check_channel_count(ranges, shape)
+        self.constraint.check(shape)
 
     def project(self, stimulus: Tensor) -> Tensor:
         """The feasible stimuli for some stimuli ``[rows, channels, time, height, width]``."""
