@@ -274,10 +274,13 @@ def _is_worded(value: Any) -> bool:
 
 
 def _without_types(words: Any) -> Any:
-    """Words in which NumPy's numbers are plain ones."""
+    """Words in which NumPy's numbers are plain ones, and whole numbers look alike whether they were floats or not."""
     if isinstance(words, list):
         return [_without_types(text) for text in words]
-    return re.sub(r"\bnp\.\w+\(([^()]*)\)", r"\1", words) if isinstance(words, str) else words
+    if not isinstance(words, str):
+        return words
+    plain = re.sub(r"\bnp\.\w+\(([^()]*)\)", r"\1", words)
+    return re.sub(r"(?<![\w.])(\d+)\.0(?![\w.])", r"\1", plain)
 
 
 def _ranges_in_words(text: str) -> tuple[tuple[float | None, float | None] | None, ...] | None:

@@ -482,6 +482,16 @@ def test_numpy_ranges_in_words_are_read_and_are_no_other_settings():
     assert configuration_differences({"constraint": words}, given) == ""
 
 
+def test_whole_numbers_in_words_are_no_other_settings_for_being_floats_now():
+    words = "NormAndRange(norm=4, norm_is='fixed', ranges=((-2, 3), (-2.0, 3.5)))"
+    same, other = (
+        Configuration({"constraint": Setting.of(ml.NormAndRange(4.0, [(-2.0, 3.0), (-2.0, high)]))})
+        for high in (3.5, 13.5)
+    )
+    assert configuration_differences({"constraint": words}, same) == ""
+    assert configuration_differences({"constraint": words}, other) != ""
+
+
 def test_the_same_command_has_the_name_that_version_0_1_gave_it():
     """Its logs and results are in a folder of that name."""
     assert Setting.of(torch.optim.SGD([torch.zeros(1)], lr=0.1)).words["name"] == "SGD"
