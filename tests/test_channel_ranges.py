@@ -11,7 +11,7 @@ from conftest import NO_LIMIT, fit, read, results, video_model
 from torch import nn
 
 import mei_lightning as ml
-from mei_lightning.openretina_api import _as_constraint
+from mei_lightning.openretina_api.stimulus_optimization import _as_constraint
 from mei_lightning.results.dataset import ranges_of
 
 NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1)]

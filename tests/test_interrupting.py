@@ -200,7 +200,7 @@ def test_an_interrupted_run_does_not_keep_the_signal_of_a_time_limit(tmp_path):
 
 
 def test_exit_codes_are_the_command_lines(capsys):
-    with pytest.raises(SystemExit) as ended, messages_in_place_of_tracebacks():
+    with pytest.raises(SystemExit) as ended, messages_in_place_of_tracebacks([]):
         raise KeyboardInterrupt("3 of 4 neurons are done.")
     assert ended.value.code == 130
     assert capsys.readouterr().err == "Interrupted. 3 of 4 neurons are done.\n"

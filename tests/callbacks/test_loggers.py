@@ -118,8 +118,9 @@ def test_a_logger_that_takes_pictures_gets_them(tmp_path):
     assert logger.frames == {"monday/0/stimulus": [(4, 9), (8, 9)]}
 
 
-def test_of_a_logger_without_pictures_it_is_said(tmp_path, caplog):
+def test_of_a_logger_without_pictures_it_is_said(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("mei_lightning.callbacks.tensorboard.rank_zero_info", said.append)
     module = ml.MEIModule(video_model(), NEURONS[:1], time_steps=9, restarts=2, max_steps=8)
-    with caplog.at_level("INFO"):
-        fit(module, NO_LIMIT, ml.StimulusLogger(), logger=CSVLogger(tmp_path), log_every_n_steps=1)
-    assert "CSVLogger: numbers, but no pictures" in caplog.text
+    fit(module, NO_LIMIT, ml.StimulusLogger(), logger=CSVLogger(tmp_path), log_every_n_steps=1)
+    assert said == ["CSVLogger: numbers, but no pictures. TensorBoardLogger and WandbLogger show the stimuli."]
