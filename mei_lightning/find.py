@@ -108,9 +108,10 @@ def meis_of(
     module = ProblemModule(problem)
     with place_of_results(directory) as place:
         logging = log_directory is not None
-        rules = [callback for callback in callbacks if isinstance(callback, RowConvergence)] or [RowConvergence()]
+        given = next((callback for callback in callbacks if isinstance(callback, RowConvergence)), None)
+        rule = given or RowConvergence()
         # A run that is continued goes on in the same log.
-        version = None if directory is None else run_name(module.configuration, rules[0])
+        version = None if directory is None else run_name(module.configuration, rule)
         with silent_lightning():
             trainer = Trainer(
                 accelerator=chosen_accelerator(accelerator),
@@ -120,7 +121,7 @@ def meis_of(
                 max_epochs=-1,
                 logger=RunLogger(str(log_directory), "", version, default_hp_metric=False) if logging else False,
                 callbacks=[
-                    *([] if _has(callbacks, RowConvergence) else rules),
+                    *([] if given else [rule]),
                     ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
                     *([StimulusLogger()] if logging else []),
                     *([StepProgressBar()] if progress_bar else []),
