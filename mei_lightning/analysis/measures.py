@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from torch import nn
-from tqdm.auto import tqdm
 
 from mei_lightning.analysis.measure_list import SPACE, Copied, Measure, measures_of
 from mei_lightning.analysis.one_mei import ModelProbe, OneMEI, RunFacts
 from mei_lightning.analysis.populations import types_of
+from mei_lightning.bars import new_bar
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
@@ -155,7 +155,7 @@ def _read(stimuli: xr.DataArray, chosen: np.ndarray, progress_bar: bool) -> Iter
     numbers = np.flatnonzero(chosen)
     stimuli = stimuli.transpose(*_DIMENSIONS)
     at_a_time = max(1, _BYTES_AT_A_TIME // max(1, stimuli[:1].nbytes))
-    with tqdm(total=len(numbers), desc="Measures", unit="neuron", disable=not progress_bar) as bar:
+    with new_bar("Measures", len(numbers), "neurons", disable=not progress_bar) as bar:
         for start in range(0, len(numbers), at_a_time):
             block = numbers[start : start + at_a_time]
             for number, stimulus in zip(block.tolist(), stimuli.isel(neuron=block).values, strict=True):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.acceleration.rounding import full_precision
+from mei_lightning.bars import new_bar
 from mei_lightning.devices import check_device, chosen_accelerator, made_on_cpu
 from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.neurons import Neuron
@@ -108,14 +109,17 @@ class _NamedBar(TQDMProgressBar):
         super().__init__()
         self._title = title
 
-    @property
-    def predict_description(self) -> str:
-        """What the bar says."""
-        return self._title
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The package's own bar."""
+        (batches,) = trainer.num_predict_batches
+        self.predict_progress_bar = new_bar(self._title, int(batches), "batches", disable=self.is_disabled)
 
-    def on_predict_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Show how many batches there are; Lightning would put the number of the loader after the title."""
-        self.predict_progress_bar.total = trainer.num_predict_batches[0]
+    def on_predict_batch_start(self, *_: Any) -> None:
+        """Nothing: Lightning would put the number of the loader after the title."""
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        """Advance by a batch."""
+        self.predict_progress_bar.update()
 
 
 def _loader(count: int, batch_size: int) -> DataLoader:

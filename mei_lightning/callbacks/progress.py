@@ -1,16 +1,14 @@
 """One progress bar for the whole run."""
 
-import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from mei_lightning.bars import new_bar
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stimulus_module import StimulusModule
-
-_SECONDS_BETWEEN_LINES = 30.0
 
 
 class StepProgressBar(TQDMProgressBar):
@@ -64,53 +62,8 @@ class StepProgressBar(TQDMProgressBar):
         else:
             limits = [limit for limit in (trainer.max_steps, module.max_steps) if limit is not None and limit > 0]
             total, unit = min(limits, default=None), "steps"
-        # In a notebook, too.
-        redraws = hasattr(sys, "ps1") or sys.stderr.isatty()
-        return (_Bar if redraws else _Lines)(
-            desc="MEIs",
-            total=total,
-            initial=_done(trainer, module),
-            unit=unit,
-            disable=self.is_disabled,
-            dynamic_ncols=redraws,
-            file=sys.stderr,
-            bar_format="{desc}: {percentage:3.0f}%" + "|{bar}|" * redraws + " {n_fmt}/{total_fmt} {unit}{pace}",
-            mininterval=0.1 if redraws else _SECONDS_BETWEEN_LINES,
-            miniters=0,
-            smoothing=0,
-        )
+        return new_bar("MEIs", total, unit, done=_done(trainer, module), disable=self.is_disabled)
 
 
 def _done(trainer: Trainer, module: LightningModule) -> int:
     return module.neurons_done if isinstance(module, PopulationModule) else trainer.global_step
-
-
-class _Bar(Tqdm):
-    """Says how many are done a minute, and how long the others will take."""
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        facts = super().format_dict
-        done, seconds = facts["n"] - facts["initial"], facts["elapsed"]
-        elapsed = self.format_interval(seconds)
-        pace = f", {elapsed}"
-        if done > 0 and seconds > 0:
-            left = (facts["total"] - facts["n"]) * seconds / done if facts["total"] else 0
-            time = f"{self.format_interval(left)} left" if left > 0 else f"in {elapsed}"
-            pace = f", {60 * done / seconds:.3g} a minute, {time}"
-        return {**facts, "pace": pace}
-
-
-class _Lines(_Bar):
-    """A line whenever a bar would be redrawn."""
-
-    def display(self, *_: Any, **__: Any) -> None:
-        self.fp.write(f"{self}\n")
-        self.fp.flush()
-
-    def close(self) -> None:
-        if not self.disable:
-            self.display()
-            # Then tqdm has no line of a terminal to clear.
-            self.sp = None
-        super().close()

@@ -99,6 +99,25 @@ def test_rows_without_names_end_whole_too(capsys):
     assert int(steps) == int(module.steps.max()) < 1000
 
 
+TITLES = ("Measures", "Responses to light and dark", "Responses to all MEIs")
+
+
+def test_what_measures_and_predicts_reads_well_in_a_log_too(monkeypatch, capsys):
+    monkeypatch.delattr("sys.ps1", raising=False)
+    model = video_model()
+    meis = ml.find_meis(model, NEURONS, time_steps=9, max_steps=3, accelerator="cpu", progress_bar=False)
+    ml.measure_meis(meis, model)
+    ml.cross_responses(model, meis, accelerator="cpu")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert not re.search(r"[\r\x1b\u2588]", printed.err)
+    lines = {title: [line for line in printed.err.splitlines() if line.startswith(title)] for title in TITLES}
+    for title, (first, last) in lines.items():
+        whole = "3/3 neurons" if title == "Measures" else "1/1 batches"
+        assert first.startswith(f"{title}:   0% 0/{whole[2:]}")
+        assert last.startswith(f"{title}: 100% {whole}, ")
+
+
 NOISE = ["GPU available", "TPU available", "litlogger", "deprecated", "Tip:"]
 
 
