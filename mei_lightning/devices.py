@@ -1,10 +1,10 @@
 """What differs between devices: which one is chosen, what new tensors go to, and how exactly it computes."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
@@ -56,26 +56,45 @@ def check_device(device: torch.device, precision: torch.dtype) -> None:
         )
 
 
-def cpu_by_default() -> AbstractContextManager[Any]:
-    """Make new tensors on the CPU unless a device is named, whatever ``torch.set_default_device`` says.
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Make new tensors in float32 on the CPU unless they say otherwise, whatever PyTorch's defaults are.
 
-    Tensors that belong to a model or a stimulus name its device; all others are of the host, which reads them.
+    Tensors that belong to a model or a stimulus name their device and precision; all others are of the host, which
+    reads them.
     """
-    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with _defaults(torch.device("cpu"), torch.float32):
+        yield
 
 
-def same_device_by_default(values: Tensor) -> AbstractContextManager[Any]:
-    """Make new tensors where some values are unless a device is named, as networks do that were made for one device."""
-    device = values.device
-    return nullcontext() if torch.get_default_device().type == device.type else torch.device(device)
+@contextmanager
+def defaults_like(values: Tensor) -> Iterator[None]:
+    """Make new tensors where some values are, and in double precision if they are, unless they say otherwise.
+
+    Networks that were made for one device, or in double precision, count on it.
+    """
+    precision = torch.float64 if values.dtype == torch.float64 else torch.float32
+    with _defaults(values.device, precision):
+        yield
 
 
-def made_on_cpu(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a function run as under ``cpu_by_default``."""
+def under_usual_defaults(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function run as under ``usual_defaults``."""
 
     @wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with cpu_by_default():
+        with usual_defaults():
             return function(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def _defaults(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(precision)
+    try:
+        with nullcontext() if torch.get_default_device().type == device.type else device:
+            yield
+    finally:
+        torch.set_default_dtype(before)

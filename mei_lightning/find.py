@@ -16,7 +16,7 @@ from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
-from mei_lightning.devices import chosen_accelerator, made_on_cpu
+from mei_lightning.devices import chosen_accelerator, under_usual_defaults
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
 from mei_lightning.optimization.launcher import check_fork, ended_together
@@ -31,7 +31,7 @@ from mei_lightning.settings import settings_named, takes_settings
 
 
 @takes_settings()
-@made_on_cpu
+@under_usual_defaults
 def find_meis(
     model: nn.Module | str,
     neurons: Neurons,

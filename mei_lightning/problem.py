@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mei_lightning import __version__
 from mei_lightning.arguments import whole_numbers
 from mei_lightning.constraints import ChannelRanges, NormAndRange
-from mei_lightning.devices import made_on_cpu
+from mei_lightning.devices import under_usual_defaults
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
@@ -65,7 +65,7 @@ class MEIProblem:
         TypeError: if an argument is of a wrong type.
     """
 
-    @made_on_cpu
+    @under_usual_defaults
     def __init__(
         self,
         model: nn.Module | str,

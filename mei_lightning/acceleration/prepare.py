@@ -29,7 +29,7 @@ from mei_lightning.acceleration.verification import (
     step_of,
     weight_of,
 )
-from mei_lightning.devices import made_on_cpu
+from mei_lightning.devices import under_usual_defaults
 from mei_lightning.exceptions import CompilationError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 
@@ -54,7 +54,7 @@ _LEAST_GAIN = 0.7
 _PREPARED: "weakref.WeakKeyDictionary[RetinaModel, dict[tuple[Any, ...], FastModel]]" = weakref.WeakKeyDictionary()
 
 
-@made_on_cpu
+@under_usual_defaults
 def prepare(
     model: RetinaModel,
     stimulus_shape: Sequence[int],

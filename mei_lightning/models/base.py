@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mei_lightning.arguments import check_instance, in_short, is_positive, number, plain, several, whole_number
-from mei_lightning.devices import same_device_by_default
+from mei_lightning.devices import defaults_like
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.found_out import frames_lost_by, neurons_of
 from mei_lightning.models.read_out import SessionReadOut
@@ -176,7 +176,7 @@ class RetinaModel(nn.Module):
         self.check_session(data_key)
         if self.stimulus_format.is_still:
             stimulus = stimulus[:, :, 0]
-        with same_device_by_default(stimulus):
+        with defaults_like(stimulus):
             responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
         if not isinstance(responses, Tensor):
             raise InvalidTypeError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mei_lightning.constraints import ChannelRanges, Constraint, NormAndRange, TemporalLowPass, last_channel_ranges
-from mei_lightning.devices import made_on_cpu
+from mei_lightning.devices import under_usual_defaults
 from mei_lightning.objectives import Objective
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer
@@ -150,7 +150,7 @@ class _Process(Protocol):
     def process(self, x: Tensor, /) -> Tensor: ...
 
 
-@made_on_cpu
+@under_usual_defaults
 def optimize_stimulus(
     stimulus: Tensor,
     optimizer_init_fn: Callable[[list[Tensor]], Optimizer],

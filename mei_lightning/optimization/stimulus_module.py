@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from mei_lightning.acceleration.row_arithmetic import put_rows, row_norms
 from mei_lightning.arguments import check_instance
-from mei_lightning.callbacks.default_device import CPUByDefault
+from mei_lightning.callbacks.defaults import UsualDefaults
 from mei_lightning.callbacks.frozen_model import FrozenModel
 from mei_lightning.constraints import Constraint
-from mei_lightning.devices import check_device, made_on_cpu
+from mei_lightning.devices import check_device, under_usual_defaults
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
@@ -81,7 +81,7 @@ class StimulusModule(RowModule):
             is of a wrong type.
     """
 
-    @made_on_cpu
+    @under_usual_defaults
     def __init__(
         self,
         objective: Objective | Callable[[Tensor], Tensor],
@@ -141,7 +141,7 @@ class StimulusModule(RowModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Freeze the objective's model for the time of the fit, and make tensors of the host on the host."""
-        return [CPUByDefault(), FrozenModel(self.objective)]
+        return [UsualDefaults(), FrozenModel(self.objective)]
 
     def setup(self, stage: str) -> None:
         """Refuse a precision of the trainer's in which the model cannot compute.

@@ -1,21 +1,21 @@
-"""Where tensors go that name no device."""
+"""Where and in which precision tensors are made that do not say so."""
 
 from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mei_lightning.devices import cpu_by_default
+from mei_lightning.devices import usual_defaults
 
 
-class CPUByDefault(Callback):
-    """Makes new tensors on the CPU unless a device is named, whatever is set, until the trainer is done or fails."""
+class UsualDefaults(Callback):
+    """Keeps PyTorch's usual defaults, whatever is set, until the trainer is done or fails."""
 
     def __init__(self) -> None:
         self._set = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set the default."""
-        self._set.enter_context(cpu_by_default())
+        """Set the defaults."""
+        self._set.enter_context(usual_defaults())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore."""

@@ -1,0 +1,70 @@
+"""PyTorch's default precision is a matter of the user's: nothing here depends on it, and it is as it was afterwards."""
+
+import pytest
+import torch
+from conftest import STILL_FORMAT, StillNetwork, assert_same_meis, find, linear_model, video_model
+
+import mei_lightning as ml
+
+NEURONS = [("monday", 0), ("tuesday", 1)]
+OPTIONS = {"time_steps": 9, "max_steps": 4}
+
+
+@pytest.fixture
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    assert torch.get_default_dtype() == torch.float64
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def in_single_precision():
+    """Made before the default changes."""
+    model = video_model()
+    limits = {"norm": 5.0, "ranges": (-1, 1)}
+    return model, {name: find(model, NEURONS, **OPTIONS, **more) for name, more in ((0, {}), (1, limits))}, limits
+
+
+@pytest.mark.usefixtures("in_single_precision", "double_by_default")
+@pytest.mark.parametrize("limited", [0, 1])
+def test_meis_and_measures_do_not_depend_on_it(in_single_precision, limited):
+    model, expected, limits = in_single_precision
+    found = find(model, NEURONS, **OPTIONS, **(limits if limited else {}))
+    assert_same_meis(found, expected[limited])
+    assert {name: found[name].dtype for name in found} == {name: expected[limited][name].dtype for name in found}
+    measured = ml.measure_meis(found, model, progress_bar=False)
+    torch.set_default_dtype(torch.float32)
+    again = ml.measure_meis(expected[limited], model, progress_bar=False)
+    torch.set_default_dtype(torch.float64)
+    assert {name: measured[name].dtype for name in measured} == {name: again[name].dtype for name in again}
+
+
+@pytest.mark.usefixtures("double_by_default")
+@pytest.mark.parametrize("name", ["simulated", "digital_twin"])
+def test_built_in_models_do_not_depend_on_it(name):
+    model = ml.load_model(name)
+    assert {values.dtype for values in model.state_dict().values() if values.is_floating_point()} == {torch.float32}
+    assert find(model, [("session_1", 0)], max_steps=2)["score"].notnull().all()
+
+
+class MakesItsOwn(StillNetwork):
+    """Multiplies with a matrix that it makes on the way, in the default precision."""
+
+    def forward(self, image):
+        return super().forward(image) @ torch.eye(5)
+
+
+@pytest.mark.usefixtures("double_by_default")
+def test_a_network_in_double_precision_may_count_on_it():
+    model = ml.RetinaModel(MakesItsOwn().double(), STILL_FORMAT, 5)
+    expected = find(ml.RetinaModel(StillNetwork().double(), STILL_FORMAT, 5), [0, 3], max_steps=4)
+    assert_same_meis(find(model, [0, 3], max_steps=4), expected)
+
+
+@pytest.mark.usefixtures("double_by_default")
+def test_a_linear_neuron_has_its_kernel():
+    meis = find(linear_model().double(), [0, 2], norm=3.0, time_steps=4, max_steps=60)
+    kernels = linear_model().network.kernels[[0, 2]].detach()
+    expected = 3.0 * kernels / kernels.flatten(1).norm(dim=1)[:, None, None, None, None]
+    torch.testing.assert_close(torch.tensor(meis["stimulus"].values).double(), expected, atol=1e-3, rtol=1e-3)
