@@ -1,5 +1,6 @@
 """Settings bound to a model and its neurons: what is to be maximised, where, and from which starting points."""
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mei_lightning import __version__
 from mei_lightning.arguments import whole_numbers
-from mei_lightning.constraints import ChannelRanges, NormAndRange
+from mei_lightning.constraints import ChannelRanges, NormAndRange, free_entries
 from mei_lightning.devices import made_on_cpu
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
@@ -143,8 +144,7 @@ class MEIProblem:
 
     def _space(self) -> StimulusSpace:
         settings, shape = self.settings, self.model.stimulus_shape(self.time_steps)
-        norm = default_norm(shape) if settings.norm is None else settings.norm
-        constraint = settings.constraint or NormAndRange(norm, _ranges(settings.ranges, channels=shape[1]))
+        constraint = settings.constraint or _norm_and_range(settings, shape[1:])
         parameterization = settings.parameterization
         if parameterization is not None:
             parameterization = parameterization.for_stimuli(shape, self.model.stimulus_format)
@@ -243,6 +243,15 @@ def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
             f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
         )
     return groups
+
+
+def _norm_and_range(settings: MEISettings, shape: Sequence[int]) -> NormAndRange:
+    """The constraint of norm, ranges and mask, for stimuli ``[channels, time, height, width]``."""
+    mask = settings.mask
+    assert mask is None or isinstance(mask, Tensor)
+    free = math.prod(shape) if mask is None else free_entries(mask, shape)
+    norm = default_norm((1, free)) if settings.norm is None else settings.norm
+    return NormAndRange(norm, _ranges(settings.ranges, channels=shape[0]), mask=mask)
 
 
 def _ranges(ranges: Any, channels: int) -> ChannelRanges | None:

@@ -128,6 +128,19 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
     assert '"class": "Adam"' in meis.attrs["configuration"]
 
 
+def test_a_mask_is_a_file_or_lists():
+    mask = np.zeros((18, 16), dtype=bool)
+    mask[5:10, 4:8] = True
+    np.save("mask.npy", mask)
+    main([*ONE_NEURON, "--model.max_steps=1", "--model.mask=mask.npy"])
+    stimulus = results()["stimulus"].values
+    assert stimulus[..., mask].any()
+    assert not stimulus[..., ~mask].any()
+    # The same settings, and so the same directory.
+    main([*ONE_NEURON, "--model.max_steps=1", f"--model.mask={mask.astype(int).tolist()}"])
+    assert len(results().neuron) == 1
+
+
 @pytest.mark.parametrize("name", ["quickstart", "simulated"])
 def test_shipped_configurations_run(name):
     main(["fit", f"--config={CONFIGS / name}.yaml", "--model.max_steps=1", QUIET])
