@@ -250,8 +250,17 @@ def _norm_and_range(settings: MEISettings, shape: Sequence[int]) -> NormAndRange
     mask = settings.mask
     assert mask is None or isinstance(mask, Tensor)
     free = math.prod(shape) if mask is None else free_entries(mask, shape)
-    norm = default_norm((1, free)) if settings.norm is None else settings.norm
+    norm = settings.norm or (default_norm((1, free)) if settings.rms is None else norm_of_rms(settings.rms, free))
     return NormAndRange(norm, _ranges(settings.ranges, channels=shape[0]), mask=mask)
+
+
+def norm_of_rms(rms: float, entries: int) -> float:
+    """The L2 norm of so many entries of a root mean square."""
+    root = math.sqrt(entries)
+    norm = rms * root
+    # Who has divided a norm by the same root gets it back, in spite of rounding.
+    rounded = float(f"{norm:.12g}")
+    return rounded if rounded / root == rms else norm
 
 
 def _ranges(ranges: Any, channels: int) -> ChannelRanges | None:

@@ -42,6 +42,8 @@ class MEISettings:
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
             2 x 50 x 18 x 16 values. With a mask, that of the pixels that are free.
+        rms: another way to say the norm: the root mean square of a stimulus' entries, all channels, frames and pixels,
+            or with a mask those that are free; ``norm = rms * sqrt(number of entries)``.
         ranges: one ``(low, high)`` for each channel in the model's units, or a single one for all channels; None for no
             limits.
         mask: which pixels may vary (1 or True); all others stay at 0, the mean level (grey), and norm and ranges are
@@ -56,7 +58,7 @@ class MEISettings:
             ``Objective``, which keeps the model that it has; or a function of responses ``[rows, time']`` to scores
             ``[rows]``, e.g. ``lambda traces: traces.amax(dim=1)`` (on resuming, functions are told apart by their names
             only). Rows must not depend on each other.
-        constraint: a constraint in place of norm, ranges and mask.
+        constraint: a constraint in place of norm, rms, ranges and mask.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer than the adaptive power method, e.g.
             ``functools.partial(torch.optim.SGD, lr=10.0)``.
@@ -91,6 +93,7 @@ class MEISettings:
 
     time_steps: int | None = None
     norm: float | None = None
+    rms: float | None = None
     ranges: Sequence[tuple[float | None, float | None] | None] | tuple[float | None, float | None] | None = None
     mask: Mask | None = None
     reducer: Reducer | None = None
@@ -146,9 +149,10 @@ class MEISettings:
                 least = 1 if name in ("time_steps", "rows_per_device") else None
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         object.__setattr__(self, "seed", whole_number("seed", self.seed))
-        if self.norm is not None:
-            norm = positive_number("norm", self.norm, ", or left out; for several norms call once for each")
-            object.__setattr__(self, "norm", norm)
+        for name in ("norm", "rms"):
+            if getattr(self, name) is not None:
+                way_out = f", or left out; for several {name}s call once for each"
+                object.__setattr__(self, name, positive_number(name, getattr(self, name), way_out))
         if self.ranges is not None:
             object.__setattr__(self, "ranges", pairs("ranges", self.ranges))
         object.__setattr__(self, "fast_path", plain(self.fast_path))
@@ -168,12 +172,17 @@ class MEISettings:
             raise InvalidValueError(f"restarts={self.restarts} and search={self.search!r} both say how many: give one.")
 
     def _check_constraint(self) -> None:
+        if self.norm is not None and self.rms is not None:
+            raise InvalidValueError(
+                f"norm={self.norm:g} and rms={self.rms:g} both say how large a stimulus is, in two ways: give one."
+            )
         if self.constraint is None:
             return
         check_instance("constraint", self.constraint, Constraint, "NormAndRange(norm=30.0)")
-        if any(value is not None for value in (self.norm, self.ranges, self.mask)):
+        if any(value is not None for value in (self.norm, self.rms, self.ranges, self.mask)):
             raise InvalidValueError(
-                "Give either constraint, or norm, ranges and mask: NormAndRange(norm, ranges, mask=...) holds all."
+                "Give either constraint, or norm (or rms), ranges and mask: NormAndRange(norm, ranges, mask=...) holds "
+                "all of them."
             )
 
     def _check_fast_path(self) -> None:

@@ -42,6 +42,7 @@ def cluster_by_stimulus(
     steps: int = 20,
     time_steps: int | None = None,
     norm: float | None = None,
+    rms: float | None = None,
     ranges: ChannelRanges | None = None,
     mask: Mask | None = None,
     reducer: Reducer | None = None,
@@ -69,10 +70,11 @@ def cluster_by_stimulus(
         steps: the steps of each optimisation, which goes on from the stimulus of the one before.
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square.
+        rms: root mean square of each stimulus, in place of its norm, as for ``find_meis``.
         ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
         mask: which pixels may vary, as for ``find_meis``.
         reducer: how the response over time becomes one number; by default its mean over all response frames.
-        constraint: a constraint in place of norm, ranges and mask.
+        constraint: a constraint in place of norm, rms, ranges and mask.
         seed: determines the random groups and the noise that stimuli begin with.
 
     Returns:
@@ -92,6 +94,7 @@ def cluster_by_stimulus(
         settings = MEISettings(
             time_steps=time_steps,
             norm=norm,
+            rms=rms,
             ranges=ranges,
             mask=mask,
             reducer=reducer,

@@ -34,7 +34,19 @@ from mei_lightning.settings import settings_named, takes_settings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 SETTINGS_OF_METHODS = frozenset(
-    {"time_steps", "norm", "ranges", "mask", "reducer", "constraint", "search", "effort", "seed", "rows_per_device"}
+    {
+        "time_steps",
+        "norm",
+        "rms",
+        "ranges",
+        "mask",
+        "reducer",
+        "constraint",
+        "search",
+        "effort",
+        "seed",
+        "rows_per_device",
+    }
 )
 """The settings of MEIs that a method can go on from."""
 

@@ -64,7 +64,7 @@ def find_surrounds(
         centre: the centre consists of pixels with at least this share of the MEI's largest strength (``centre_mask``).
         starts: the number of initial surrounds of each neuron, of noise; the best result is kept.
         max_steps: the most steps that each takes.
-        options: as for ``find_meis``: time_steps, norm, ranges, mask, reducer, search, seed, directory,
+        options: as for ``find_meis``: time_steps, norm, rms, ranges, mask, reducer, search, seed, directory,
             progress_bar.
 
     Returns:

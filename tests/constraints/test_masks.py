@@ -111,7 +111,7 @@ def test_a_bad_mask_is_refused_in_one_line(mask, message, monkeypatch):
 
 
 def test_a_mask_and_a_constraint_are_refused():
-    with pytest.raises(ValueError, match="Give either constraint, or norm, ranges and mask"):
+    with pytest.raises(ValueError, match=r"Give either constraint, or norm \(or rms\), ranges and mask"):
         find(video_model(), NEURONS, mask=CENTRE, constraint=ml.FixedNorm(3.0))
 
 
