@@ -27,7 +27,9 @@ from mei_lightning.optimization.search import SEARCHES, Search, SearchName
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.sizes import NAMES, check_one_size, norm_of_rms
 from mei_lightning.starting_points import InitialStimuli
+from mei_lightning.starting_points.seeded_noise import default_norm
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,9 +43,10 @@ class MEISettings:
     Args:
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
-            2 x 50 x 18 x 16 values. With a mask, that of the pixels that are free.
-        rms: another way to say the norm: the root mean square of a stimulus' entries, all channels, frames and pixels,
-            or with a mask those that are free; ``norm = rms * sqrt(number of entries)``.
+            2 x 50 x 18 x 16 values. With a mask, that of the pixels that are free. For ``find_meis``, and on the
+            command line, also a list of several, e.g. ``[5, 10, 20]``.
+        rms: another way to say the norm, or norms: the root mean square of a stimulus' entries, all channels, frames
+            and pixels, or with a mask those that are free; ``norm = rms * sqrt(number of entries)``.
         ranges: one ``(low, high)`` for each channel in the model's units, or a single one for all channels; None for no
             limits.
         mask: which pixels may vary (1 or True); all others stay at 0, the mean level (grey), and norm and ranges are
@@ -92,8 +95,8 @@ class MEISettings:
     """
 
     time_steps: int | None = None
-    norm: float | None = None
-    rms: float | None = None
+    norm: float | Sequence[float] | None = None
+    rms: float | Sequence[float] | None = None
     ranges: Sequence[tuple[float | None, float | None] | None] | tuple[float | None, float | None] | None = None
     mask: Mask | None = None
     reducer: Reducer | None = None
@@ -149,9 +152,9 @@ class MEISettings:
                 least = 1 if name in ("time_steps", "rows_per_device") else None
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         object.__setattr__(self, "seed", whole_number("seed", self.seed))
-        for name in ("norm", "rms"):
+        for name in NAMES:
             if getattr(self, name) is not None:
-                way_out = f", or left out; for several {name}s call once for each"
+                way_out = ", or left out; a list of them for find_meis or on the command line"
                 object.__setattr__(self, name, positive_number(name, getattr(self, name), way_out))
         if self.ranges is not None:
             object.__setattr__(self, "ranges", pairs("ranges", self.ranges))
@@ -172,10 +175,7 @@ class MEISettings:
             raise InvalidValueError(f"restarts={self.restarts} and search={self.search!r} both say how many: give one.")
 
     def _check_constraint(self) -> None:
-        if self.norm is not None and self.rms is not None:
-            raise InvalidValueError(
-                f"norm={self.norm:g} and rms={self.rms:g} both say how large a stimulus is, in two ways: give one."
-            )
+        check_one_size(self.norm, self.rms)
         if self.constraint is None:
             return
         check_instance("constraint", self.constraint, Constraint, "NormAndRange(norm=30.0)")
@@ -194,6 +194,14 @@ class MEISettings:
                 f"fast_path='bfloat16' with {type(optimizer).__name__}, which makes rounding as large as the "
                 "rest: use the default optimizer or SGD."
             )
+
+    def norm_of(self, entries: int) -> float:
+        """The L2 norm of a stimulus of so many entries that may vary."""
+        assert not isinstance(self.norm, Sequence)
+        assert not isinstance(self.rms, Sequence)
+        if self.rms is not None:
+            return norm_of_rms(self.rms, entries)
+        return default_norm((1, entries)) if self.norm is None else self.norm
 
     def example_of_optimizer(self) -> Optimizer:
         """The optimizer, for a parameter that nobody wants optimised."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mei_lightning as ml
-from mei_lightning.problem import norm_of_rms
+from mei_lightning.sizes import norm_of_rms
 
 NEURONS = [("monday", 0), ("tuesday", 2)]
 MASK = np.arange(30).reshape(6, 5) % 3 > 0
