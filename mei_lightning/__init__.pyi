@@ -100,6 +100,8 @@ from .plots.gallery import plot_gallery as plot_gallery
 from .plots.measures import plot_chromatic_contrast as plot_chromatic_contrast
 from .plots.measures import plot_measure as plot_measure
 from .plots.measures import plot_measures as plot_measures
+from .plots.norms import plot_meis_by_norm as plot_meis_by_norm
+from .plots.norms import plot_score_by_norm as plot_score_by_norm
 from .plots.stability import plot_seed_stability as plot_seed_stability
 from .plots.stimuli import plot_mei as plot_mei
 from .plots.stimuli import plot_meis as plot_meis
@@ -119,6 +121,7 @@ from .regularizers import TemporalTotalVariation as TemporalTotalVariation
 from .report.page import write_report as write_report
 from .results.dataset import save_dataset as save_dataset
 from .results.export import export_meis as export_meis
+from .results.norms import open_norms as open_norms
 from .results.store import MEIResult as MEIResult
 from .results.store import MEIStore as MEIStore
 from .selection import NeuronSelection as NeuronSelection

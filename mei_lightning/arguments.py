@@ -4,11 +4,12 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, NothingThereError
 
 _LONGEST = 60
 """So many characters of a value stand in a message."""
@@ -145,6 +146,21 @@ def _no_pairs(name: str, value: object) -> InvalidTypeError:
         f"{name}={in_short(value)}: give one (low, high) for each channel, e.g. {name}=[(-1, 1), None], or a single "
         "one for all."
     )
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array in a file (``.npy``).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else.
+    """
+    if not path.is_file():
+        raise NothingThereError(f"There is no array at {path}.")
+    try:
+        return np.load(path)  # type: ignore[no-any-return]
+    except (ValueError, EOFError) as error:
+        raise InvalidValueError(f"{path} holds no array of numbers: {error}") from error
 
 
 def flag(name: str, value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
 from mei_lightning.problem import MEIProblem, Neurons
+from mei_lightning.results.configuration import Setting
+from mei_lightning.results.norms import directory_of_norm, is_complete, joined_norms
 from mei_lightning.results.place import STORE, place_of_results
 from mei_lightning.results.run_log import RunLogger, run_name
+from mei_lightning.results.store import MEIStore
 from mei_lightning.run_arguments import check_run_arguments
 from mei_lightning.settings import settings_named, takes_settings
+from mei_lightning.sizes import Sizes, several_sizes
 
 
 @takes_settings()
@@ -71,6 +76,12 @@ def find_meis(
         cosine similarity of the other restarts' stimuli to the best). Attributes: model, weights digest, physical
         facts, and all settings as JSON. With a ``directory``, values are read from there as they are used.
 
+        With several norms, ``norm=[5, 10, 20]`` or ``rms=[...]``, all of these also have the dimension ``norm``; with
+        ``rms`` there is the coordinate ``rms (norm)`` as well. At each norm is what a call with it alone returns, and
+        in ``directory`` each has an ordinary store, such as ``norm_5/meis.zarr``, to analyse, report and continue.
+        ``open_norms(directory)`` opens all of them as this one dataset, which is in memory. A run that ends early, as
+        before a cluster's time limit, has the norms that it had begun.
+
     Raises:
         ValueError: if an argument does not fit the model, or the directory holds the results of another run; nothing
             has been computed by then.
@@ -81,63 +92,95 @@ def find_meis(
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
     _check_run(devices, directory, callbacks)
+    sizes = several_sizes(settings)
+    one_of_them = settings if sizes is None else {**settings, sizes.name: sizes.values[0]}
+    run = Run(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        problem = MEIProblem(model, neurons, settings_named(settings))
-        return meis_of(
-            problem,
-            directory=directory,
-            log_directory=log_directory,
-            devices=devices,
-            accelerator=accelerator,
-            progress_bar=progress_bar,
-            callbacks=callbacks,
-        )
+        problem = MEIProblem(model, neurons, settings_named(one_of_them))
+        return meis_of(problem, run) if sizes is None else _meis_of_sizes(problem, sizes, run)
 
 
-def meis_of(
-    problem: MEIProblem,
-    *,
-    directory: str | Path | None = None,
-    log_directory: str | Path | None = None,
-    devices: int | Sequence[int] | str = 1,
-    accelerator: str = "auto",
-    progress_bar: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> xr.Dataset:
-    """The MEIs of a problem; everything else is as for ``find_meis``."""
-    module = ProblemModule(problem)
-    with place_of_results(directory) as place:
-        logging = log_directory is not None
-        given = next((callback for callback in callbacks if isinstance(callback, RowConvergence)), None)
-        rule = given or RowConvergence()
-        # A run that is continued goes on in the same log.
-        version = None if directory is None else run_name(module.configuration, rule)
-        with silent_lightning():
-            trainer = Trainer(
-                accelerator=chosen_accelerator(accelerator),
-                devices=devices,  # type: ignore[arg-type]
-                strategy=strategy_for(devices),
-                plugins=cluster_plugins(),  # type: ignore[arg-type]
-                max_epochs=-1,
-                logger=RunLogger(str(log_directory), "", version, default_hp_metric=False) if logging else False,
-                callbacks=[
-                    *([] if given else [rule]),
-                    ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
-                    *([StimulusLogger()] if logging else []),
-                    *([StepProgressBar()] if progress_bar else []),
-                    *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
-                    InterruptTogether(),
-                    *callbacks,
-                ],
-                enable_checkpointing=_has(callbacks, Checkpoint),
-                enable_progress_bar=progress_bar,
-                enable_model_summary=False,
-                log_every_n_steps=1,
-            )
-        with ended_together(trainer), raising_interrupts(), without_deprecations():
-            trainer.fit(module)
+@dataclass(frozen=True)
+class Run:
+    """Where and how MEIs are found; arguments are as for ``find_meis``."""
+
+    directory: str | Path | None = None
+    log_directory: str | Path | None = None
+    devices: int | Sequence[int] | str = 1
+    accelerator: str = "auto"
+    progress_bar: bool = True
+    callbacks: Sequence[Callback] = ()
+
+    @property
+    def rule(self) -> RowConvergence:
+        """When a row has converged: the user's rule, if there is one."""
+        return next((callback for callback in self.callbacks if isinstance(callback, RowConvergence)), RowConvergence())
+
+
+def meis_of(problem: MEIProblem, run: Run) -> xr.Dataset:
+    """The MEIs of a problem, as ``find_meis`` returns them."""
+    with place_of_results(run.directory) as place:
+        _fit(problem, run, place)
         meis = xr.open_zarr(place / STORE, chunks=None)
-        return meis.load() if directory is None else meis
+        return meis.load() if run.directory is None else meis
+
+
+def _meis_of_sizes(problem: MEIProblem, sizes: Sizes, run: Run) -> xr.Dataset:
+    """The MEIs of a problem at several norms, one after the other, with a dimension ``norm``."""
+    of_sizes = [problem.resized({sizes.name: size}) for size in sizes.values]
+    problems = {resized.norm: resized for resized in of_sizes}
+    parts = {norm: directory_of_norm(norm) for norm in problems}
+    found: dict[float, xr.Dataset] = {}
+    with place_of_results(run.directory, list(parts.values())) as place:
+        for norm, resized in problems.items():
+            _check_goes_on(resized, run, place / parts[norm] / STORE)
+        for norm, resized in problems.items():
+            _fit(resized, run, place / parts[norm])
+            found[norm] = xr.open_zarr(place / parts[norm] / STORE, chunks=None)
+            if not is_complete(found[norm]):
+                # Time is over, or a callback has stopped the run.
+                break
+        meis = joined_norms(found)
+    return meis.assign_coords(rms=("norm", sizes.values[: len(found)])) if sizes.name == "rms" else meis
+
+
+def _check_goes_on(problem: MEIProblem, run: Run, store: Path) -> None:
+    """Refuse a store with other settings before any of several norms is worked on."""
+    if store.exists():
+        problem.configuration.put("convergence", Setting.of(run.rule))
+        MEIStore(store).check_configuration(problem.configuration)
+
+
+def _fit(problem: MEIProblem, run: Run, place: Path) -> None:
+    """Find the MEIs of a problem, and keep them in a store at a place; one of the user's has pictures as well."""
+    module, rule, callbacks = ProblemModule(problem), run.rule, run.callbacks
+    logging, lasting = run.log_directory is not None, run.directory is not None
+    # A run that is continued goes on in the same log.
+    version = run_name(module.configuration, rule) if lasting else None
+    with silent_lightning():
+        trainer = Trainer(
+            accelerator=chosen_accelerator(run.accelerator),
+            devices=run.devices,  # type: ignore[arg-type]
+            strategy=strategy_for(run.devices),
+            plugins=cluster_plugins(),  # type: ignore[arg-type]
+            max_epochs=-1,
+            logger=RunLogger(str(run.log_directory), "", version, default_hp_metric=False) if logging else False,
+            callbacks=[
+                *([] if rule in callbacks else [rule]),
+                ResultsWriter(str(place), report=lasting, lasting=lasting),
+                *([StimulusLogger()] if logging else []),
+                *([StepProgressBar()] if run.progress_bar else []),
+                *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                InterruptTogether(),
+                *callbacks,
+            ],
+            enable_checkpointing=_has(callbacks, Checkpoint),
+            enable_progress_bar=run.progress_bar,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+    with ended_together(trainer), raising_interrupts(), without_deprecations():
+        trainer.fit(module)
 
 
 def _check_run(devices: int | Sequence[int] | str, directory: str | Path | None, callbacks: Sequence[Callback]) -> None:

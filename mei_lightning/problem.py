@@ -1,6 +1,7 @@
 """Settings bound to a model and its neurons: what is to be maximised, where, and from which starting points."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mei_lightning import __version__
 from mei_lightning.arguments import whole_numbers
-from mei_lightning.constraints import ChannelRanges, NormAndRange
+from mei_lightning.constraints import ChannelRanges, NormAndRange, free_entries
 from mei_lightning.devices import under_usual_defaults
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
@@ -32,7 +33,7 @@ from mei_lightning.selection import NeuronSelection
 from mei_lightning.settings import MEISettings
 from mei_lightning.starting_points import WhiteNoise
 from mei_lightning.starting_points.of_neurons import StartsOfNeurons
-from mei_lightning.starting_points.seeded_noise import default_norm, default_time_steps
+from mei_lightning.starting_points.seeded_noise import default_time_steps
 from mei_lightning.wording import first_few
 
 Neurons = Literal["all"] | NeuronSelection | NeuronLike | Sequence[NeuronOrGroup]
@@ -83,7 +84,7 @@ class MEIProblem:
         self.labels = [group_label(group) for group in self.groups]
         self.time_steps = _time_steps(self.model, settings.time_steps)
         self.shape = tuple(self.model.stimulus_shape(self.time_steps)[1:])
-        self.space = self._space()
+        self.space = _space(settings, self.model, self.time_steps)
         self.space.check_shape((1, *self.shape))
         self.search = _search(settings, self.model, self.space.parameterization)
         self.objective = neuron_objective(settings.objective, self.model, self.groups, settings.reducer)
@@ -141,14 +142,28 @@ class MEIProblem:
         regularizer = self.settings.regularizer
         return scores if regularizer is None else scores - regularizer(stimuli)
 
-    def _space(self) -> StimulusSpace:
-        settings, shape = self.settings, self.model.stimulus_shape(self.time_steps)
-        norm = default_norm(shape) if settings.norm is None else settings.norm
-        constraint = settings.constraint or NormAndRange(norm, _ranges(settings.ranges, channels=shape[1]))
-        parameterization = settings.parameterization
-        if parameterization is not None:
-            parameterization = parameterization.for_stimuli(shape, self.model.stimulus_format)
-        return StimulusSpace(constraint, parameterization)
+    @property
+    def norm(self) -> float:
+        """The L2 norm of each stimulus, where the settings say norm and ranges and no other constraint."""
+        constraint = self.space.constraint
+        assert isinstance(constraint, NormAndRange)
+        assert constraint.norm is not None
+        return constraint.norm
+
+    def resized(self, size: Mapping[str, Any]) -> "MEIProblem":
+        """The same with another ``norm``, or ``rms``, by the name of that setting.
+
+        Raises:
+            ValueError: if stimuli cannot have it within their ranges.
+        """
+        other = copy(self)
+        for name in ("starts", "configuration", "description"):
+            other.__dict__.pop(name, None)
+        # What the effort is has been told already.
+        other.settings = replace(self.settings, **size, effort=None)
+        other.space = _space(other.settings, self.model, self.time_steps)
+        other.space.check_shape((1, *self.shape))
+        return other
 
     def _check_starting_points(self) -> None:
         self.initial.check(self.labels, self.shape)
@@ -243,6 +258,23 @@ def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
             f"Neuron {labels[labels.duplicated()].iloc[0]} is named twice; use restarts for several stimuli."
         )
     return groups
+
+
+def _space(settings: MEISettings, model: RetinaModel, time_steps: int) -> StimulusSpace:
+    shape = model.stimulus_shape(time_steps)
+    constraint = settings.constraint or _norm_and_range(settings, shape[1:])
+    parameterization = settings.parameterization
+    if parameterization is not None:
+        parameterization = parameterization.for_stimuli(shape, model.stimulus_format)
+    return StimulusSpace(constraint, parameterization)
+
+
+def _norm_and_range(settings: MEISettings, shape: Sequence[int]) -> NormAndRange:
+    """The constraint of norm, ranges and mask, for stimuli ``[channels, time, height, width]``."""
+    mask = settings.mask
+    assert mask is None or isinstance(mask, Tensor)
+    free = math.prod(shape) if mask is None else free_entries(mask, shape)
+    return NormAndRange(settings.norm_of(free), _ranges(settings.ranges, channels=shape[0]), mask=mask)
 
 
 def _ranges(ranges: Any, channels: int) -> ChannelRanges | None:

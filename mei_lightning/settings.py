@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from mei_lightning.acceleration.prepare import FastPath
 from mei_lightning.arguments import check_instance, in_short, pairs, plain, positive_number, whole_number
-from mei_lightning.constraints import Constraint
+from mei_lightning.constraints import Constraint, Mask, read_mask
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer
 from mei_lightning.objectives.front_door import check_objective
@@ -27,7 +27,9 @@ from mei_lightning.optimization.search import SEARCHES, Search, SearchName
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
 from mei_lightning.regularizers import Regularizer
+from mei_lightning.sizes import NAMES, check_one_size, norm_of_rms
 from mei_lightning.starting_points import InitialStimuli
+from mei_lightning.starting_points.seeded_noise import default_norm
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,9 +43,16 @@ class MEISettings:
     Args:
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square, which is 30 for
-            2 x 50 x 18 x 16 values.
+            2 x 50 x 18 x 16 values. With a mask, that of the pixels that are free. For ``find_meis``, and on the
+            command line, also a list of several, e.g. ``[5, 10, 20]``.
+        rms: another way to say the norm, or norms: the root mean square of a stimulus' entries, all channels, frames
+            and pixels, or with a mask those that are free; ``norm = rms * sqrt(number of entries)``.
         ranges: one ``(low, high)`` for each channel in the model's units, or a single one for all channels; None for no
             limits.
+        mask: which pixels may vary (1 or True); all others stay at 0, the mean level (grey), and norm and ranges are
+            those of the free pixels. An array or nested lists of zeros and ones, ``[height, width]``,
+            ``[time, height, width]`` or ``[channels, time, height, width]``, or the path of an array (``.npy``). It is
+            short for ``constraint=NormAndRange(norm, ranges, mask=...)``.
         reducer: how the response over time becomes a score; by default its mean over all response frames.
         objective: another score than the reduced response itself: a subclass of ``NeuronObjective``, of which model,
             neurons and reducer are filled in (settings of its own go in with ``functools.partial``); an objective of
@@ -52,7 +61,7 @@ class MEISettings:
             ``Objective``, which keeps the model that it has; or a function of responses ``[rows, time']`` to scores
             ``[rows]``, e.g. ``lambda traces: traces.amax(dim=1)`` (on resuming, functions are told apart by their names
             only). Rows must not depend on each other.
-        constraint: a constraint in place of norm and ranges.
+        constraint: a constraint in place of norm, rms, ranges and mask.
         regularizer: a cost to subtract from the score.
         optimizer: makes another torch optimizer than the adaptive power method, e.g.
             ``functools.partial(torch.optim.SGD, lr=10.0)``.
@@ -86,8 +95,10 @@ class MEISettings:
     """
 
     time_steps: int | None = None
-    norm: float | None = None
+    norm: float | Sequence[float] | None = None
+    rms: float | Sequence[float] | None = None
     ranges: Sequence[tuple[float | None, float | None] | None] | tuple[float | None, float | None] | None = None
+    mask: Mask | None = None
     reducer: Reducer | None = None
     objective: ObjectiveLike = NeuronObjective
     constraint: Constraint | None = None
@@ -106,11 +117,11 @@ class MEISettings:
 
     def __post_init__(self) -> None:
         self._make_numbers_plain()
+        if self.mask is not None:
+            object.__setattr__(self, "mask", read_mask(self.mask))
         check_robustness(self.robustness)
         object.__setattr__(self, "robustness", tuple(self.robustness))
         check_optimizer(self.optimizer)
-        if self.constraint is not None:
-            check_instance("constraint", self.constraint, Constraint, "NormAndRange(norm=30.0)")
         if self.parameterization is not None:
             check_instance("parameterization", self.parameterization, Parameterization, "LowRank(rank=1)")
         if self.initial is not None:
@@ -130,10 +141,7 @@ class MEISettings:
             raise InvalidValueError(
                 f"max_steps={self.max_steps} leaves nothing to do; give the number of steps, at least 1."
             )
-        if self.constraint is not None and (self.norm is not None or self.ranges is not None):
-            raise InvalidValueError(
-                "Give either constraint, or norm and ranges: NormAndRange(norm, ranges) holds both."
-            )
+        self._check_constraint()
         self._check_fast_path()
 
     def _make_numbers_plain(self) -> None:
@@ -144,9 +152,10 @@ class MEISettings:
                 least = 1 if name in ("time_steps", "rows_per_device") else None
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         object.__setattr__(self, "seed", whole_number("seed", self.seed))
-        if self.norm is not None:
-            norm = positive_number("norm", self.norm, ", or left out; for several norms call once for each")
-            object.__setattr__(self, "norm", norm)
+        for name in NAMES:
+            if getattr(self, name) is not None:
+                way_out = ", or left out; a list of them for find_meis or on the command line"
+                object.__setattr__(self, name, positive_number(name, getattr(self, name), way_out))
         if self.ranges is not None:
             object.__setattr__(self, "ranges", pairs("ranges", self.ranges))
         object.__setattr__(self, "fast_path", plain(self.fast_path))
@@ -165,6 +174,17 @@ class MEISettings:
         if isinstance(self.search, Search):
             raise InvalidValueError(f"restarts={self.restarts} and search={self.search!r} both say how many: give one.")
 
+    def _check_constraint(self) -> None:
+        check_one_size(self.norm, self.rms)
+        if self.constraint is None:
+            return
+        check_instance("constraint", self.constraint, Constraint, "NormAndRange(norm=30.0)")
+        if any(value is not None for value in (self.norm, self.rms, self.ranges, self.mask)):
+            raise InvalidValueError(
+                "Give either constraint, or norm (or rms), ranges and mask: NormAndRange(norm, ranges, mask=...) holds "
+                "all of them."
+            )
+
     def _check_fast_path(self) -> None:
         if not isinstance(self.fast_path, bool) and self.fast_path != "bfloat16":
             raise InvalidValueError(f"fast_path={in_short(self.fast_path)}: choose True, False or 'bfloat16'.")
@@ -174,6 +194,14 @@ class MEISettings:
                 f"fast_path='bfloat16' with {type(optimizer).__name__}, which makes rounding as large as the "
                 "rest: use the default optimizer or SGD."
             )
+
+    def norm_of(self, entries: int) -> float:
+        """The L2 norm of a stimulus of so many entries that may vary."""
+        assert not isinstance(self.norm, Sequence)
+        assert not isinstance(self.rms, Sequence)
+        if self.rms is not None:
+            return norm_of_rms(self.rms, entries)
+        return default_norm((1, entries)) if self.norm is None else self.norm
 
     def example_of_optimizer(self) -> Optimizer:
         """The optimizer, for a parameter that nobody wants optimised."""

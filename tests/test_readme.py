@@ -28,7 +28,7 @@ def test_python_listings_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
     listings = blocks("python")
-    assert len(listings) == 17
+    assert len(listings) == 18
     names = {"__name__": "readme"}
     for listing in listings:
         exec(compile(listing, "README.md", "exec"), names)

@@ -2,8 +2,12 @@
 
 import inspect
 import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -17,10 +21,13 @@ from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.cli.errors import is_explained
 from mei_lightning.cli.fit_help import FitParser, ShowHelp
 from mei_lightning.devices import chosen_accelerator
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.mei_module import MEIModule
 from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import silent_lightning, without_deprecations
+from mei_lightning.results.norms import directory_of_norm, is_complete
 from mei_lightning.results.run_log import RunLogger, run_name
+from mei_lightning.sizes import NAMES, Sizes, several_sizes
 
 _AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
 """Ends a process without its doing. On Windows, which lacks SIGKILL, SIGTERM does."""
@@ -57,9 +64,26 @@ class MEICommandLine(LightningCLI):
         parser.add_lightning_class_args(StimulusLogger, "stimulus_logger")
         parser.add_lightning_class_args(ResultsWriter, "results")
 
-    def __init__(self, *args: Any, options: list[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, options: list[str], one_of_several: bool, **kwargs: Any) -> None:
         self._options = options
+        self._one_of_several = one_of_several
         super().__init__(*args, **kwargs)
+
+    def before_instantiate_classes(self) -> None:
+        """See whether several norms are asked for.
+
+        Raises:
+            SeveralSizesError: if they are; nothing has been done by then.
+            ValueError: if they cannot be, or the run has no directory.
+        """
+        model = self._get(self.config, "model")
+        if sizes := several_sizes({name: model.get(name) for name in NAMES}):
+            if self._get(self.config, "results").directory is None:
+                raise InvalidValueError(
+                    f"{sizes.name}={sizes.values} needs a directory, in which each has a store: say "
+                    "--results.directory results."
+                )
+            raise SeveralSizesError(self.config, sizes)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -72,7 +96,11 @@ class MEICommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put in what a run needs and the user has not chosen: strategy, logger, progress bar."""
-        chosen = self._get(self.config_init, "trainer")
+        chosen, results = self._get(self.config_init, "trainer"), self._get(self.config_init, "results")
+        if self._one_of_several:
+            results.directory = str(
+                Path(results.directory) / directory_of_norm(self.model.problem.space.constraint.norm)
+            )
         self.trainer_defaults["callbacks"] = [
             *([] if chosen.enable_progress_bar is False else [StepProgressBar()]),
             TimeLimit(),
@@ -97,6 +125,27 @@ class MEICommandLine(LightningCLI):
         return {"fit": LightningCLI.subcommands()["fit"]}
 
 
+class SeveralSizesError(Exception):
+    """Several norms are asked for, each of which is a run of its own.
+
+    Args:
+        config: what has been parsed.
+        sizes: the norms, or root mean squares.
+    """
+
+    def __init__(self, config: Namespace, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        self.config = config
+        self.sizes = sizes
+
+    def configs(self) -> Iterator[Namespace]:
+        """What to run for each."""
+        for size in self.sizes.values:
+            config = self.config.clone()
+            config[f"fit.model.{self.sizes.name}"] = size
+            yield config
+
+
 @without_deprecations()
 def fit(args: ArgsType, options: list[str]) -> None:
     """Find the maximally exciting inputs of neurons, and keep them in a store.
@@ -105,11 +154,25 @@ def fit(args: ArgsType, options: list[str]) -> None:
         args: the arguments, the first of them "fit"; by default those of the process.
         options: to which the names of all options are added, for messages about them.
     """
+    try:
+        _run(args, options)
+    except SeveralSizesError as asked:
+        for config in asked.configs():
+            with warnings.catch_warnings():
+                # They are those of the process, parsed.
+                warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+                command = _run(config, options, one_of_several=True)
+            if not is_complete(command.model.meis()):
+                break
+
+
+def _run(args: ArgsType, options: list[str], one_of_several: bool = False) -> MEICommandLine:
     description = (inspect.getdoc(fit) or "").partition("\n")[0]
-    MEICommandLine(
+    return MEICommandLine(
         MEIModule,
         args=args,
         options=options,
+        one_of_several=one_of_several,
         parser_class=FitParser,
         seed_everything_default=False,
         save_config_callback=SaveConfigWithLogs,

@@ -23,12 +23,13 @@ def refusal_of_value(message: str) -> str | None:
     from mei_lightning.exceptions import MEIError
     from mei_lightning.neurons import groups_of
     from mei_lightning.settings import settings_named
+    from mei_lightning.sizes import several_sizes
 
     name, given = option[1], _plain(value[1])
     try:
         if name == "neurons":
             groups_of(given)
-        else:
+        elif several_sizes({name: given}) is None:
             settings_named({name: given})
     except MEIError as error:
         refused = str(error)

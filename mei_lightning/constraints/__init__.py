@@ -6,6 +6,7 @@ A constraint maps stimuli ``[rows, channels, time, height, width]`` to stimuli o
 from mei_lightning.constraints.base import Constraint, last_channel_ranges
 from mei_lightning.constraints.compose import Compose
 from mei_lightning.constraints.filters import SpatialLowPass, TemporalLowPass, gaussian_filter
+from mei_lightning.constraints.masks import Mask, free_entries, read_mask
 from mei_lightning.constraints.norm_and_range import (
     ChannelRange,
     FixedNorm,
@@ -21,6 +22,7 @@ __all__ = [
     "Compose",
     "Constraint",
     "FixedNorm",
+    "Mask",
     "MaximalNorm",
     "NormAndRange",
     "RescaleThenClip",
@@ -28,7 +30,9 @@ __all__ = [
     "TemporalLowPass",
     "check_channel_count",
     "check_dimensions",
+    "free_entries",
     "gaussian_filter",
     "last_channel_ranges",
     "range_bounds",
+    "read_mask",
 ]

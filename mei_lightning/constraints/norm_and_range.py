@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mei_lightning.arguments import positive_number
 from mei_lightning.constraints.base import Constraint, refuse_rows
+from mei_lightning.constraints.masks import by_channel, expanded, free_pixels
 from mei_lightning.constraints.projection import project_norm_and_range
 from mei_lightning.constraints.ranges import ChannelRanges, check_channel_count, range_bounds
 from mei_lightning.exceptions import InvalidValueError
@@ -64,8 +65,8 @@ class NormAndRange(Constraint):
         self.norm_is: Literal["fixed", "maximal"] = norm_is
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
-        self.register_buffer("mask", None if mask is None else _free_pixels(mask), persistent=False)
-        values = _by_channel(torch.as_tensor(frozen, dtype=torch.get_default_dtype()))
+        self.register_buffer("mask", None if mask is None else free_pixels(mask), persistent=False)
+        values = by_channel(torch.as_tensor(frozen, dtype=torch.get_default_dtype()))
         if mask is None and values.any():
             raise InvalidValueError("frozen is the value of the pixels that a mask freezes; give a mask as well.")
         self.register_buffer("frozen", None if mask is None else values, persistent=False)
@@ -97,8 +98,8 @@ class NormAndRange(Constraint):
         pixels = torch.Size(stimulus_shape[1:])
         if self.ranges is not None:
             check_channel_count(self.ranges, stimulus_shape)
-        mask = _expand("mask", self.mask, pixels)
-        frozen = _expand("frozen", self.frozen, pixels)
+        mask = None if self.mask is None else expanded("mask", self.mask, pixels)
+        frozen = None if self.frozen is None else expanded("frozen", self.frozen, pixels)
         if self.low is None or self.high is None:
             return
         low, high = (bound[:, None, None, None] for bound in (self.low, self.high))
@@ -135,32 +136,6 @@ class NormAndRange(Constraint):
             parts.append(f"mask={tuple(self.mask.shape)} with {int(self.mask.sum())} of {self.mask.numel()} free")
             parts.append(f"frozen={self.frozen.item():g}" if self.frozen.numel() == 1 else "frozen=tensor")
         return ", ".join(parts)
-
-
-def _by_channel(values: Tensor) -> Tensor:
-    return values[:, None, None, None] if values.ndim == 1 else values
-
-
-def _free_pixels(mask: Tensor | Sequence[float]) -> Tensor:
-    values = _by_channel(torch.as_tensor(mask))
-    if not ((values == 0) | (values == 1)).all():
-        raise InvalidValueError(
-            "A mask consists of 1 (free) and 0 (frozen), or True and False; other values were found."
-        )
-    if not values.any():
-        raise InvalidValueError(f"The mask {tuple(values.shape)} is empty: no pixel is free (1 or True).")
-    return values.bool()
-
-
-def _expand(name: str, values: Tensor | None, pixels: torch.Size) -> Tensor | None:
-    """Broadcast to ``[channels, time, height, width]``, or raise a ValueError."""
-    try:
-        return None if values is None else values.expand(pixels)
-    except RuntimeError:
-        raise InvalidValueError(
-            f"{name} of shape {tuple(values.shape)} does not broadcast to a stimulus [channels, time, height, width] "  # type: ignore[union-attr]
-            f"of {tuple(pixels)}."
-        ) from None
 
 
 class FixedNorm(NormAndRange):

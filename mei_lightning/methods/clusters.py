@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mei_lightning.acceleration.memory import most_rows
 from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.acceleration.rounding import full_precision
-from mei_lightning.constraints import ChannelRanges, Constraint
+from mei_lightning.constraints import ChannelRanges, Constraint, Mask
 from mei_lightning.devices import under_usual_defaults
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.fitting import fit_rows
@@ -42,7 +42,9 @@ def cluster_by_stimulus(
     steps: int = 20,
     time_steps: int | None = None,
     norm: float | None = None,
+    rms: float | None = None,
     ranges: ChannelRanges | None = None,
+    mask: Mask | None = None,
     reducer: Reducer | None = None,
     constraint: Constraint | None = None,
     seed: int = 0,
@@ -68,9 +70,11 @@ def cluster_by_stimulus(
         steps: the steps of each optimisation, which goes on from the stimulus of the one before.
         time_steps: frames of the stimulus; by default 20 more than the receptive field loses, or 1 for still images.
         norm: L2 norm of each stimulus in the model's units; by default the paper's root mean square.
+        rms: root mean square of each stimulus, in place of its norm, as for ``find_meis``.
         ranges: one ``(low, high)`` for each channel in the model's units; None for no limits.
+        mask: which pixels may vary, as for ``find_meis``.
         reducer: how the response over time becomes one number; by default its mean over all response frames.
-        constraint: a constraint in place of norm and ranges.
+        constraint: a constraint in place of norm, rms, ranges and mask.
         seed: determines the random groups and the noise that stimuli begin with.
 
     Returns:
@@ -88,7 +92,14 @@ def cluster_by_stimulus(
         raise InvalidValueError(f"temperature={temperature} must be positive.")
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         settings = MEISettings(
-            time_steps=time_steps, norm=norm, ranges=ranges, reducer=reducer, constraint=constraint, seed=seed
+            time_steps=time_steps,
+            norm=norm,
+            rms=rms,
+            ranges=ranges,
+            mask=mask,
+            reducer=reducer,
+            constraint=constraint,
+            seed=seed,
         )
         problem = MEIProblem(load_model(model).to("cpu"), neurons, settings)
         if not 2 <= clusters <= len(problem.groups):

@@ -43,8 +43,8 @@ def find_diverse_stimuli(
         number: how many stimuli of each neuron.
         least: the share of the MEI's response that each of them reaches.
         max_steps: the steps that each takes.
-        options: as for ``find_meis``, whose MEIs they start from: time_steps, norm, ranges, reducer, constraint,
-            search, seed, directory, progress_bar.
+        options: as for ``find_meis``, whose MEIs they start from: time_steps, norm, rms, ranges, mask, reducer,
+            constraint, search, seed, directory, progress_bar.
 
     Returns:
         A dataset with dimensions ``neuron, number, channel, time, y, x``: ``stimulus``; ``score``, the response to

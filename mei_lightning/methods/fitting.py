@@ -19,7 +19,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
-from mei_lightning.find import meis_of
+from mei_lightning.find import Run, meis_of
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import seed_of_row
@@ -34,7 +34,19 @@ from mei_lightning.settings import settings_named, takes_settings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
 SETTINGS_OF_METHODS = frozenset(
-    {"time_steps", "norm", "ranges", "reducer", "constraint", "search", "effort", "seed", "rows_per_device"}
+    {
+        "time_steps",
+        "norm",
+        "rms",
+        "ranges",
+        "mask",
+        "reducer",
+        "constraint",
+        "search",
+        "effort",
+        "seed",
+        "rows_per_device",
+    }
 )
 """The settings of MEIs that a method can go on from."""
 
@@ -126,7 +138,7 @@ def from_meis(
         )
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         problem = MEIProblem(load_model(model).to("cpu"), neurons, settings_named(settings))
-        meis = meis_of(problem, directory=directory, progress_bar=progress_bar).load()
+        meis = meis_of(problem, Run(directory, progress_bar=progress_bar)).load()
         failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
         if len(failed):
             raise InvalidValueError(

@@ -53,8 +53,8 @@ def find_invariance_paths(
             different as possible, as from ``find_diverse_stimuli``.
         least: the share of the MEI's response that the default ends reach.
         max_steps: the most steps that each point takes, and each default end.
-        options: as for ``find_meis``: time_steps, norm, ranges, reducer, constraint, search, seed, directory,
-            progress_bar.
+        options: as for ``find_meis``: time_steps, norm, rms, ranges, mask, reducer, constraint, search, seed,
+            directory, progress_bar.
 
     Returns:
         A dataset with dimensions ``neuron, point, channel, time, y, x``: ``stimulus``; ``score``, the response to each;

@@ -64,7 +64,8 @@ def find_surrounds(
         centre: the centre consists of pixels with at least this share of the MEI's largest strength (``centre_mask``).
         starts: the number of initial surrounds of each neuron, of noise; the best result is kept.
         max_steps: the most steps that each takes.
-        options: as for ``find_meis``: time_steps, norm, ranges, reducer, search, seed, directory, progress_bar.
+        options: as for ``find_meis``: time_steps, norm, rms, ranges, mask, reducer, search, seed, directory,
+            progress_bar.
 
     Returns:
         A dataset with dimensions ``neuron, channel, time, y, x``: ``stimulus``, centre and surround; ``centre``, the
@@ -78,17 +79,21 @@ def find_surrounds(
     if starts < 1:
         raise InvalidValueError(f"starts={starts} must be at least 1.")
     if options.get("constraint") is not None:
-        raise InvalidValueError("A surround takes norm and ranges in place of a constraint: both hold in it too.")
+        raise InvalidValueError(
+            "A surround takes norm and ranges in place of a constraint, and a mask: all of them hold in it too."
+        )
     with from_meis(model, neurons, **options) as begun:
         meis = begun.stimuli
         masks = torch.from_numpy(np.stack([centre_mask(mei, centre) for mei in meis.numpy()]))
-        filled = begun.meis["neuron"].values[masks.flatten(1).all(dim=1).numpy()]
+        centres = meis * masks[:, None, None]
+        constraint = begun.constraint
+        assert isinstance(constraint, NormAndRange)
+        free = ~masks[:, None, None] if constraint.mask is None else ~masks[:, None, None] & constraint.mask
+        filled = begun.meis["neuron"].values[~free.flatten(1).any(dim=1).numpy()]
         if len(filled):
             raise InvalidValueError(
                 f"There is no room for a surround: the centre of {', '.join(filled)} fills the image."
             )
-        free = ~masks[:, None, None]
-        centres = meis * ~free
         norm = float(meis.flatten(1).norm(dim=1).max()) if surround_norm is None else surround_norm
         of_row = [neuron for neuron in range(len(meis)) for _ in range(starts)]
         objective = SurroundObjective(begun.stepping().for_rows(of_row), centres[of_row], free[of_row], suppressing)
@@ -97,7 +102,7 @@ def find_surrounds(
             lambda row: begun.noise(of_row[row], row % starts) * free[of_row[row]],
             len(of_row),
             at_a_time=rows_that_fit(begun.objective, meis[:1], torch.device("cpu")),
-            constraint=NormAndRange(norm, options.get("ranges")),
+            constraint=NormAndRange(norm, constraint.ranges, mask=constraint.mask),
             max_steps=max_steps,
         )
         whole = objective.whole(surrounds)

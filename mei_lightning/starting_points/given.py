@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mei_lightning.arguments import is_positive
-from mei_lightning.exceptions import InvalidValueError, NothingThereError
+from mei_lightning.arguments import is_positive, load_array
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.results.configuration import as_data
 from mei_lightning.results.dataset import check_store
 from mei_lightning.starting_points.base import InitialStimuli, NeuronStart
@@ -140,15 +140,6 @@ class GivenStimuli(InitialStimuli):
 
 def _read(path: Path) -> np.ndarray | xr.Dataset:
     if path.suffix == ".npy":
-        return _load(path)
+        return load_array(path)
     check_store(path)
     return xr.open_zarr(path, chunks=None)
-
-
-def _load(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise NothingThereError(f"There is no array at {path}.")
-    try:
-        return np.load(path)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise InvalidValueError(f"{path} holds no array of numbers: {error}") from error

@@ -10,7 +10,7 @@ import xarray as xr
 import yaml
 from torch import nn
 
-from mei_lightning import NeuronSelection, RowConvergence, find_meis, load_model
+from mei_lightning import NeuronSelection, RowConvergence, find_meis, load_model, open_norms
 from mei_lightning.cli.main import main
 from mei_lightning.optimization.stimulus_module import StimulusModule
 
@@ -126,6 +126,38 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
     assert float(green.max()) <= 1
     assert meis.score.item() == pytest.approx(meis.response.max().item(), rel=1e-5)
     assert '"class": "Adam"' in meis.attrs["configuration"]
+
+
+def test_a_mask_is_a_file_or_lists():
+    mask = np.zeros((18, 16), dtype=bool)
+    mask[5:10, 4:8] = True
+    np.save("mask.npy", mask)
+    main([*ONE_NEURON, "--model.max_steps=1", "--model.mask=mask.npy"])
+    stimulus = results()["stimulus"].values
+    assert stimulus[..., mask].any()
+    assert not stimulus[..., ~mask].any()
+    # The same settings, and so the same directory.
+    main([*ONE_NEURON, "--model.max_steps=1", f"--model.mask={mask.astype(int).tolist()}"])
+    assert len(results().neuron) == 1
+
+
+@pytest.mark.parametrize("sizes", ["norm=[4, 2]", f"rms=[{4 / 23040**0.5!r}, {2 / 23040**0.5!r}]"])
+def test_several_norms_have_a_store_each(sizes):
+    where = ["--model.time_steps=40", "--model.max_steps=2", "--results.directory=here"]
+    main([*ONE_NEURON, *where, f"--model.{sizes}"])
+    options = {"time_steps": 40, "max_steps": 2, "progress_bar": False}
+    expected = find_meis("simulated", [("session_1", 0)], norm=[2, 4], **options)
+    xr.testing.assert_allclose(open_norms("here"), expected, atol=1e-5)
+    assert open_norms("here").attrs == expected.attrs
+
+
+def test_several_norms_without_a_directory_are_refused(monkeypatch):
+    monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match=r"norm=\[4.0, 2.0\] needs a directory"):
+        main([*ONE_NEURON, "--model.norm=[4,2]"])
+    with pytest.raises(ValueError, match="names 4 more than once"):
+        main([*ONE_NEURON, "--model.norm=[4,4]", "--results.directory=here"])
+    assert not Path("here").exists()
 
 
 @pytest.mark.parametrize("name", ["quickstart", "simulated"])

@@ -243,7 +243,7 @@ finally:
             "LowRank has no argument rnk. Do you mean rank?",
         ),
         (["norm much"], "--model.norm much must be one positive, finite number"),
-        (["norm [5,10]"], '--model.norm "[5, 10]" must be one positive, finite number'),
+        (["norm [5,many]"], "--model.norm many must be one positive, finite number, as each value of a list"),
         (["ranges 3"], "--model.ranges 3: give one (low, high) for each channel"),
         (["seed 1.5"], "--model.seed 1.5 must be a whole number."),
         (["time_steps [8,9]"], '--model.time_steps "[8, 9]" must be a whole number.'),

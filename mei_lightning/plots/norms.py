@@ -1,0 +1,216 @@
+"""How MEIs, and the responses to them, change with the norm."""
+
+import textwrap
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from mei_lightning.analysis.decomposition import decompose_channels
+from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.models.base import StimulusFormat
+from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, draw_traces, maps_and_limit, shade, window_of, write
+from mei_lightning.plots.style import (
+    NO_TYPE,
+    STYLE,
+    WIDTH,
+    channel_colors,
+    drawing,
+    neuron_types,
+    readable,
+    tidy,
+    type_looks,
+)
+from mei_lightning.plots.video import dataset_stimulus_format
+
+_MOST_NAMED = 10
+"""So many neurons have a colour and a name each; more have the colours of their types."""
+_BESIDE = 0.85
+_BETWEEN = 0.5
+"""Inches for the names at the left, and for the similarity between two norms."""
+
+
+def plot_score_by_norm(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw the score of each neuron's MEI over its norm, on a logarithmic axis.
+
+    A few neurons are told apart by colour and marker, more than 10 by their types.
+
+    Args:
+        meis: from ``find_meis(norm=[...])`` or ``open_norms``, with ``type (neuron)`` if the types are known.
+        ax: where to draw; by default on a new figure (``ax.figure``).
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the dataset has no dimension ``norm``.
+    """
+    _check_norms(meis)
+    meis = meis.sortby("norm")
+    labels, types = meis["neuron"].values.astype(str), neuron_types(meis)
+    few = len(labels) <= _MOST_NAMED
+    named = labels if few else types
+    strength = 1.0 if few else max(0.12, min(0.9, 4 / np.sqrt(len(labels))))
+    looks = type_looks(named)
+    scores = meis["score"].transpose("norm", "neuron").values
+    with drawing(ax, WIDTH * 0.62, WIDTH * 0.42) as ax:
+        for number, name in enumerate(named):
+            color, marker = looks[name]
+            ax.plot(meis["norm"], scores[:, number], color=color, marker=marker, markersize=3.5, alpha=strength)
+        ax.set_xscale("log")
+        ax.set_xticks(meis["norm"].values)
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("norm of the stimulus")
+        ax.set_ylabel("score of the MEI")
+        if list(looks) != [NO_TYPE]:
+            handles = [
+                Line2D([], [], color=color, marker=marker, markersize=3.5, label=name if few else readable(name))
+                for name, (color, marker) in looks.items()
+            ]
+            columns = 1 + len(looks) // 20
+            ax.legend(
+                handles=handles,
+                loc="upper left",
+                bbox_to_anchor=(1.02, 1),
+                frameon=False,
+                borderaxespad=0,
+                ncols=columns,
+            )
+        tidy(ax)
+    return ax
+
+
+def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons: int = 12) -> Figure:
+    """Draw how the MEI of each neuron changes with the norm: a row for each neuron, its stimuli by rising norm.
+
+    Of each stimulus there are the spatial parts of its channels, each scaled to its centre, and below them the
+    temporal parts, divided by the norm, so that a stimulus that only gets stronger looks the same. Between two
+    neighbours is their similarity (cosine).
+
+    Args:
+        meis: from ``find_meis(norm=[...])`` or ``open_norms``.
+        figure: an empty figure to draw into; by default a new one, as large as the stimuli need.
+        max_neurons: how many neurons to draw, the first ones of the dataset.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the dataset has no dimension ``norm`` or no neurons, or ``max_neurons`` is not positive.
+    """
+    _check_norms(meis)
+    shown = meis.isel(neuron=slice(max(max_neurons, 0))).sortby("norm")
+    norms, neurons = shown.sizes["norm"], shown.sizes["neuron"]
+    if neurons == 0:
+        raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
+    facts = dataset_stimulus_format(meis)
+    tile = max(1.0, 0.6 * len(facts.channel_names))
+    map_height = min(tile / len(facts.channel_names) * facts.height / facts.width, 1.2)
+    row_height = map_height + (0.3 if facts.is_still else 0.85)
+    width, height = _BESIDE + norms * tile + (norms - 1) * _BETWEEN + 0.15, 0.75 + neurons * row_height
+    with mpl.rc_context(STYLE):
+        if figure is None:
+            figure = Figure(figsize=(width, height))
+        grid = figure.add_gridspec(
+            neurons,
+            norms,
+            left=_BESIDE / width,
+            right=1 - 0.15 / width,
+            top=1 - 0.4 / height,
+            bottom=0.35 / height,
+            wspace=_BETWEEN / tile,
+            hspace=0.14 / row_height,
+        )
+        for number in range(neurons):
+            axes = [_axes_in(figure, grid[number, column], map_height, facts.is_still) for column in range(norms)]
+            _draw_neuron(axes, shown.isel(neuron=number), facts)
+            if number == 0:
+                _name_columns([ax for ax, _ in axes], shown["norm"].values, facts)
+            for _, trace_ax in axes if number == neurons - 1 else ():
+                if trace_ax is not None:
+                    trace_ax.tick_params(labelbottom=True)
+                    trace_ax.set_xlabel("time (s)", fontsize=6.5, labelpad=1)
+    return figure
+
+
+def _axes_in(figure: Figure, cell: SubplotSpec, map_height: float, still: bool) -> tuple[Axes, Axes | None]:
+    """Axes for the maps of a stimulus and, unless it is a still image, below them for its course in time."""
+    if still:
+        return figure.add_subplot(cell), None
+    parts = cell.subgridspec(2, 1, height_ratios=[map_height, 0.45], hspace=0.12)
+    return figure.add_subplot(parts[0]), figure.add_subplot(parts[1])
+
+
+def _draw_neuron(axes: list[tuple[Axes, Axes | None]], row: xr.Dataset, facts: StimulusFormat) -> None:
+    """Draw the stimuli of a neuron, one for each norm, and the similarities between neighbours."""
+    stimuli = row["stimulus"].transpose("norm", "channel", "time", "y", "x").values.astype(np.float64)
+    for (ax, trace_ax), stimulus, norm in zip(axes, stimuli, row["norm"].values, strict=True):
+        if not np.isfinite(stimulus).all():
+            ax.set_axis_off()
+            ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=ax.transAxes)
+            if trace_ax is not None:
+                trace_ax.set_axis_off()
+            continue
+        parts = list(zip(*decompose_channels(stimulus), strict=True))
+        maps, limit = maps_and_limit(stimulus, parts)
+        draw_tiles(ax, [maps], limit)
+        if trace_ax is not None:
+            draw_traces(trace_ax, [temporal / norm for temporal, _, _ in parts], facts)
+            shade(trace_ax, [window_of(row, facts)], facts.frame_rate)
+            trace_ax.tick_params(labelleft=False, labelbottom=False, length=2, labelsize=6)
+    _beside(axes[0][0], textwrap.fill(str(row["neuron"].item()), 14), -6, "right")
+    drawn = [trace_ax for _, trace_ax in axes if trace_ax is not None and trace_ax.lines]
+    largest = max((ax.get_ylim()[1] for ax in drawn), default=1.0)
+    for trace_ax in drawn:
+        trace_ax.set_ylim(-largest, largest)
+    for (ax, _), (one, other) in zip(axes[1:], pairwise(stimuli), strict=True):
+        _beside(ax, f"{similarity(one, other):.2f}".replace("-", "−"), -72 * _BETWEEN / 2, "center")
+
+
+def _beside(ax: Axes, text: str, points: float, align: str, height: float = 0.5) -> None:
+    ax.annotate(
+        text,
+        (0, height),
+        (points, 0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        fontsize=7,
+        annotation_clip=False,
+    )
+
+
+def _name_columns(axes: list[Axes], norms: np.ndarray, facts: StimulusFormat) -> None:
+    """Write the norms and the channels above the first row, and what the numbers between columns are."""
+    for ax, norm in zip(axes, norms, strict=True):
+        left, right = ax.get_xlim()
+        for number, (name, color) in enumerate(
+            zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)
+        ):
+            middle = (number + 0.5) / len(facts.channel_names) * (right - left) + left
+            write(ax, name, middle, 0, dy=2, ha="center", va="bottom", color=color, size=6.5)
+        ax.set_title(f"norm {norm:.4g}", fontweight="bold", pad=14)
+    if len(axes) > 1:
+        _beside(axes[1], "cosine", -72 * _BETWEEN / 2, "center", height=1)
+    draw_scale_bar(axes[0], facts, label_size=6)
+
+
+def similarity(one: np.ndarray, other: np.ndarray) -> float:
+    """The cosine between two stimuli, NaN if one is not finite or zero."""
+    size = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum() / size) if size > 0 else float("nan")
+
+
+def _check_norms(meis: xr.Dataset) -> None:
+    if "norm" not in meis["stimulus"].dims:
+        raise InvalidValueError(
+            "The MEIs are of one norm: find them with norm=[5, 10, 20], or open a directory of several with open_norms."
+        )

@@ -1,0 +1,91 @@
+"""MEIs at several norms: a store for each in a directory of its own, and one dataset of all of them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mei_lightning.exceptions import InvalidValueError, NothingThereError
+from mei_lightning.results.configuration import configuration_differences, read_configuration
+from mei_lightning.results.place import STORE
+from mei_lightning.results.schema import INTERRUPTED, PENDING
+
+_PREFIX = "norm_"
+
+
+def directory_of_norm(norm: float) -> str:
+    """What the directory of a norm is called, on any system: ``norm_5``, ``norm_0.1``, ``norm_1e-07``."""
+    return f"{_PREFIX}{norm!r}".removesuffix(".0")
+
+
+def open_norms(directory: str | Path) -> xr.Dataset:
+    """The MEIs that ``find_meis(norm=[...], directory=...)`` has found so far, also while it goes on.
+
+    Args:
+        directory: that of the call, with a directory for each norm (``norm_5/meis.zarr``).
+
+    Returns:
+        The dataset with a dimension ``norm`` that the call returns, by rising norm, in memory.
+
+    Raises:
+        FileNotFoundError: if there are no MEIs of any norm.
+        ValueError: if the norms have been found with different settings.
+    """
+    found: dict[float, xr.Dataset] = {}
+    for store in Path(directory).glob(f"{_PREFIX}*/{STORE}"):
+        norm = _number(store.parent.name.removeprefix(_PREFIX))
+        if norm is not None:
+            found[norm] = xr.open_zarr(store, chunks=None)
+    if not found:
+        raise NothingThereError(f"There are no MEIs of several norms in {directory}, such as norm_5/{STORE}.")
+    return joined_norms({norm: found[norm] for norm in sorted(found)})
+
+
+def joined_norms(meis: Mapping[float, xr.Dataset]) -> xr.Dataset:
+    """One dataset with a dimension ``norm`` from the MEIs of each; the configuration has a list of the norms.
+
+    Raises:
+        ValueError: if they differ in other settings than the norm.
+    """
+    settings = {norm: _of_any_norm(found) for norm, found in meis.items()}
+    (first, expected), *others = settings.items()
+    for norm, configuration in others:
+        if differences := configuration_differences(expected, configuration):
+            raise InvalidValueError(
+                f"The MEIs of norm {first:g} and {norm:g} have been found with different settings:\n{differences}"
+            )
+    joined = xr.concat(
+        list(meis.values()),
+        dim=pd.Index(list(meis), name="norm"),
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+        combine_attrs="override",
+    )
+    constraint = expected["constraint"]
+    arguments = {**constraint["arguments"], "norm": list(meis)}
+    configuration = {**expected, "constraint": {**constraint, "arguments": arguments}}
+    return joined.load().assign_attrs(configuration=json.dumps(configuration))
+
+
+def is_complete(meis: xr.Dataset) -> bool:
+    """Whether no neuron is pending or interrupted."""
+    return not np.isin(meis["status"].values, (PENDING, INTERRUPTED)).any()
+
+
+def _of_any_norm(meis: xr.Dataset) -> dict[str, Any]:
+    configuration = read_configuration(meis.attrs["configuration"])
+    constraint = configuration["constraint"]
+    arguments = {**constraint["arguments"], "norm": None}
+    return {**configuration, "constraint": {**constraint, "arguments": arguments}}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
