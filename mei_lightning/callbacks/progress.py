@@ -52,8 +52,9 @@ class StepProgressBar(TQDMProgressBar):
         bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the bar as it is, and what is said next to a line of its own."""
+        """Show where the run stopped, and leave what is said next to a line of its own."""
         if self._train_progress_bar is not None:
+            self._train_progress_bar.stopped = True
             self._train_progress_bar.close()
 
     def _bar(self, trainer: Trainer, module: LightningModule) -> Tqdm:
@@ -86,15 +87,17 @@ def _done(trainer: Trainer, module: LightningModule) -> int:
 
 
 class _Bar(Tqdm):
-    """Says how many are done a minute, and how long the others will take."""
+    """Says how many are done a minute, and how long the others will take, unless it is stopped."""
+
+    stopped = False
 
     @property
     def format_dict(self) -> dict[str, Any]:
         facts = super().format_dict
         done, seconds = facts["n"] - facts["initial"], facts["elapsed"]
         elapsed = self.format_interval(seconds)
-        pace = f", {elapsed}"
-        if done > 0 and seconds > 0:
+        pace = f", stopped after {elapsed}" if self.stopped else f", {elapsed}"
+        if not self.stopped and done > 0 and seconds > 0:
             left = (facts["total"] - facts["n"]) * seconds / done if facts["total"] else 0
             time = f"{self.format_interval(left)} left" if left > 0 else f"in {elapsed}"
             pace = f", {60 * done / seconds:.3g} a minute, {time}"
