@@ -13,6 +13,7 @@ from mei_lightning.constraints.norm_and_range import (
     NormAndRange,
     RescaleThenClip,
 )
+from mei_lightning.constraints.postprocessors import as_constraint, processed, what_it_holds
 from mei_lightning.constraints.ranges import ChannelRanges, check_channel_count, check_dimensions, range_bounds
 
 __all__ = [
@@ -26,9 +27,12 @@ __all__ = [
     "RescaleThenClip",
     "SpatialLowPass",
     "TemporalLowPass",
+    "as_constraint",
     "check_channel_count",
     "check_dimensions",
     "gaussian_filter",
     "last_channel_ranges",
+    "processed",
     "range_bounds",
+    "what_it_holds",
 ]
