@@ -5,13 +5,20 @@ from the objective. Costs add and scale: ``TemporalSmoothness() + 2.0 * SpatialT
 """
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mei_lightning.arguments import in_short, is_number
-from mei_lightning.constraints import ChannelRanges, check_channel_count, check_dimensions, range_bounds
+from mei_lightning.arguments import check_instance, in_short, is_number
+from mei_lightning.constraints import (
+    ChannelRanges,
+    check_channel_count,
+    check_dimensions,
+    range_bounds,
+    what_it_holds,
+)
 from mei_lightning.exceptions import InvalidValueError
 
 
@@ -82,6 +89,56 @@ class SumOfRegularizers(Regularizer):
         """Raise a ValueError if stimuli of this shape have no such cost."""
         for regularizer in cast(Iterable[Regularizer], self.regularizers):
             regularizer.check(stimulus_shape)
+
+
+class RegularizationLoss(Regularizer):
+    """A ``StimulusRegularizationLoss`` of openretina's as a regularizer: the cost of each row is that of it alone.
+
+    Args:
+        loss: what has a method ``forward``, from a stimulus to a number.
+
+    Attributes:
+        loss: what it is made with, for the configuration of results.
+    """
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self._loss = loss
+        self.loss = what_it_holds(loss)
+
+    def forward(self, stimulus: Tensor) -> Tensor:
+        """The cost ``[rows]``."""
+        costs = [torch.as_tensor(self._loss.forward(row)).to(stimulus).reshape(()) for row in stimulus.split(1)]
+        return torch.stack(costs) if costs else stimulus.new_zeros(0)
+
+    def check(self, stimulus_shape: Sequence[int]) -> None:
+        """Raise a ValueError if stimuli of this shape have no such cost."""
+        check_dimensions(stimulus_shape)
+        shape = (1, *stimulus_shape[1:])
+        try:
+            self(torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu"))
+        except Exception as error:
+            raise InvalidValueError(
+                f"regularizer: {type(self._loss).__name__}.forward gives no number for a stimulus of shape {shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def as_regularizer(regularizer: object) -> Regularizer:
+    """A regularizer; of a loss of openretina's the one that applies it to each row, of a list the sum.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if the list is empty.
+    """
+    if isinstance(regularizer, list | tuple):
+        return SumOfRegularizers([as_regularizer(part) for part in regularizer])
+    has_forward = callable(getattr(regularizer, "forward", None)) and not isinstance(regularizer, type)
+    if has_forward and not isinstance(regularizer, nn.Module):
+        return RegularizationLoss(regularizer)
+    check_instance("regularizer", regularizer, Regularizer, "TemporalSmoothness()")
+    assert isinstance(regularizer, Regularizer)
+    return regularizer
 
 
 class RangePenalty(Regularizer):

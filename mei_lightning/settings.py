@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from mei_lightning.acceleration.prepare import FastPath
 from mei_lightning.arguments import check_instance, in_short, pairs, plain, positive_number, whole_number
-from mei_lightning.constraints import Constraint, Mask, read_mask
+from mei_lightning.constraints import Constraint, Mask, as_constraint, read_mask
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer
 from mei_lightning.objectives.front_door import check_objective
@@ -26,13 +26,14 @@ from mei_lightning.optimization.optimizers import (
 from mei_lightning.optimization.search import SEARCHES, Search, SearchName
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
-from mei_lightning.regularizers import Regularizer
+from mei_lightning.regularizers import Regularizer, as_regularizer
 from mei_lightning.sizes import NAMES, check_one_size, norm_of_rms
 from mei_lightning.starting_points import InitialStimuli
 from mei_lightning.starting_points.seeded_noise import default_norm
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_IN_DOCSTRINGS = "settings: as for ``MEISettings``."
 _IN_DOCSTRINGS = "settings: as for ``MEISettings``."
 
 
@@ -61,8 +62,10 @@ class MEISettings:
             ``Objective``, which keeps the model that it has; or a function of responses ``[rows, time']`` to scores
             ``[rows]``, e.g. ``lambda traces: traces.amax(dim=1)`` (on resuming, functions are told apart by their names
             only). Rows must not depend on each other.
-        constraint: a constraint in place of norm, rms, ranges and mask.
-        regularizer: a cost to subtract from the score.
+        constraint: a constraint in place of norm, rms, ranges and mask; or a ``StimulusPostprocessor`` of openretina's,
+            which is applied to each row alone; or a list of them, applied in turn, of which the last one holds exactly.
+        regularizer: a cost to subtract from the score; or a ``StimulusRegularizationLoss`` of openretina's; or a list
+            of them.
         optimizer: makes another torch optimizer than the adaptive power method, e.g.
             ``functools.partial(torch.optim.SGD, lr=10.0)``.
         parameterization: what stimuli are made from in place of pixels: ``LowRank``, ``Fourier``, ``Pyramid``,
@@ -122,6 +125,8 @@ class MEISettings:
         check_robustness(self.robustness)
         object.__setattr__(self, "robustness", tuple(self.robustness))
         check_optimizer(self.optimizer)
+        if self.constraint is not None:
+            object.__setattr__(self, "constraint", as_constraint(self.constraint))
         if self.parameterization is not None:
             check_instance("parameterization", self.parameterization, Parameterization, "LowRank(rank=1)")
         if self.initial is not None:
@@ -129,7 +134,7 @@ class MEISettings:
         if self.reducer is not None:
             check_reducer("reducer", self.reducer)
         if self.regularizer is not None:
-            check_instance("regularizer", self.regularizer, Regularizer, "TemporalSmoothness()")
+            object.__setattr__(self, "regularizer", as_regularizer(self.regularizer))
         check_objective(self.objective)
         if self.effort is not None:
             warnings.warn(

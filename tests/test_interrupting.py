@@ -1,9 +1,8 @@
-"""Interrupts in a script, a notebook and on the command line: what was found is safe, and where it is said to be.
+"""Interrupts in a script and on the command line: what was found is safe, and where it is said to be.
 
-Each is a signal that a callback sends at a given step.
+``test_our_notebook.py`` has a notebook's. Each is a signal that a callback sends at a given step.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -26,7 +25,6 @@ from mei_lightning.optimization.trainer import quiet_trainer
 
 NEURONS = [("monday", 0), ("tuesday", 1), ("monday", 3), ("tuesday", 2)]
 SETTINGS = {"time_steps": 6, "restarts": 2, "max_steps": 20, "rows_per_device": 2}
-WIDGET = "application/vnd.jupyter.widget-view+json"
 SCRIPT = """
 import json, os, signal, sys, threading
 from conftest import video_model
@@ -95,34 +93,6 @@ def test_processes_of_a_notebook_end_before_the_notebook_is_interrupted(tmp_path
     assert re.match("[12] of 4 neurons are done.", said["message"])
     assert said["listens"]
     assert_same_meis(continued(said["message"]), whole)
-
-
-def test_a_cell_of_a_notebook_is_interrupted(tmp_path, monkeypatch):
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    call = f"find_meis(video_model(), {NEURONS}, **{SETTINGS}, accelerator='cpu'"
-    cells = [
-        "from conftest import video_model; from process_callbacks import PressesCtrlC",
-        "from mei_lightning import find_meis",
-        f"{call}, callbacks=[PressesCtrlC(14)])",
-        f"from pathlib import Path\n(place,) = Path({str(tmp_path)!r}).glob('mei_lightning_*')\n"
-        f"meis = {call}, directory=place)\nprint(set(meis.status.values))",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(
-        notebook, timeout=300, allow_errors=True, resources={"metadata": {"path": tmp_path}}
-    ).execute()
-    (error,) = (output for output in notebook.cells[2].outputs if output.output_type == "error")
-    assert error.ename == "KeyboardInterrupt"
-    assert error.evalue.startswith("1 of 4 neurons are done. The same call with directory=")
-    widgets = [output for output in notebook.cells[2].outputs if WIDGET in output.get("data", {})]
-    assert widgets or importlib.util.find_spec("ipywidgets") is None
-    printed = "".join(output.get("text", "") for output in notebook.cells[3].outputs)
-    assert not [output for output in notebook.cells[3].outputs if output.output_type == "error"]
-    assert "'interrupted'" not in printed
-    assert "'converged'" in printed or "'step limit'" in printed
 
 
 class At(Callback):

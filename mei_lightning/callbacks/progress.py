@@ -4,9 +4,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from mei_lightning.bars import new_bar
+from mei_lightning.bars import Bar, new_bar
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stimulus_module import StimulusModule
 
@@ -50,11 +49,12 @@ class StepProgressBar(TQDMProgressBar):
         bar.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the bar as it is, and what is said next to a line of its own."""
+        """Show where the run stopped, and leave what is said next to a line of its own."""
         if self._train_progress_bar is not None:
+            self._train_progress_bar.stopped = True
             self._train_progress_bar.close()
 
-    def _bar(self, trainer: Trainer, module: LightningModule) -> Tqdm:
+    def _bar(self, trainer: Trainer, module: LightningModule) -> Bar:
         assert isinstance(module, StimulusModule)
         if isinstance(module, PopulationModule):
             total: int | None = len(module.labels)

@@ -14,6 +14,7 @@ from mei_lightning.constraints.norm_and_range import (
     NormAndRange,
     RescaleThenClip,
 )
+from mei_lightning.constraints.postprocessors import as_constraint, processed, what_it_holds
 from mei_lightning.constraints.ranges import ChannelRanges, check_channel_count, check_dimensions, range_bounds
 
 __all__ = [
@@ -28,11 +29,14 @@ __all__ = [
     "RescaleThenClip",
     "SpatialLowPass",
     "TemporalLowPass",
+    "as_constraint",
     "check_channel_count",
     "check_dimensions",
     "free_entries",
     "gaussian_filter",
     "last_channel_ranges",
+    "processed",
     "range_bounds",
     "read_mask",
+    "what_it_holds",
 ]

@@ -9,12 +9,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mei_lightning.constraints import ChannelRanges, Constraint, NormAndRange, TemporalLowPass, last_channel_ranges
+from mei_lightning.constraints import (
+    ChannelRanges,
+    Constraint,
+    NormAndRange,
+    TemporalLowPass,
+    last_channel_ranges,
+    processed,
+)
 from mei_lightning.devices import under_usual_defaults
 from mei_lightning.objectives import Objective
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer
-from mei_lightning.regularizers import RangePenalty, Regularizer
+from mei_lightning.regularizers import RangePenalty, RegularizationLoss, Regularizer
 
 T = TypeVar("T")
 
@@ -225,7 +232,7 @@ class _Postprocessors(Constraint):
             if isinstance(postprocessor, Constraint):
                 stimulus = postprocessor.to(stimulus.device)(stimulus)
             else:
-                stimulus = postprocessor.process(stimulus)
+                stimulus = processed(postprocessor.process, stimulus)
         return stimulus
 
     def channel_ranges(self) -> ChannelRanges | None:
@@ -244,9 +251,7 @@ class _RegularizationLosses(Regularizer):
 
     def forward(self, stimulus: Tensor) -> Tensor:
         costs = [
-            loss.to(stimulus.device)(stimulus)
-            if isinstance(loss, Regularizer)
-            else torch.stack([torch.as_tensor(loss.forward(row)).reshape(()) for row in stimulus.split(1)])
+            loss.to(stimulus.device)(stimulus) if isinstance(loss, Regularizer) else RegularizationLoss(loss)(stimulus)
             for loss in self.losses
         ]
         return torch.stack([cost.to(stimulus) for cost in costs]).sum(dim=0)

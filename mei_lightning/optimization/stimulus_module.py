@@ -13,7 +13,7 @@ from mei_lightning.acceleration.row_arithmetic import put_rows, row_norms
 from mei_lightning.arguments import check_instance
 from mei_lightning.callbacks.defaults import UsualDefaults
 from mei_lightning.callbacks.frozen_model import FrozenModel
-from mei_lightning.constraints import Constraint
+from mei_lightning.constraints import Constraint, as_constraint
 from mei_lightning.devices import check_device, under_usual_defaults
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
@@ -40,7 +40,7 @@ from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
 from mei_lightning.perturbations.evaluation import perturbed_scores
-from mei_lightning.regularizers import Regularizer
+from mei_lightning.regularizers import Regularizer, as_regularizer
 
 _FLAT_STEPS = 4
 """So many steps in a row without a gradient tell that there is none, where one alone may be due to its perturbation."""
@@ -101,10 +101,8 @@ class StimulusModule(RowModule):
         check_optimizer(optimizer)
         if parameterization is not None:
             check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
-        if constraint is not None:
-            check_instance("constraint", constraint, Constraint, "NormAndRange(norm=30.0)")
-        if regularizer is not None:
-            check_instance("regularizer", regularizer, Regularizer, "TemporalSmoothness()")
+        constraint = None if constraint is None else as_constraint(constraint)
+        regularizer = None if regularizer is None else as_regularizer(regularizer)
         space = StimulusSpace(constraint, _made_for(parameterization, initial_stimulus.shape))
         super().__init__(as_objective(objective), space, robustness, seeds, check_interval)
         self.regularizer = regularizer

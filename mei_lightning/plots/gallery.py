@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, shade, window_of
-from mei_lightning.plots.style import STYLE, WIDTH, channel_colors, neuron_types, readable, tidy
+from mei_lightning.plots.style import STYLE, WIDTH, NotebookFigure, channel_colors, neuron_types, readable, tidy
 from mei_lightning.plots.video import dataset_stimulus_format
 
 _TRACE_SHARE = 0.25
@@ -59,7 +59,7 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
     name_size = min(7.0, 1.5 * tile_points / max(len(name) for name in facts.channel_names))
     with mpl.rc_context(STYLE):
         if figure is None:
-            figure = Figure(figsize=(WIDTH, height))
+            figure = NotebookFigure(figsize=(WIDTH, height))
         grid = figure.add_gridspec(
             len(names),
             2,

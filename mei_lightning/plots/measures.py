@@ -18,6 +18,7 @@ from mei_lightning.plots.style import (
     POINTS_AS_VECTORS,
     STYLE,
     WIDTH,
+    NotebookFigure,
     channel_colors,
     displayed_unit,
     drawing,
@@ -103,7 +104,7 @@ def plot_measures(measures: xr.Dataset, names: Sequence[str] | None = None, figu
             of_panel = [_height_of_legend(measures[name]) if name in measures else 0.0 for name in chosen]
             legends = sum(max(of_panel[first : first + columns]) for first in range(0, len(chosen), columns))
             height = lines * (0.75 + _ROW * max(types, 2)) + legends
-            figure = Figure(figsize=(WIDTH, height), layout="constrained")
+            figure = NotebookFigure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
         for ax in axes.flat[len(chosen) :]:
             ax.set_axis_off()

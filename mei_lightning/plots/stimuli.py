@@ -1,7 +1,7 @@
 """Figures of MEIs: one stimulus in space, time and frequency, one neuron, and an overview of many.
 
-Figures are plain ``matplotlib.figure.Figure`` objects, made without pyplot: nothing stays open, and
-``figure.savefig(path)`` writes them. Stimulus frame k is drawn at k / frame rate; response frame k at
+Figures are made without pyplot: nothing stays open, ``figure.savefig(path)`` writes them, and a notebook shows one that
+is a cell's last value. Stimulus frame k is drawn at k / frame rate; response frame k at
 (k + frames lost) / frame rate, the time of the last stimulus frame that it depends on.
 """
 
@@ -37,7 +37,7 @@ from mei_lightning.plots.drawing import (
     window_on_stimulus,
     write,
 )
-from mei_lightning.plots.style import DIVERGING_MAP, STYLE, channel_colors
+from mei_lightning.plots.style import DIVERGING_MAP, STYLE, NotebookFigure, channel_colors
 from mei_lightning.plots.video import (
     VISIBLE_SIDE,
     Frames,
@@ -154,7 +154,7 @@ def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> 
     still = values.shape[1] == 1
     with mpl.rc_context(STYLE):
         if figure is None:
-            figure = Figure(figsize=(7.1, 2.3 if still else _movie_heights(facts)[1]))
+            figure = NotebookFigure(figsize=(7.1, 2.3 if still else _movie_heights(facts)[1]))
         figure.suptitle(_title(row), fontsize=9, fontweight="bold", x=0.02, ha="left")
         if not np.isfinite(values).all():
             figure.text(0.5, 0.5, "The stimulus is not finite.", ha="center")
@@ -198,7 +198,7 @@ def plot_meis(
     with mpl.rc_context(STYLE):
         if figure is None:
             line_height = 0.5 + map_height + trace_height
-            figure = Figure(figsize=(max(0.6 + (tile_width + 0.25) * columns, 3.0), 0.8 + line_height * lines))
+            figure = NotebookFigure(figsize=(max(0.6 + (tile_width + 0.25) * columns, 3.0), 0.8 + line_height * lines))
         width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
         left, top, bottom = 0.45 / width, 1 - 0.72 / height, (0.1 if still else 0.42) / height
         grid = figure.add_gridspec(

@@ -56,6 +56,28 @@ NO_TYPE = "all neurons"
 _LONGEST_NAME = 36
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows if it is a cell's last value.
+
+    pyplot's figures are shown at the end of a cell, too, but stay open until they are closed. This one is none of them:
+    it is shown once, whatever ``%matplotlib`` says, and gone with its last name.
+    """
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+class NotebookAxes(Axes):
+    """Axes that stand for their figure where they are a cell's last value."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        figure_of(self).savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure in the format that the path ends in; text in PDF and SVG stays text that can be edited."""
     path = Path(path)
@@ -90,8 +112,8 @@ def drawing(ax: Axes | None, width: float = WIDTH / 2, height: float = WIDTH / 2
         if ax is not None:
             yield ax
             return
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.add_subplot()
+        figure = NotebookFigure(figsize=(width, height), layout="constrained")
+        yield figure.add_subplot(axes_class=NotebookAxes)
         # The layout of axes of a fixed shape is right from the third drawing on.
         for _ in range(2):
             figure.draw_without_rendering()
