@@ -1,8 +1,8 @@
 """What differs between devices: which one is chosen, what new tensors go to, and how exactly it computes."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,6 +15,8 @@ from mei_lightning.exceptions import InvalidValueError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+_KINDS_WITH_AUTOCAST = "cpu", "cuda", "mps"
 
 _FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 
@@ -70,12 +72,30 @@ def same_device_by_default(values: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if torch.get_default_device().type == device.type else torch.device(device)
 
 
+@contextmanager
+def usual_modes() -> Iterator[None]:
+    """Compute as PyTorch does by itself, whatever the caller is about: as under ``cpu_by_default``, in the precision
+    that tensors have (no ``torch.autocast``), and so that gradients can be asked for (no ``torch.inference_mode``).
+    Afterwards all is as it was.
+    """
+    with ExitStack() as left:
+        left.enter_context(cpu_by_default())
+        # Lightning lets gradients be taken for a fit, and leaves it at that.
+        left.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
+        if torch.is_inference_mode_enabled():
+            left.enter_context(torch.inference_mode(False))
+        for kind in _KINDS_WITH_AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                left.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
 def made_on_cpu(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a function run as under ``cpu_by_default``."""
+    """Let a function run as under ``usual_modes``."""
 
     @wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with cpu_by_default():
+        with usual_modes():
             return function(*args, **kwargs)
 
     return run

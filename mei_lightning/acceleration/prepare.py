@@ -235,14 +235,18 @@ class _CoreOfOneSize(nn.Module):
 def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[torch.Size]]:
     """The shapes of what the parts of a model are given, by their names, while it responds to a stimulus.
 
-    A part that is left before its end, for the sake of what is inside it, is not among them.
+    A part that is left before its end, for the sake of what is inside it, is not among them, nor is one that computes
+    in a lower precision, by ``torch.autocast``, than what it is given.
     """
     sizes: dict[str, list[torch.Size]] = {}
     read_out = model.read_out([0], some_neurons(model)[:1])
 
     def note(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            sizes.setdefault(path, []).extend(inputs[0].shape for _ in inputs[:1] if isinstance(inputs[0], Tensor))
+            given = [values for values in inputs[:1] if isinstance(values, Tensor)]
+            sizes.setdefault(path, []).extend(
+                values.shape for values in given if not torch.is_autocast_enabled(values.device.type)
+            )
 
         return hook
 

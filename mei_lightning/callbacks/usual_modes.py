@@ -1,21 +1,21 @@
-"""Where tensors go that name no device."""
+"""What PyTorch is told to do with all tensors, which a run does without."""
 
 from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mei_lightning.devices import cpu_by_default
+from mei_lightning.devices import usual_modes
 
 
-class CPUByDefault(Callback):
-    """Makes new tensors on the CPU unless a device is named, whatever is set, until the trainer is done or fails."""
+class UsualModes(Callback):
+    """Lets a trainer compute in ``usual_modes`` until it is done or fails."""
 
     def __init__(self) -> None:
         self._set = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set the default."""
-        self._set.enter_context(cpu_by_default())
+        """Leave other modes."""
+        self._set.enter_context(usual_modes())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore."""
