@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -15,6 +15,8 @@ from mei_lightning.exceptions import InvalidValueError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+_KINDS_WITH_AUTOCAST = "cpu", "cuda", "mps"
 
 _FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 
@@ -57,17 +59,6 @@ def check_device(device: torch.device, precision: torch.dtype) -> None:
 
 
 @contextmanager
-def usual_defaults() -> Iterator[None]:
-    """Make new tensors in float32 on the CPU unless they say otherwise, whatever PyTorch's defaults are.
-
-    Tensors that belong to a model or a stimulus name their device and precision; all others are of the host, which
-    reads them.
-    """
-    with _defaults(torch.device("cpu"), torch.float32):
-        yield
-
-
-@contextmanager
 def defaults_like(values: Tensor) -> Iterator[None]:
     """Make new tensors where some values are, and in double precision if they are, unless they say otherwise.
 
@@ -78,12 +69,32 @@ def defaults_like(values: Tensor) -> Iterator[None]:
         yield
 
 
-def under_usual_defaults(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a function run as under ``usual_defaults``."""
+@contextmanager
+def usual_modes() -> Iterator[None]:
+    """Compute as PyTorch does by itself, whatever the caller is about, and leave all as it was.
+
+    New tensors are in float32 on the CPU unless they say otherwise: those that belong to a model or a stimulus name
+    their device and precision, all others are of the host, which reads them. All else is computed in the precision that
+    tensors have (no ``torch.autocast``), and so that gradients can be asked for (no ``torch.inference_mode``).
+    """
+    with ExitStack() as left:
+        left.enter_context(_defaults(torch.device("cpu"), torch.float32))
+        # Lightning lets gradients be taken for a fit, and leaves it at that.
+        left.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
+        if torch.is_inference_mode_enabled():
+            left.enter_context(torch.inference_mode(False))
+        for kind in _KINDS_WITH_AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                left.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def in_usual_modes(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function run as under ``usual_modes``."""
 
     @wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with usual_defaults():
+        with usual_modes():
             return function(*args, **kwargs)
 
     return run

@@ -17,7 +17,7 @@ from mei_lightning.callbacks.progress import StepProgressBar
 from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
-from mei_lightning.devices import chosen_accelerator, under_usual_defaults
+from mei_lightning.devices import chosen_accelerator, in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
 from mei_lightning.optimization.launcher import check_fork, ended_together
@@ -36,7 +36,7 @@ from mei_lightning.sizes import Sizes, several_sizes
 
 
 @takes_settings()
-@under_usual_defaults
+@in_usual_modes
 def find_meis(
     model: nn.Module | str,
     neurons: Neurons,

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from mei_lightning import __version__
 from mei_lightning.arguments import whole_numbers
 from mei_lightning.constraints import ChannelRanges, NormAndRange, free_entries
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
+from mei_lightning.models.precision import precision_of_stimuli
 from mei_lightning.models.trial import try_model
 from mei_lightning.neurons import Neuron, NeuronLike, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
@@ -66,7 +67,7 @@ class MEIProblem:
         TypeError: if an argument is of a wrong type.
     """
 
-    @under_usual_defaults
+    @in_usual_modes
     def __init__(
         self,
         model: nn.Module | str,
@@ -118,8 +119,8 @@ class MEIProblem:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of stimuli: that of the model's weights, if it has any."""
-        return next((weight.dtype for weight in self.model.parameters() if weight.is_floating_point()), None)
+        """Of stimuli: that of the model's weights, if it has any, but at least single precision."""
+        return precision_of_stimuli(self.model)
 
     @property
     def shifts(self) -> list[int]:

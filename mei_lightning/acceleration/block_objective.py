@@ -102,7 +102,7 @@ class _Scores(torch.autograd.Function):
                     own_scores.sum().neg().backward()
                     assert own.grad is not None
                     gradient[places] = own.grad[..., :count].permute(ROWS_FIRST)
-            scores[places] = own_scores.detach()[:count]
+            scores[places] = own_scores.detach()[:count].to(scores.dtype)
 
         on_one_thread_each(compute, blocks)
         ctx.gradient = gradient

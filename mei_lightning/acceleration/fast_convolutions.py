@@ -41,6 +41,8 @@ class FastConvolutions(TorchFunctionMode):
             padding = given.get("padding", 0)
             if (
                 torch.is_grad_enabled()
+                # What it would cast is still to come, between here and PyTorch's own convolution.
+                and not torch.is_autocast_enabled(given["input"].device.type)
                 and given["input"].requires_grad
                 and given["input"].ndim == 5
                 and not given["weight"].requires_grad

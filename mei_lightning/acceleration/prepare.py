@@ -29,7 +29,7 @@ from mei_lightning.acceleration.verification import (
     step_of,
     weight_of,
 )
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import CompilationError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 
@@ -54,7 +54,7 @@ _LEAST_GAIN = 0.7
 _PREPARED: "weakref.WeakKeyDictionary[RetinaModel, dict[tuple[Any, ...], FastModel]]" = weakref.WeakKeyDictionary()
 
 
-@under_usual_defaults
+@in_usual_modes
 def prepare(
     model: RetinaModel,
     stimulus_shape: Sequence[int],
@@ -235,14 +235,18 @@ class _CoreOfOneSize(nn.Module):
 def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[torch.Size]]:
     """The shapes of what the parts of a model are given, by their names, while it responds to a stimulus.
 
-    A part that is left before its end, for the sake of what is inside it, is not among them.
+    A part that is left before its end, for the sake of what is inside it, is not among them, nor is one that computes
+    in a lower precision, by ``torch.autocast``, than what it is given.
     """
     sizes: dict[str, list[torch.Size]] = {}
     read_out = model.read_out([0], some_neurons(model)[:1])
 
     def note(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            sizes.setdefault(path, []).extend(inputs[0].shape for _ in inputs[:1] if isinstance(inputs[0], Tensor))
+            given = [values for values in inputs[:1] if isinstance(values, Tensor)]
+            sizes.setdefault(path, []).extend(
+                values.shape for values in given if not torch.is_autocast_enabled(values.device.type)
+            )
 
         return hook
 

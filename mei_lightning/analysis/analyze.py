@@ -19,7 +19,7 @@ from mei_lightning.analysis.cross_responses import (
 from mei_lightning.analysis.freshness import DIGEST, is_current, meis_digest
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
@@ -32,7 +32,7 @@ TABLE = "measures.csv"
 HOW_TO_RENEW = "Make it anew: mei-lightning report STORE --analyze true (--model MODEL) --overwrite true."
 
 
-@under_usual_defaults
+@in_usual_modes
 def analyze_meis(
     store: str | Path,
     model: nn.Module | str | None = None,

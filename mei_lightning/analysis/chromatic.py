@@ -13,7 +13,7 @@ from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.analysis.populations import position_of
 from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.constraints import range_bounds
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
@@ -26,7 +26,7 @@ CONTRASTS = tuple(np.linspace(-1.0, 1.0, 21).round(1).tolist())
 _ROUNDING = 1e-5
 
 
-@under_usual_defaults
+@in_usual_modes
 def chromatic_landscape(
     model: nn.Module | str,
     meis: xr.Dataset,

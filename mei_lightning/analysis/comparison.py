@@ -8,7 +8,7 @@ import xarray as xr
 from torch import nn
 
 from mei_lightning.analysis.prediction import predict_rows
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
@@ -18,7 +18,7 @@ from mei_lightning.wording import first_few
 _STIMULUS = ("neuron", "channel", "time", "y", "x")
 
 
-@under_usual_defaults
+@in_usual_modes
 def compare_meis(
     meis: xr.Dataset,
     other: xr.Dataset | xr.DataArray,

@@ -14,7 +14,7 @@ from mei_lightning.analysis.prediction import predict_all_pairs, predict_rows
 from mei_lightning.analysis.standard_stimuli import StandardStimulus, standard_stimuli
 from mei_lightning.constraints import range_bounds
 from mei_lightning.constraints.projection import project_norm_and_range
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
@@ -24,7 +24,7 @@ from mei_lightning.results.dataset import groups_of, ranges_of, reducer_of
 _SAME_NORM = 1.01
 
 
-@under_usual_defaults
+@in_usual_modes
 def compare_with_standard_stimuli(
     model: nn.Module | str,
     meis: xr.Dataset,

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from mei_lightning.analysis.populations import neurons_with_mei, types_of
 from mei_lightning.analysis.prediction import predict_all_pairs
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
 from mei_lightning.results.dataset import groups_of, reducer_of
 
 
-@under_usual_defaults
+@in_usual_modes
 def cross_responses(
     model: nn.Module | str,
     meis: xr.Dataset,

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import nn
 
 from mei_lightning.analysis.prediction import predict_rows
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
@@ -23,7 +23,7 @@ from mei_lightning.results.store import VERSION_ATTRIBUTE, MEIStore
 HELD_OUT_SCORE = "held_out_score"
 
 
-@under_usual_defaults
+@in_usual_modes
 def score_held_out(
     store: str | Path,
     retina: nn.Module | str,

@@ -11,7 +11,7 @@ from mei_lightning.analysis.measure_list import SPACE, Copied, Measure, measures
 from mei_lightning.analysis.one_mei import ModelProbe, OneMEI, RunFacts
 from mei_lightning.analysis.populations import types_of
 from mei_lightning.bars import new_bar
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.loading import load_model
@@ -23,7 +23,7 @@ _LABELS = ("index", "cluster")
 _BYTES_AT_A_TIME = 2**25
 
 
-@under_usual_defaults
+@in_usual_modes
 def measure_meis(
     meis: xr.Dataset,
     model: nn.Module | str | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mei_lightning.analysis.decomposition import Array
 from mei_lightning.analysis.prediction import predict_rows
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.neurons import NeuronOrGroup
@@ -107,7 +107,7 @@ def step_onset(facts: StimulusFormat, time_steps: int) -> int:
     return max(0, min(facts.frames_lost, time_steps - shown))
 
 
-@under_usual_defaults
+@in_usual_modes
 def responses_to_steps(
     model: nn.Module,
     neurons: Sequence[NeuronOrGroup],

@@ -13,7 +13,7 @@ from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.bars import new_bar
-from mei_lightning.devices import check_device, chosen_accelerator, under_usual_defaults
+from mei_lightning.devices import check_device, chosen_accelerator, in_usual_modes
 from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import NeuronObjective, Reducer
@@ -86,7 +86,7 @@ def predict_all_pairs(
         return torch.cat(_predict(module, title, accelerator, progress_bar), dim=1)
 
 
-@under_usual_defaults
+@in_usual_modes
 def _predict(module: "_Rows | _AllPairs", title: str, accelerator: str, progress_bar: bool) -> list[Tensor]:
     quiet = quiet_trainer(
         chosen_accelerator(accelerator),
@@ -177,7 +177,7 @@ class _AllPairs(LightningModule):
         self.register_buffer("sizes", sizes)
         self.register_buffer("group_of_member", torch.arange(len(groups)).repeat_interleave(sizes))
 
-    @under_usual_defaults
+    @in_usual_modes
     def configure_model(self) -> None:
         device = self.trainer.strategy.root_device
         first = self._read([0], device)

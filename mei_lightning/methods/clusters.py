@@ -13,7 +13,7 @@ from mei_lightning.acceleration.memory import most_rows
 from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.constraints import ChannelRanges, Constraint, Mask
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.fitting import fit_rows
 from mei_lightning.models.base import frozen
@@ -31,7 +31,7 @@ _MOST_ROUNDS = 30
 _SPLITS_TRIED = 3
 
 
-@under_usual_defaults
+@in_usual_modes
 def cluster_by_stimulus(
     model: nn.Module | str,
     neurons: Neurons,

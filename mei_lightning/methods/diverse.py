@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mei_lightning.acceleration.memory import rows_that_fit
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.fitting import Beginning, dataset, fit_rows, from_meis
 from mei_lightning.objectives import DiverseObjective
@@ -21,7 +21,7 @@ from mei_lightning.problem import Neurons
 _MARGIN = 1e-3
 
 
-@under_usual_defaults
+@in_usual_modes
 def find_diverse_stimuli(
     model: nn.Module | str,
     neurons: Neurons,

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from mei_lightning.acceleration.memory import rows_that_fit
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.diverse import diverse_stimuli
 from mei_lightning.methods.fitting import Beginning, dataset, fit_rows, from_meis
@@ -25,7 +25,7 @@ TOLERANCE = 0.02
 _BULGES = (0.0, 0.5, 1.0)
 
 
-@under_usual_defaults
+@in_usual_modes
 def find_invariance_paths(
     model: nn.Module | str,
     neurons: Neurons,

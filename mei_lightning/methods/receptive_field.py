@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.acceleration.rounding import full_precision
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
@@ -17,7 +17,7 @@ from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.settings import MEISettings
 
 
-@under_usual_defaults
+@in_usual_modes
 def find_receptive_fields(
     model: nn.Module | str,
     neurons: Neurons,

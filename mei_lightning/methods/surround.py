@@ -11,7 +11,7 @@ from torch import nn
 
 from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.constraints import NormAndRange
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.fitting import dataset, fit_rows, from_meis
 from mei_lightning.objectives import SurroundObjective
@@ -39,7 +39,7 @@ def centre_mask(stimulus: ArrayLike, least: float = 0.1) -> NDArray[np.bool_]:
     return ndimage.binary_fill_holes(own)  # type: ignore[no-any-return]
 
 
-@under_usual_defaults
+@in_usual_modes
 def find_surrounds(
     model: nn.Module | str,
     neurons: Neurons,

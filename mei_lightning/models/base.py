@@ -14,6 +14,7 @@ from mei_lightning.arguments import check_instance, in_short, is_positive, numbe
 from mei_lightning.devices import defaults_like
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.found_out import frames_lost_by, neurons_of
+from mei_lightning.models.precision import as_shown_to, as_used, in_own_precision
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.models.weights import load_weights
 from mei_lightning.neurons import Neuron, check_neuron_indices
@@ -176,14 +177,15 @@ class RetinaModel(nn.Module):
         self.check_session(data_key)
         if self.stimulus_format.is_still:
             stimulus = stimulus[:, :, 0]
+        shown = as_shown_to(self.network, stimulus)
         with defaults_like(stimulus):
-            responses = self.network(stimulus, data_key=data_key) if self.has_sessions else self.network(stimulus)
+            responses = self.network(shown, data_key=data_key) if self.has_sessions else self.network(shown)
         if not isinstance(responses, Tensor):
             raise InvalidTypeError(
                 f"The network of model '{self.name}' returned a {type(responses).__name__}, where the responses alone "
                 "are needed, as a tensor: change the last line of its forward to return responses."
             )
-        return responses[:, None] if responses.ndim == 2 else responses
+        return as_used(responses[:, None] if responses.ndim == 2 else responses, stimulus)
 
     def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         """A module for the responses of chosen neurons, each to one stimulus of a batch, or each to all of them.
@@ -215,7 +217,7 @@ class RetinaModel(nn.Module):
             self.check_session(session)
             extremes = [min(of_session), max(of_session)]
             check_neuron_indices(extremes, self._neurons_per_session[session or ""], session)
-        return self._read_out(rows, neurons)
+        return in_own_precision(self._read_out(rows, neurons), self)
 
     def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         """Make the module of ``read_out``: the slow way that is right for every model."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.precision import as_used
 
 Position = Literal["centre", "mean"] | tuple[int, int]
 
@@ -75,7 +76,7 @@ class InnerUnits(RetinaModel):
         try:
             model(stimulus, data_key=self.session)
         except _Reached as reached:
-            return self._at_position(reached.output)
+            return as_used(self._at_position(reached.output), stimulus)
         finally:
             hook.remove()
         raise InvalidValueError(

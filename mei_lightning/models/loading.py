@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mei_lightning.arguments import flag, in_short
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, freeze
 from mei_lightning.models.openretina import OpenRetinaModel, is_openretina_module
@@ -17,7 +17,7 @@ BUILT_IN_MODELS = ("simulated", "digital_twin")
 _OPENRETINA_PREFIX = "openretina:"
 
 
-@under_usual_defaults
+@in_usual_modes
 def load_model(
     name_or_path: str | Path | nn.Module, *, allow_unpickling: bool = False, centred_readouts: bool = False
 ) -> RetinaModel:

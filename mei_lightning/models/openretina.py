@@ -28,6 +28,7 @@ from mei_lightning.models.openretina_read_out import (
     is_ensemble,
     network_read_out,
 )
+from mei_lightning.models.precision import as_shown_to, as_used
 from mei_lightning.models.read_out import MeanReadOut
 from mei_lightning.models.sessions import SessionsModel
 from mei_lightning.neurons import Neuron
@@ -141,13 +142,13 @@ class OpenRetinaModel(SessionsModel):
         """
         if data_key is not None or not self.has_sessions:
             self.check_session(data_key)
-            return self.network(stimulus, data_key=data_key)
+            return as_used(self.network(as_shown_to(self.network, stimulus), data_key=data_key), stimulus)
         if not all(map(answers_for_all_sessions, _members(self.network))):
             return super().forward(stimulus)
         with warnings.catch_warnings():
             # openretina warns at each step that all sessions are meant, which the caller has said.
             warnings.filterwarnings("ignore", "No data key provided", UserWarning)
-            return self.network(stimulus)
+            return as_used(self.network(as_shown_to(self.network, stimulus)), stimulus)
 
     @property
     def core(self) -> nn.Module:

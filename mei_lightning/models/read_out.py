@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mei_lightning.acceleration.blocks import ROWS_LAST
 from mei_lightning.acceleration.rounding import summing_precision
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.models.precision import as_shown_to, as_used
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
 # So many neurons of the same stimulus share one copy of its features. It bounds the memory of large groups, and of
@@ -203,7 +204,8 @@ def gather_neurons(
 
 def session_responses(model: nn.Module, stimulus: Tensor, session: str | None) -> Tensor:
     """Responses ``[rows, time', neurons]`` of one session; a model that returns no time axis has one frame."""
-    responses = model(stimulus) if session is None else model(stimulus, data_key=session)
+    shown = as_shown_to(model, stimulus)
+    responses = model(shown) if session is None else model(shown, data_key=session)
     if responses.ndim == 2:
         responses = responses[:, None]
     if responses.ndim != 3:
@@ -211,7 +213,7 @@ def session_responses(model: nn.Module, stimulus: Tensor, session: str | None) -
             f"The model returned responses of shape {tuple(responses.shape)} for a stimulus of shape "
             f"{tuple(stimulus.shape)}; expected [batch, time', neurons] or [batch, neurons]."
         )
-    return responses
+    return as_used(responses, stimulus)
 
 
 def _by_session(neurons: Sequence[Neuron]) -> tuple[dict[str | None, list[int]], Tensor]:

@@ -96,6 +96,8 @@ def _check_signature(model: RetinaModel) -> None:
 
 def _way_out(model: RetinaModel, stimulus: Tensor, session: str | None) -> str:
     """What to change, found by trying what the network takes in place of the stimulus."""
+    if any(values.is_inference() for values in (*model.parameters(), *model.buffers())):
+        return "Its weights were made under torch.inference_mode(): make or load it outside of that."
     if type(model).forward is RetinaModel.forward:
         arguments = {} if session is None else {"data_key": session}
         for shown, change in _other_stimuli(model, stimulus):

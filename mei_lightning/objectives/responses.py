@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mei_lightning.arguments import in_short, whole_numbers
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.precision import as_used
 from mei_lightning.models.read_out import SessionReadOut, session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives.base import Objective, in_words, settings_in_words, sum_in_words, terms_of, weighed
@@ -178,7 +179,7 @@ class NeuronObjective(Objective):
     def traces_and_scores(self, stimulus: Tensor) -> tuple[Tensor, Tensor]:
         """Responses ``[rows, time']`` of the rows' neurons, and scores ``[rows]``, from one pass of the model."""
         traces = self.traces(stimulus)
-        return traces, self.score(traces)
+        return traces, as_used(self.score(traces), traces)
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""

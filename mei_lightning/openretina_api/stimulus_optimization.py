@@ -17,7 +17,7 @@ from mei_lightning.constraints import (
     last_channel_ranges,
     processed,
 )
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.objectives import Objective
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer
@@ -157,7 +157,7 @@ class _Process(Protocol):
     def process(self, x: Tensor, /) -> Tensor: ...
 
 
-@under_usual_defaults
+@in_usual_modes
 def optimize_stimulus(
     stimulus: Tensor,
     optimizer_init_fn: Callable[[list[Tensor]], Optimizer],

@@ -11,7 +11,7 @@ from torch import nn
 
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.results_writer import ResultsWriter
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.optimization.optimizers import AdaptivePowerMethod
@@ -30,7 +30,7 @@ _EPOCHS_OF_TRAINER = 1000
 class ProblemModule(PopulationModule):
     """The MEIs of a problem: results are written, and only the same run continues them; arguments as for its base."""
 
-    @under_usual_defaults
+    @in_usual_modes
     def __init__(self, problem: MEIProblem, check_interval: int = 4) -> None:
         super().__init__(problem, check_interval)
         self.save_hyperparameters(problem.summary)
@@ -140,7 +140,7 @@ class MEIModule(ProblemModule):
         TypeError: if an argument is of a wrong type.
     """
 
-    @under_usual_defaults
+    @in_usual_modes
     def __init__(
         self,
         retina: nn.Module | str = "digital_twin",

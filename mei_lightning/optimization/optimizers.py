@@ -234,7 +234,7 @@ class AdaptivePowerMethod(RowOptimizer):
         step = _adapted(group, state["step"], stimulus, gradient, stimulus - state["previous"], size)
         state["step"], state["previous"] = step, stimulus
         factor = torch.where(steepness > 0, step * size / steepness, 0)
-        return torch.addcmul(stimulus, gradient, per_row(factor, stimulus), value=-1)
+        return torch.addcmul(stimulus, gradient, per_row(factor, stimulus), value=-1).to(stimulus.dtype)
 
 
 def check_optimizer(optimizer: object) -> None:

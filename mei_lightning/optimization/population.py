@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.found import start_similarities
 from mei_lightning.optimization.logs import values_of_scores, values_of_stimuli
@@ -50,7 +50,7 @@ class PopulationModule(SlotModule):
         converged_share, seed_similarity: metrics of the neurons that have been done since the run was last started.
     """
 
-    @under_usual_defaults
+    @in_usual_modes
     def __init__(self, problem: MEIProblem, check_interval: int = 4) -> None:
         super().__init__(problem, check_interval)
         self.configuration: Configuration = copy(problem.configuration)

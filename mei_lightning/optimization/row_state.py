@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from mei_lightning.acceleration.row_arithmetic import per_row, put_rows
+from mei_lightning.models.precision import at_least_single
 from mei_lightning.wording import first_few
 
 ROUNDING = 1e-6
@@ -60,7 +61,7 @@ class RowState(nn.Module):
     def __init__(self, stimulus: Tensor) -> None:
         super().__init__()
         rows = len(stimulus)
-        lowest = stimulus.new_full((rows,), -torch.inf)
+        lowest = stimulus.new_full((rows,), -torch.inf, dtype=at_least_single(stimulus.dtype))
         self.register_buffer("best_stimulus", stimulus)
         self.register_buffer("best_score", lowest.clone())
         self.register_buffer("best_value", lowest.clone())

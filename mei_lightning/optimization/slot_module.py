@@ -15,7 +15,7 @@ from mei_lightning.acceleration.memory import rows_that_fit, rows_with_room
 from mei_lightning.acceleration.prepare import Precision, prepare
 from mei_lightning.acceleration.row_arithmetic import cosines, fill_rows
 from mei_lightning.callbacks.cpu_threads import ThreadsForBlocks
-from mei_lightning.devices import under_usual_defaults
+from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, StimulusFormat
 from mei_lightning.objectives import NeuronObjective, Objective
@@ -46,7 +46,7 @@ class SlotModule(StimulusModule):
 
     rows: SlottedRows
 
-    @under_usual_defaults
+    @in_usual_modes
     def __init__(self, problem: MEIProblem, check_interval: int) -> None:
         settings, search = problem.settings, problem.search
         if settings.rows_per_device is not None and settings.rows_per_device < search.starts:
@@ -112,7 +112,7 @@ class SlotModule(StimulusModule):
         stimulus = self.problem.starts(number)
         return torch.cat([stimulus, *[stimulus[:1]] * self._moved_rows])
 
-    @under_usual_defaults
+    @in_usual_modes
     def configure_model(self) -> None:
         """Prepare the model, and make as many slots as the device has room for, unless slots are taken already."""
         device, settings, search = self.trainer.strategy.root_device, self.problem.settings, self.problem.search

@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 
 from mei_lightning.acceleration.row_arithmetic import put_rows, row_norms
 from mei_lightning.arguments import check_instance
-from mei_lightning.callbacks.defaults import UsualDefaults
 from mei_lightning.callbacks.frozen_model import FrozenModel
+from mei_lightning.callbacks.usual_modes import UsualModes
 from mei_lightning.constraints import Constraint, as_constraint
-from mei_lightning.devices import check_device, under_usual_defaults
+from mei_lightning.devices import check_device, in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.precision import as_used
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
 from mei_lightning.optimization.optimizers import (
     AdaptivePowerMethod,
@@ -81,7 +82,7 @@ class StimulusModule(RowModule):
             is of a wrong type.
     """
 
-    @under_usual_defaults
+    @in_usual_modes
     def __init__(
         self,
         objective: Objective | Callable[[Tensor], Tensor],
@@ -138,8 +139,8 @@ class StimulusModule(RowModule):
         return with_state_of_rows(self.optimizer_factory, self.stimulus) if len(self.rows) > 1 else optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Freeze the objective's model for the time of the fit, and make tensors of the host on the host."""
-        return [UsualDefaults(), FrozenModel(self.objective)]
+        """Freeze the objective's model for the time of the fit, and leave modes such as inference and autocast."""
+        return [UsualModes(), FrozenModel(self.objective)]
 
     def setup(self, stage: str) -> None:
         """Refuse a precision of the trainer's in which the model cannot compute.
@@ -163,11 +164,12 @@ class StimulusModule(RowModule):
     def _evaluate(self, stimulus: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         scores = objective(stimulus)
         check_rows("objective", self.objective, scores, stimulus)
+        scores = as_used(scores, stimulus)
         if self.regularizer is None:
             return scores, scores
         costs = self.regularizer(stimulus)
         check_rows("regularizer", self.regularizer, costs, stimulus)
-        return scores, scores - costs
+        return scores, scores - as_used(costs, stimulus)
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """Minus the sum of the rows' values; remembers each row's best iterate."""

@@ -10,6 +10,7 @@ from mei_lightning.analysis.standard_stimuli import standard_stimuli
 from mei_lightning.arguments import is_whole
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.precision import precision_of_stimuli
 from mei_lightning.starting_points.base import InitialStimuli, NeuronStart
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
@@ -25,8 +26,8 @@ class LinearReceptiveField(InitialStimuli):
 
     def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
         """Gradients ``[restarts, channels, time, height, width]``."""
-        weight_type = next((weight.dtype for weight in neuron.objective.model.parameters()), torch.float32)
-        noise = neuron.feasible(initial_stimulus(seeds, neuron.shape).to(weight_type))
+        precision = precision_of_stimuli(neuron.objective.model)
+        noise = neuron.feasible(initial_stimulus(seeds, neuron.shape).to(precision))
         around = noise.clone()
         around[0] = 0
         with torch.enable_grad():
@@ -67,8 +68,7 @@ class BestNaturalClip(InitialStimuli):
         if neuron.shape not in self._made:
             made = standard_stimuli(model.stimulus_format, neuron.shape[1], num_movies=self.clips)[-self.clips :]
             self._made[neuron.shape] = torch.stack([clip.make() for clip in made])
-        weight_type = next((weight.dtype for weight in model.parameters()), torch.float32)
-        clips = neuron.feasible(self._made[neuron.shape].to(weight_type))
+        clips = neuron.feasible(self._made[neuron.shape].to(precision_of_stimuli(model)))
         with torch.no_grad():
             scores = torch.cat([neuron.scores(part) for part in clips.split(ROWS_PER_BLOCK)])
         return clips[scores.argsort(descending=True, stable=True)[: len(seeds)].cpu()]

@@ -1,21 +1,21 @@
-"""Where and in which precision tensors are made that do not say so."""
+"""What PyTorch is told to do with all tensors, which a run does without."""
 
 from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mei_lightning.devices import usual_defaults
+from mei_lightning.devices import usual_modes
 
 
-class UsualDefaults(Callback):
-    """Keeps PyTorch's usual defaults, whatever is set, until the trainer is done or fails."""
+class UsualModes(Callback):
+    """Lets a trainer compute in ``usual_modes`` until it is done or fails."""
 
     def __init__(self) -> None:
         self._set = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set the defaults."""
-        self._set.enter_context(usual_defaults())
+        """Leave other modes."""
+        self._set.enter_context(usual_modes())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore."""
