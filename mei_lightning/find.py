@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
+from mei_lightning.arguments import plain
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -78,6 +79,7 @@ def find_meis(
         TypeError: if an argument is of a wrong type.
         KeyboardInterrupt: if you interrupt it, once what was found is on disk.
     """
+    devices = plain(devices)  # type: ignore[assignment]
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
     _check_run(devices, directory, callbacks)

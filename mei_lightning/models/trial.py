@@ -97,7 +97,7 @@ def _check_signature(model: RetinaModel) -> None:
 def _way_out(model: RetinaModel, stimulus: Tensor, session: str | None) -> str:
     """What to change, found by trying what the network takes in place of the stimulus."""
     if type(model).forward is RetinaModel.forward:
-        arguments = {} if session is None else {"data_key": session}
+        arguments = {"data_key": model.key_of_session(session)} if model.has_sessions else {}
         for shown, change in _other_stimuli(model, stimulus):
             try:
                 with torch.no_grad():

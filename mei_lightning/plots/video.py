@@ -295,7 +295,7 @@ def _frame_rate(fps: float | None, facts: StimulusFormat) -> Fraction:
         fps = facts.frame_rate or 30.0
     if not (math.isfinite(fps) and fps > 0):
         raise InvalidValueError(f"A video needs a positive number of frames per second, got fps={fps}.")
-    return Fraction(fps).limit_denominator(1001)
+    return Fraction(float(fps)).limit_denominator(1001)
 
 
 def _frames_and_rate(
@@ -380,7 +380,8 @@ def _mosaic(tiles: Frames, labels: list[str], title: str = "") -> Iterator[Frame
     draw.text((gap, 2), title, fill=(0, 0, 0), font=font)
     if label_height:
         for (top, left), label in zip(corners, labels, strict=True):
-            text = label
+            # Pillow measures a single line only.
+            text = " ".join(label.split())
             while draw.textlength(text, font=font) > width * factor and len(text) > 2:
                 text = "…" + text[2:]
             draw.text((left, top - label_height + 2), text, fill=(0, 0, 0), font=font)

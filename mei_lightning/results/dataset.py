@@ -10,7 +10,7 @@ import xarray as xr
 
 from mei_lightning.constraints import ChannelRanges
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError
-from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
 from mei_lightning.results.configuration import as_data, ranges_from, ranges_in, read_configuration
@@ -125,7 +125,7 @@ def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:
         raise InvalidValueError(
             f"Model '{model.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'."
         )
-    groups = [list(group_of_label(label, model.has_sessions)) for label in meis["neuron"].values.tolist()]
+    groups = [list(group_of_label(label, sessions_of(model))) for label in meis["neuron"].values.tolist()]
     for neuron in {neuron for group in groups for neuron in group}:
         model.check_session(neuron.session)
         check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
