@@ -24,6 +24,7 @@ from mei_lightning.optimization.launcher import check_fork, ended_together
 from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
+from mei_lightning.paths import local_path
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.results.place import STORE, place_of_results
 from mei_lightning.results.run_log import RunLogger, run_name
@@ -109,7 +110,7 @@ def meis_of(
     """The MEIs of a problem; everything else is as for ``find_meis``."""
     module = ProblemModule(problem)
     with place_of_results(directory) as place:
-        logging = log_directory is not None
+        logs = None if log_directory is None else str(local_path("log_directory", log_directory))
         given = next((callback for callback in callbacks if isinstance(callback, RowConvergence)), None)
         rule = given or RowConvergence()
         # A run that is continued goes on in the same log.
@@ -121,11 +122,11 @@ def meis_of(
                 strategy=strategy_for(devices),
                 plugins=cluster_plugins(),  # type: ignore[arg-type]
                 max_epochs=-1,
-                logger=RunLogger(str(log_directory), "", version, default_hp_metric=False) if logging else False,
+                logger=RunLogger(logs, "", version, default_hp_metric=False) if logs else False,
                 callbacks=[
                     *([] if given else [rule]),
                     ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
-                    *([StimulusLogger()] if logging else []),
+                    *([StimulusLogger()] if logs else []),
                     *([StepProgressBar()] if progress_bar else []),
                     *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
                     InterruptTogether(),
