@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
+from mei_lightning.arguments import plain
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -24,6 +25,7 @@ from mei_lightning.optimization.launcher import check_fork, ended_together
 from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
+from mei_lightning.paths import local_path
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.results.configuration import Setting
 from mei_lightning.results.norms import directory_of_norm, is_complete, joined_norms
@@ -89,6 +91,7 @@ def find_meis(
         TypeError: if an argument is of a wrong type.
         KeyboardInterrupt: if you interrupt it, once what was found is on disk.
     """
+    devices = plain(devices)  # type: ignore[assignment]
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
     _check_run(devices, directory, callbacks)
@@ -154,7 +157,8 @@ def _check_goes_on(problem: MEIProblem, run: Run, store: Path) -> None:
 def _fit(problem: MEIProblem, run: Run, place: Path) -> None:
     """Find the MEIs of a problem, and keep them in a store at a place; one of the user's has pictures as well."""
     module, rule, callbacks = ProblemModule(problem), run.rule, run.callbacks
-    logging, lasting = run.log_directory is not None, run.directory is not None
+    logs = None if run.log_directory is None else str(local_path("log_directory", run.log_directory))
+    lasting = run.directory is not None
     # A run that is continued goes on in the same log.
     version = run_name(module.configuration, rule) if lasting else None
     with silent_lightning():
@@ -164,11 +168,11 @@ def _fit(problem: MEIProblem, run: Run, place: Path) -> None:
             strategy=strategy_for(run.devices),
             plugins=cluster_plugins(),  # type: ignore[arg-type]
             max_epochs=-1,
-            logger=RunLogger(str(run.log_directory), "", version, default_hp_metric=False) if logging else False,
+            logger=RunLogger(logs, "", version, default_hp_metric=False) if logs else False,
             callbacks=[
                 *([] if rule in callbacks else [rule]),
                 ResultsWriter(str(place), report=lasting, lasting=lasting),
-                *([StimulusLogger()] if logging else []),
+                *([StimulusLogger()] if logs else []),
                 *([StepProgressBar()] if run.progress_bar else []),
                 *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
                 InterruptTogether(),

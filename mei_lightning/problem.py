@@ -17,7 +17,7 @@ from mei_lightning.arguments import whole_numbers
 from mei_lightning.constraints import ChannelRanges, NormAndRange, free_entries
 from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.models.base import RetinaModel, weights_digest
+from mei_lightning.models.base import RetinaModel, sessions_of, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.models.precision import precision_of_stimuli
@@ -243,7 +243,7 @@ class MEIProblem:
 def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
     if isinstance(neurons, str) and neurons == "all":
         neurons = NeuronSelection()
-    groups = groups_of(neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons)
+    groups = groups_of(neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons, sessions_of(model))
     if not groups:
         raise InvalidValueError(
             "neurons is empty: name at least one, as (session, index). Model "

@@ -1,12 +1,11 @@
 """What arguments of a run have to be that are about where and how, and not about what is found."""
 
-from pathlib import Path
-
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 
 from mei_lightning.arguments import check_instance, flag, in_short, several, whole_numbers
-from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.paths import local_path
 
 _NAMED_BY_LIGHTNING = ("auto", "gpu")
 
@@ -26,8 +25,8 @@ def check_run_arguments(
         ValueError: likewise, if there is no such accelerator, or no such number of devices.
     """
     for name, place in (("directory", directory), ("log_directory", log_directory)):
-        if place is not None and not isinstance(place, str | Path):
-            raise InvalidTypeError(f"{name}={in_short(place)} must be a path, e.g. {name}='results'.")
+        if place is not None:
+            local_path(name, place)
     flag("progress_bar", progress_bar)
     _check_accelerator(accelerator)
     _check_devices(devices)

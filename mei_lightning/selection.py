@@ -8,7 +8,7 @@ import pandas as pd
 from mei_lightning.arguments import in_short, several, whole_number, whole_numbers
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.neurons import Neuron, check_neuron_indices
+from mei_lightning.neurons import Neuron, check_neuron_indices, session_name
 from mei_lightning.wording import first_few
 
 
@@ -27,7 +27,7 @@ class NeuronSelection:
             "session" makes each session's population a group.
     """
 
-    sessions: Sequence[str] | None = None
+    sessions: Sequence[str | int] | None = None
     indices: Sequence[int] | None = None
     where: Mapping[str, bool | int | float | str | Sequence[bool | int | float | str]] | None = None
     sample: int | None = None
@@ -36,7 +36,7 @@ class NeuronSelection:
 
     def __post_init__(self) -> None:
         if self.sessions is not None:
-            object.__setattr__(self, "sessions", _names("sessions", self.sessions))
+            object.__setattr__(self, "sessions", [session_name(name) for name in several(self.sessions)])
         if self.indices is not None:
             object.__setattr__(self, "indices", whole_numbers("indices", self.indices))
         if self.where is not None and not isinstance(self.where, Mapping):
@@ -88,13 +88,6 @@ class NeuronSelection:
         for value, neuron in zip(table[self.together], neurons, strict=True):
             groups.setdefault(value, []).append(neuron)
         return list(groups.values())
-
-
-def _names(argument: str, value: object) -> list[str]:
-    names = several(value)
-    if wrong := [name for name in names if not isinstance(name, str)]:
-        raise InvalidTypeError(f"{argument}: {in_short(wrong[0])} is no name. Give {argument}=[{str(wrong[0])!r}].")
-    return names  # type: ignore[return-value]
 
 
 def _has_value(table: pd.DataFrame, column: str, value: object) -> pd.Series:

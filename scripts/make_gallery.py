@@ -21,6 +21,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mei_lightning import DigitalTwin, save_figure
 from mei_lightning.cli.main import main as mei_lightning
+from mei_lightning.paths import local_path
 from mei_lightning.plots.style import DIVERGING_MAP, STYLE, WIDTH, channel_colors, readable
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -47,9 +48,10 @@ def main() -> None:
     sys.argv = sys.argv[:1]
 
     found = {}
+    results = local_path("--results", arguments.results)
     for recipe in arguments.recipes:
         print(f"{recipe} ...", flush=True)
-        found[recipe] = run(recipe, Path(arguments.results) / recipe)
+        found[recipe] = run(recipe, results / recipe)
     print(f"Gallery: {save_figure(draw(found), arguments.output)}")
 
 

@@ -13,7 +13,6 @@ python scripts/reproduce_hoefling.py
 """
 
 import argparse
-from pathlib import Path
 
 import matplotlib as mpl
 import xarray as xr
@@ -34,6 +33,7 @@ from mei_lightning import (
     type_responses,
     write_report,
 )
+from mei_lightning.paths import local_path
 from mei_lightning.plots.style import STYLE, readable
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--search", default="quick", choices=["quick", "normal", "thorough"])
     parser.add_argument("--output", default="logs/hoefling", help="where the results go, and are continued")
     arguments = parser.parse_args()
-    output = Path(arguments.output)
+    output = local_path("--output", arguments.output)
 
     twin, retina = load_model("digital_twin"), load_model("simulated")
     chosen = NeuronSelection(

@@ -91,6 +91,29 @@ def test_numbers_of_numpy_are_numbers():
     assert ml.Fourier(temporal=np.array([1.0, 4.0])).temporal == (1.0, 4.0)
 
 
+@pytest.mark.parametrize("whole", [np.int64, torch.tensor])
+def test_numbers_of_a_run_can_be_those_of_numpy(whole, tmp_path):
+    facts = ml.StimulusFormat(
+        ["green", "UV"],
+        whole(6),
+        whole(5),
+        frame_rate=np.float32(30),
+        mean=np.array([37, 36], dtype=np.float32),
+        sd=np.array([29, 40], dtype=np.float32),
+        frames_lost=whole(3),
+    )
+    model = ml.RetinaModel(LinearNetwork(3), facts, whole(3))
+    settings = {"seed": 3, "time_steps": 4, "max_steps": 2, "restarts": 2, "rows_per_device": 4}
+    given = {name: whole(value) for name, value in settings.items()}
+    found = find(model, [whole(1)], directory=tmp_path, devices=whole(1), norm=np.float32(3), **given)
+    # As JSON it is what plain numbers are: the run is known again.
+    again = find(model, [1], directory=tmp_path, norm=3, **settings)
+    assert found.identical(again)
+    ml.export_for_experiment(found, tmp_path / "shown", ["1"], clip=True, gap=np.float32(0.5), repeats=whole(2))
+    assert json.loads((tmp_path / "shown" / "stimuli.json").read_text())["gap_s"] == 0.5
+    ml.save_stimulus_to_gif(found["stimulus"][0].values, tmp_path / "slow.gif", fps=np.float32(10))
+
+
 def test_a_step_follows_one_member():
     ensemble = ml.Ensemble([video_model(), video_model(1)])
     with pytest.raises(ValueError, match=r"RandomMember\(\) more than once.*Name it once"):
@@ -226,11 +249,15 @@ FACTS = {"channel_names": ("green", "UV"), "height": 6, "width": 5, "frame_rate"
         (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, 0), "neurons_per_session=0 must be at least 1."),
         (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, ["monday"]), "neurons_per_session=['monday'] must be"),
         (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {"monday": 2.5}), "neurons_per_session['monday']=2.5"),
-        (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {1: 5}), "the name of session 1 must be a text."),
+        (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {1.5: 5}), "The name of session 1.5 must be a text or"),
+        (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {True: 5}), "The name of session True must be a text or"),
+        (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {"": 5}), "'' cannot be the name of a session"),
+        (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {"a\0b": 5}), "cannot be the name of a session"),
+        (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {1: 5, "1": 5}), "two sessions have one name"),
         (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, {}), "neurons_per_session is empty"),
         (lambda: ml.RetinaModel(StillNetwork(), STILL_FORMAT, 5, name=3), "RetinaModel(name=3) must be a text."),
         (lambda: ml.Ensemble(linear_model()), "is not a list of models: give Ensemble([model_1, model_2])"),
-        (lambda: ml.NeuronSelection(sessions=1), "sessions: 1 is no name. Give sessions=['1']."),
+        (lambda: ml.NeuronSelection(sessions=1.5), "The name of session 1.5 must be a text or a whole number."),
         (lambda: ml.NeuronSelection(indices="0"), "indices='0' must be a whole number."),
         (lambda: ml.NeuronSelection(indices=[0.5]), "indices=0.5 must be a whole number."),
         (lambda: ml.NeuronSelection(where="on_off"), "where='on_off' must name columns of the neuron table"),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mei_lightning.neurons import Neuron, as_neuron, group_label, group_of, seed_of_row
+from mei_lightning.neurons import Neuron, as_neuron, group_label, group_of, group_of_label, groups_of, seed_of_row
 
 neurons = st.builds(Neuron, st.sampled_from([None, "monday", "tuesday"]), st.integers(0, 999))
 
@@ -19,6 +19,7 @@ neurons = st.builds(Neuron, st.sampled_from([None, "monday", "tuesday"]), st.int
         (3, Neuron(None, 3)),
         (np.int32(3), Neuron(None, 3)),
         (Neuron("monday", 3), Neuron("monday", 3)),
+        (Neuron(20240501, 3), Neuron("20240501", 3)),
     ],
 )
 def test_ways_to_write_a_neuron(written, neuron):
@@ -35,6 +36,21 @@ def test_what_is_not_a_neuron_is_named(wrong):
     assert repr(wrong) in str(caught.value)
     with pytest.raises(ValueError, match="give"):
         group_of(wrong)
+
+
+def test_a_whole_number_names_a_session_that_the_model_has():
+    assert groups_of((20240501, 3), ["20240501"]) == [(Neuron("20240501", 3),)]
+    assert groups_of([(np.int64(20240501), 3), [(20240501, 1), ("a", 0)]], ["a", "20240501"]) == [
+        (Neuron("20240501", 3),),
+        (Neuron("20240501", 1), Neuron("a", 0)),
+    ]
+    assert groups_of([(20240501, 3)]) == [(Neuron(None, 20240501), Neuron(None, 3))]
+
+
+@pytest.mark.parametrize("name", ["mon\nday", "a/0+b", "a/0+a", "1", "ä %20", "+", "/0", "x/1\n"])
+def test_a_label_names_its_neurons_whatever_characters_a_session_has(name):
+    group = (Neuron(name, 12), Neuron("other", 3), Neuron(name, 0))
+    assert group_of_label(group_label(group), [name, "other"]) == group
 
 
 def test_an_empty_group_is_refused():

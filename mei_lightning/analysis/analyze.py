@@ -24,6 +24,7 @@ from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
+from mei_lightning.paths import local_path
 from mei_lightning.results.dataset import check_store, reducer_of
 from mei_lightning.results.replacing import rename, replace
 
@@ -69,8 +70,7 @@ def analyze_meis(
         ValueError: if ``store`` does not hold MEIs, or the model has no such sessions or another stimulus.
         IndexError: if the model has no such neurons.
     """
-    store = Path(store)
-    check_store(store)
+    store = check_store(store)
     targets = [store.parent / ANALYSIS, store.parent / TABLE]
     for target in targets:
         if target.exists() and not overwrite:
@@ -111,7 +111,8 @@ def current_analysis(store: str | Path) -> xr.Dataset | None:
 
     Warns of one that is older than the MEIs, or of others, and leaves it out.
     """
-    path = Path(store).parent / ANALYSIS
+    store = local_path("store", store)
+    path = store.parent / ANALYSIS
     if not path.exists():
         return None
     with xr.open_zarr(path, chunks=None) as opened, xr.open_zarr(store, chunks=None) as meis:

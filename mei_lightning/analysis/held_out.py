@@ -59,7 +59,7 @@ def score_held_out(
             its stimulus has another shape, it found the MEIs itself, or the run's reducer is not known here.
         OSError: if the store cannot be written to; nothing has been computed by then.
     """
-    check_store(store)
+    store = check_store(store)
     meis = xr.open_zarr(store, chunks=None)
     if VERSION_ATTRIBUTE in meis.attrs:
         MEIStore(store).check_writable()

@@ -28,7 +28,7 @@ def position_of(meis: xr.Dataset, neuron: str | NeuronOrGroup) -> int:
     Raises:
         ValueError: if it is not in the dataset.
     """
-    label = neuron if isinstance(neuron, str) else group_label(group_of(neuron))
+    label = neuron if isinstance(neuron, str) else group_label(group_of(neuron, set(meis["session"].values.tolist())))
     labels = meis["neuron"].values.tolist()
     if label not in labels:
         raise InvalidValueError(f"There is no neuron {label!r} among these MEIs; there are {first_few(labels)}.")

@@ -17,6 +17,7 @@ from mei_lightning.experiment.showable import warn_of_what_no_projector_shows
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.strategies import tells_of_a_lost_process
+from mei_lightning.paths import local_path
 from mei_lightning.plots.stimuli import plot_mei, plot_meis
 from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
 from mei_lightning.results.lock import RunLock
@@ -59,6 +60,8 @@ class ResultsWriter(Callback):
     def __init__(
         self, directory: str | None = None, start_anew: bool = False, report: bool = True, lasting: bool = True
     ) -> None:
+        if directory is not None:
+            local_path("directory", directory)
         self.directory = directory
         self.start_anew = start_anew
         self.report = report
@@ -155,7 +158,7 @@ class ResultsWriter(Callback):
         return xr.open_zarr(path, chunks=None)
 
     def _directory_of(self, trainer: Trainer) -> Path:
-        return Path(self.directory or trainer.log_dir or trainer.default_root_dir)
+        return local_path("directory", self.directory or trainer.log_dir or trainer.default_root_dir)
 
     def _unlock(self) -> None:
         if self._lock is not None:

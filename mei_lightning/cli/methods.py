@@ -12,6 +12,7 @@ from mei_lightning.methods.invariance import find_invariance_paths
 from mei_lightning.methods.receptive_field import find_receptive_fields
 from mei_lightning.methods.surround import find_surrounds
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.paths import local_path
 from mei_lightning.problem import Neurons
 from mei_lightning.results.dataset import save_dataset
 
@@ -24,7 +25,7 @@ def diverse(model: RetinaModel | str, neurons: Neurons, target: Path, **options:
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    _check_free(target)
+    target = _free(target)
     _save(find_diverse_stimuli(model, neurons, **options), target)
 
 
@@ -36,7 +37,7 @@ def surround(model: RetinaModel | str, neurons: Neurons, target: Path, **options
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    _check_free(target)
+    target = _free(target)
     _save(find_surrounds(model, neurons, **options), target)
 
 
@@ -48,7 +49,7 @@ def invariance(model: RetinaModel | str, neurons: Neurons, target: Path, **optio
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    _check_free(target)
+    target = _free(target)
     _save(find_invariance_paths(model, neurons, **options), target)
 
 
@@ -60,7 +61,7 @@ def receptive_field(model: RetinaModel | str, neurons: Neurons, target: Path, **
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    _check_free(target)
+    target = _free(target)
     _save(find_receptive_fields(model, neurons, **options), target)
 
 
@@ -72,17 +73,19 @@ def cluster(model: RetinaModel | str, neurons: Neurons, target: Path, **options:
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    _check_free(target)
+    target = _free(target)
     found = cluster_by_stimulus(model, neurons, **options)
     _save(found, target)
     print(found["cluster"].to_series().value_counts().sort_index().rename("neurons").to_string())
 
 
-def _check_free(target: Path) -> None:
+def _free(target: Path) -> Path:
+    target = local_path("target", target)
     if target.exists():
         raise AlreadyThereError(
             f"{target} exists already; results are not overwritten. Give another target, or move it."
         )
+    return target
 
 
 def _save(found: xr.Dataset, target: Path) -> None:

@@ -16,6 +16,7 @@ import xarray as xr
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.experiment.description import describe_experiment, readme_of
 from mei_lightning.experiment.frames import ProjectorStimuli, projector_stimuli
+from mei_lightning.paths import local_path
 from mei_lightning.plots.video import Frames
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.replacing import replace
@@ -59,14 +60,10 @@ def export_for_experiment(
     if video not in ("mp4", "avi"):
         raise InvalidValueError(f"A lossless video is 'mp4' or 'avi', not {video!r}.")
     names = ("stimuli.npy", f"stimuli.{video}", "frame_times.csv", "levels.csv", "stimuli.json", "README.txt", _SCRIPT)
-    directory = Path(directory)
+    directory = local_path("directory", directory)
     if existing := [name for name in names if (directory / name).exists()]:
         raise AlreadyThereError(f"{directory} has {', '.join(existing)} already; give another directory, or move it.")
-    if isinstance(meis, xr.Dataset):
-        dataset = meis
-    else:
-        check_store(meis)
-        dataset = xr.open_zarr(meis, chunks=None)
+    dataset = meis if isinstance(meis, xr.Dataset) else xr.open_zarr(check_store(meis), chunks=None)
     stimuli = projector_stimuli(dataset, neurons, **shown)
     description = describe_experiment(dataset, stimuli, screen_rate)
     directory.mkdir(parents=True, exist_ok=True)
@@ -93,7 +90,8 @@ def _write_lossless(path: Path, frames: Frames, frame_rate: float) -> None:
         ".mp4": ("libx264rgb", "rgb24", {"qp": "0"}),
         ".avi": ("ffv1", "bgr0", {}),
     }[path.suffix]
-    with av.open(str(path), "w") as container:
+    # What is before a colon would be a protocol.
+    with av.open(str(path.absolute()), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(1001), options=options)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = frames.shape[1:3]

@@ -25,6 +25,7 @@ from mei_lightning.experiment.levels import (
 )
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.video import Frames, dataset_stimulus_format, projector_levels
+from mei_lightning.results.configuration import as_data
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,17 @@ def projector_stimuli(
     frames = np.concatenate(parts).repeat(enlargement, axis=1).repeat(enlargement, axis=2)
     if trigger:
         frames = _with_trigger(frames, trigger, (frame_times["frame"] == 0).to_numpy())
-    shown_as = {
-        "gap_s": gap,
-        "screen_pixels_of_a_pixel": enlargement,
-        "repeats": repeats,
-        "order_seed": order_seed,
-        "trigger_pixels": trigger,
-        "light": words_for_light(gamma, measured_light),
-        "background_rgb": _as_frames(background, shown_by, light)[0, 0, 0].tolist(),
-    }
+    shown_as = as_data(
+        {
+            "gap_s": gap,
+            "screen_pixels_of_a_pixel": enlargement,
+            "repeats": repeats,
+            "order_seed": order_seed,
+            "trigger_pixels": trigger,
+            "light": words_for_light(gamma, measured_light),
+            "background_rgb": _as_frames(background, shown_by, light)[0, 0, 0].tolist(),
+        }
+    )
     return ProjectorStimuli(frames, rate, frame_times, table, shown_as)
 
 
@@ -197,7 +200,7 @@ def _rate(facts: StimulusFormat, frame_rate: float | None) -> float:
         return facts.frame_rate
     if frame_rate is None or not frame_rate > 0:
         raise InvalidValueError(f"Still images need a positive frame_rate, images per second, got {frame_rate}.")
-    return frame_rate
+    return float(frame_rate)
 
 
 def _stimuli(meis: xr.Dataset, neurons: Sequence[str]) -> list[np.ndarray]:

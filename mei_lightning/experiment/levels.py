@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.paths import local_path
 
 BRIGHTEST = 255
 COLOURS = "RGB"
@@ -134,7 +135,7 @@ def values_to_send(levels: NDArray[np.float64], light: NDArray[np.float64] | Non
 def _read(measured: np.ndarray | str | Path) -> NDArray[np.float64]:
     if not isinstance(measured, str | Path):
         return np.asarray(measured, dtype=np.float64)
-    path = Path(measured)
+    path = local_path("measured_light", measured)
     try:
         return np.load(path).astype(np.float64) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=1)
     except (OSError, ValueError) as error:

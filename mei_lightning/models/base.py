@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,7 +18,7 @@ from mei_lightning.models.found_out import frames_lost_by, neurons_of
 from mei_lightning.models.precision import as_shown_to, as_used, in_own_precision
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.models.weights import load_weights
-from mei_lightning.neurons import Neuron, check_neuron_indices
+from mei_lightning.neurons import Neuron, check_neuron_indices, session_name
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class RetinaModel(nn.Module):
             is None) takes ``[batch, channels, height, width]`` and returns ``[batch, neurons]``.
         stimulus_format: the stimulus that the network was trained on.
         neurons_per_session: the number of neurons of each session, or one number for a model without sessions, which
-            by default is found out by trying.
+            by default is found out by trying. A session is named by a text or a whole number; results have it as text,
+            and the network is given it as it is here.
         name: what results and logs call the model; the class name of the network by default.
         weights: a file to load into the network: its ``state_dict``, from ``torch.save`` (``.pt``, ``.pth``) or as
             ``.safetensors``.
@@ -127,7 +129,7 @@ class RetinaModel(nn.Module):
         self,
         network: nn.Module,
         stimulus_format: StimulusFormat,
-        neurons_per_session: Mapping[str, int] | int | None = None,
+        neurons_per_session: Mapping[str | int, int] | Mapping[str, int] | int | None = None,
         name: str | None = None,
         weights: str | Path | None = None,
     ) -> None:
@@ -142,13 +144,23 @@ class RetinaModel(nn.Module):
         if neurons_per_session is None:
             neurons_per_session = _neurons_of(network, stimulus_format)
         self._neurons_per_session = _counts(neurons_per_session)
-        session = next(iter(self._neurons_per_session)) if self.has_sessions else None
-        self.stimulus_format = _with_frames_lost(stimulus_format, network, session)
+        given = neurons_per_session if isinstance(neurons_per_session, Mapping) else {}
+        self._data_keys: dict[str, Any] = dict(zip(self._neurons_per_session, given, strict=False))
+        self.stimulus_format = _with_frames_lost(stimulus_format, network, next(iter(given), None))
 
     @property
     def neurons_per_session(self) -> dict[str, int]:
         """Number of neurons of each session; a model without sessions has one, named ``""``."""
         return dict(self._neurons_per_session)
+
+    def key_of_session(self, session: str | int | None) -> Any:
+        """What the network is given for a session, by its name: the name as it was given.
+
+        Raises:
+            ValueError: if the session is missing or unknown.
+        """
+        self.check_session(session)
+        return self._data_keys[session_name(session)] if self.has_sessions else None
 
     @property
     def neurons(self) -> pd.DataFrame:
@@ -174,12 +186,12 @@ class RetinaModel(nn.Module):
         Raises:
             ValueError: if the session is missing or unknown.
         """
-        self.check_session(data_key)
+        key = self.key_of_session(data_key)
         if self.stimulus_format.is_still:
             stimulus = stimulus[:, :, 0]
         shown = as_shown_to(self.network, stimulus)
         with defaults_like(stimulus):
-            responses = self.network(shown, data_key=data_key) if self.has_sessions else self.network(shown)
+            responses = self.network(shown, data_key=key) if self.has_sessions else self.network(shown)
         if not isinstance(responses, Tensor):
             raise InvalidTypeError(
                 f"The network of model '{self.name}' returned a {type(responses).__name__}, where the responses alone "
@@ -223,11 +235,11 @@ class RetinaModel(nn.Module):
         """Make the module of ``read_out``: the slow way that is right for every model."""
         return SessionReadOut(self, rows, neurons)
 
-    def check_session(self, session: str | None) -> None:
+    def check_session(self, session: str | int | None) -> None:
         """Raise a ValueError that lists the sessions unless ``session`` is one of them."""
         if not self.has_sessions and session not in (None, ""):
             raise InvalidValueError(f"Model '{self.name}' has no sessions, but session {session!r} was asked for.")
-        if self.has_sessions and session not in self._neurons_per_session:
+        if self.has_sessions and (session is None or session_name(session) not in self._neurons_per_session):
             raise InvalidValueError(
                 f"Model '{self.name}' has no session {session!r}. Its sessions: {', '.join(self._neurons_per_session)}."
             )
@@ -251,7 +263,7 @@ def _neurons_of(network: nn.Module, facts: StimulusFormat) -> int:
     return found
 
 
-def _with_frames_lost(facts: StimulusFormat, network: nn.Module, session: str | None) -> StimulusFormat:
+def _with_frames_lost(facts: StimulusFormat, network: nn.Module, session: str | int | None) -> StimulusFormat:
     if facts.frames_lost is not None:
         return facts
     lost = None
@@ -265,11 +277,19 @@ def _counts(neurons_per_session: object) -> dict[str, int]:
     if not isinstance(neurons_per_session, Mapping):
         way_out = 'Give the number of neurons, or that of each session: {"monday": 20}.'
         return {"": whole_number(what, neurons_per_session, 1, way_out)}
-    if wrong := [session for session in neurons_per_session if not isinstance(session, str)]:
-        raise InvalidTypeError(f"{what}: the name of session {in_short(wrong[0])} must be a text.")
     if not neurons_per_session:
         raise InvalidValueError(f"{what} is empty: give the number of neurons of each session.")
-    return {session: whole_number(f"{what}[{session!r}]", one, 1) for session, one in neurons_per_session.items()}
+    counts = {session_name(it): whole_number(f"{what}[{it!r}]", one, 1) for it, one in neurons_per_session.items()}
+    if unusable := [name for name in counts if not name or "\0" in name]:
+        raise InvalidValueError(f"{what}: {unusable[0]!r} cannot be the name of a session. Give it another one.")
+    if len(counts) < len(neurons_per_session):
+        raise InvalidValueError(f"{what}: two sessions have one name, once as a text and once as a number.")
+    return counts
+
+
+def sessions_of(model: nn.Module) -> list[str]:
+    """The names of a model's sessions; none of a model without sessions, or one that is no ``RetinaModel``."""
+    return list(model.neurons_per_session) if isinstance(model, RetinaModel) and model.has_sessions else []
 
 
 def freeze(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from mei_lightning.models.read_out import MaskReadOut, gather_neurons
 from mei_lightning.models.sessions import SessionsModel
 from mei_lightning.models.simulated import STIMULUS_FORMAT, SimulatedRetina
 from mei_lightning.neurons import Neuron
+from mei_lightning.paths import local_path
 
 SHIPPED_WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
@@ -203,7 +204,7 @@ class DigitalTwin(SessionsModel):
     """
 
     def __init__(self, weights: str | Path | None = None, centred_readouts: bool = False) -> None:
-        path = Path(weights or SHIPPED_WEIGHTS)
+        path = local_path("weights", weights or SHIPPED_WEIGHTS)
         retina = SimulatedRetina(centred=centred_readouts)
         network = DigitalTwinNetwork(retina.neurons_per_session)
         load_weights(network, path)

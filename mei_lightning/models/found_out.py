@@ -9,7 +9,7 @@ _FRAMES = (40, 80, 160, 320)
 """Lengths of stimuli to try, until one is long enough."""
 
 
-def frames_lost_by(network: nn.Module, size: Sequence[int], session: str | None) -> int | None:
+def frames_lost_by(network: nn.Module, size: Sequence[int], session: str | int | None) -> int | None:
     """How many frames fewer than the stimulus the responses of a network of movies have.
 
     Args:
@@ -53,7 +53,7 @@ def _movie(size: Sequence[int], frames: int) -> Tensor:
 
 
 @torch.no_grad()
-def _responses(network: nn.Module, stimulus: Tensor, session: str | None) -> Tensor | None:
+def _responses(network: nn.Module, stimulus: Tensor, session: str | int | None) -> Tensor | None:
     weight = next((one for one in network.parameters() if one.is_floating_point()), stimulus)
     arguments = {} if session is None else {"data_key": session}
     try:

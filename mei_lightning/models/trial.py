@@ -99,7 +99,7 @@ def _way_out(model: RetinaModel, stimulus: Tensor, session: str | None) -> str:
     if any(values.is_inference() for values in (*model.parameters(), *model.buffers())):
         return "Its weights were made under torch.inference_mode(): make or load it outside of that."
     if type(model).forward is RetinaModel.forward:
-        arguments = {} if session is None else {"data_key": session}
+        arguments = {"data_key": model.key_of_session(session)} if model.has_sessions else {}
         for shown, change in _other_stimuli(model, stimulus):
             try:
                 with torch.no_grad():

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mei_lightning.arguments import in_short
-from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, NothingThereError
+from mei_lightning.exceptions import InvalidValueError, NothingThereError
+from mei_lightning.paths import local_path
 from mei_lightning.wording import first_few
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -30,9 +30,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ValueError: if it holds no weights, or those of another network.
         TypeError: if the path is none.
     """
-    if not isinstance(path, str | Path):
-        raise InvalidTypeError(f"weights={in_short(path)} must be the path of a file.")
-    place = Path(path).expanduser()
+    place = local_path("weights", path)
     if not place.is_file():
         raise NothingThereError(f"There is no file of weights at {path}.")
     state = _read(place)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
-from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.models.read_out import session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
 from mei_lightning.objectives.base import Objective
@@ -112,7 +112,7 @@ class ContrastObjective(NeuronObjective):
     ) -> None:
         _check_contrast([1 + len(groups) for groups in others], temperature)
         # Before the module itself is initialised, which reads all groups out.
-        self.others = [[group_of(target) for target in groups] for groups in others]
+        self.others = [[group_of(target, sessions_of(model)) for target in groups] for groups in others]
         self.temperature = temperature
         super().__init__(model, neurons, response_reducer)
 
@@ -213,7 +213,7 @@ class OneHotObjective(ContrastObjective):
             )
         table = model.neurons
         self.neighbours = neighbours
-        others = [_neighbours(model, table, group_of(target), neighbours) for target in neurons]
+        others = [_neighbours(model, table, group_of(target, sessions_of(model)), neighbours) for target in neurons]
         super().__init__(model, neurons, response_reducer, others, temperature)
 
 

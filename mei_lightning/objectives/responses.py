@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mei_lightning.arguments import in_short, whole_numbers
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
-from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.models.precision import as_used
 from mei_lightning.models.read_out import SessionReadOut, session_responses
 from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, groups_of
@@ -147,7 +147,7 @@ class NeuronObjective(Objective):
         self.model = model
         check_model(model)
         check_reducer("response_reducer", response_reducer)
-        self.groups = groups_of(neurons)
+        self.groups = groups_of(neurons, sessions_of(model))
         if not self.groups:
             raise InvalidValueError("neurons is empty: name at least one neuron.")
         self.response_reducer = response_reducer

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +13,7 @@ from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.paths import local_path
 from mei_lightning.plots import style
 from mei_lightning.plots.stimuli import plot_stimulus_composition as plot_stimulus_composition
 
@@ -36,8 +36,9 @@ def save_figure(filename: str, folder: str, fig: Figure | None = None) -> None:
             "openretina's save_figure takes (filename, folder, fig); mei_lightning.save_figure takes (figure, path)."
         )
     figure = plt.gcf() if fig is None else fig
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    style.save_figure(figure, Path(folder) / f"{datetime.now():%Y-%m-%d}_{filename}")
+    place = local_path("folder", folder)
+    place.mkdir(parents=True, exist_ok=True)
+    style.save_figure(figure, place / f"{datetime.now():%Y-%m-%d}_{filename}")
     plt.close(figure)
 
 

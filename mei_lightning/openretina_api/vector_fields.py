@@ -1,6 +1,5 @@
 """Local spike-triggered averages: how a neuron's response to an image changes with each pixel (Goldin et al. 2022)."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import nn
 
 from mei_lightning.exceptions import InvalidValueError, NothingThereError, UnknownNeuronError
 from mei_lightning.openretina_api.vector_field_plots import plot_components, plot_points
+from mei_lightning.paths import local_path
 
 Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ def load_and_preprocess_images(image_dir: str, target_h: int, target_w: int, n_c
         FileNotFoundError: if the folder has no PNG images.
         ValueError: if the images are coloured, of different sizes, or smaller than what is to be cut out.
     """
-    paths = sorted(path for path in Path(image_dir).iterdir() if path.suffix.lower() == ".png")
+    paths = sorted(path for path in local_path("image_dir", image_dir).iterdir() if path.suffix.lower() == ".png")
     if not paths:
         raise NothingThereError(f"The folder '{image_dir}' has no PNG images.")
     pictures = [np.asarray(Image.open(path)) for path in paths]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError, MissingPackageError
 from mei_lightning.openretina_api.constants import pre_normalisation_values_18x16
+from mei_lightning.paths import local_path
 from mei_lightning.plots.video import MID_GREY, VISIBLE_SIDE, Frames, enlarge, write_mp4
 from mei_lightning.plots.video import save_stimulus_to_mp4_video as save_stimulus_to_mp4_video
 
@@ -112,7 +113,7 @@ def numpy_to_mp4_video(
     display = _ipython_display() if display_video else None
     data = _mp4_bytes(prepare_video_for_display(video_array), fps)
     if save_path is not None:
-        Path(save_path).write_bytes(data)
+        local_path("save_path", save_path).write_bytes(data)
     if display is not None:
         shown = display.Video(data, embed=True, mimetype="video/mp4", width=display_width, height=display_height)
         display.display(shown)
@@ -138,11 +139,10 @@ def display_video(
         ValueError: if there is neither a file nor an array; as ``numpy_to_mp4_video``.
         ImportError: if IPython is not installed.
     """
-    if video_save_path is not None and Path(video_save_path).exists():
+    place = None if video_save_path is None else local_path("video_save_path", video_save_path)
+    if place is not None and place.exists():
         display = _ipython_display()
-        shown = display.Video(
-            str(video_save_path), embed=True, mimetype="video/mp4", width=display_width, height=display_height
-        )
+        shown = display.Video(str(place), embed=True, mimetype="video/mp4", width=display_width, height=display_height)
         display.display(shown)
         return
     if video_array is None:

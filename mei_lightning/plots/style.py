@@ -13,6 +13,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mei_lightning.paths import local_path
+
 # Okabe and Ito 2008; a darker purple for UV.
 CHANNEL_COLORS = {
     "green": "#009E73",
@@ -80,7 +82,7 @@ class NotebookAxes(Axes):
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure in the format that the path ends in; text in PDF and SVG stays text that can be edited."""
-    path = Path(path)
+    path = local_path("path", path)
     with mpl.rc_context(_EDITABLE_TEXT):
         figure.savefig(path, dpi=300)
     return path

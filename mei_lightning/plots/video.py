@@ -7,6 +7,7 @@ below.
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from io import BytesIO
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.paths import local_path
 from mei_lightning.wording import how_many
 
 Frames = NDArray[np.uint8]
@@ -157,7 +159,7 @@ def save_stimulus_to_mp4_video(
         ValueError: if the path does not end in ``.mp4``, the first frame is not in the stimulus, ``fps`` is not
             positive, or as ``stimulus_to_rgb_frames``.
     """
-    _check_suffix(filepath, ".mp4")
+    filepath = _with_suffix(filepath, ".mp4")
     frames, rate = _frames_and_rate(
         stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format, smallest_factor=2
     )
@@ -178,11 +180,11 @@ def save_stimulus_to_animated_png(
     Raises:
         ValueError: if the path does not end in ``.png``, or as ``save_stimulus_to_mp4_video``.
     """
-    _check_suffix(filepath, ".png")
+    filepath = _with_suffix(filepath, ".png")
     data = animated_png_bytes(
         stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format=stimulus_format
     )
-    Path(filepath).write_bytes(data)
+    filepath.write_bytes(data)
 
 
 def animated_png_bytes(
@@ -223,11 +225,11 @@ def save_stimulus_to_gif(
     Raises:
         ValueError: if the path does not end in ``.gif``, or as ``save_stimulus_to_mp4_video``.
     """
-    _check_suffix(filepath, ".gif")
+    filepath = _with_suffix(filepath, ".gif")
     frames, rate = _frames_and_rate(
         stimulus, fps, start_at_frame, apply_undo_video_normalization, stimulus_format, smallest_factor=1
     )
-    with Path(filepath).open("wb") as file:
+    with filepath.open("wb") as file:
         _write_with_pillow(file, "GIF", frames, rate)
 
 
@@ -250,7 +252,7 @@ def save_meis_to_mp4_video(
     Raises:
         ValueError: if the path does not end in ``.mp4``, the dataset has no neurons, or ``fps`` is not positive.
     """
-    _check_suffix(filepath, ".mp4")
+    filepath = _with_suffix(filepath, ".mp4")
     if dataset.sizes["neuron"] == 0:
         raise InvalidValueError("The dataset has no neurons: there is nothing to show.")
     rate = _frame_rate(fps, dataset_stimulus_format(dataset))
@@ -285,9 +287,11 @@ def projector_levels(values: NDArray[np.float64], facts: StimulusFormat) -> NDAr
     return values * sd + mean
 
 
-def _check_suffix(filepath: str | Path, suffix: str) -> None:
-    if Path(filepath).suffix.lower() != suffix:
+def _with_suffix(filepath: str | Path, suffix: str) -> Path:
+    place = local_path("filepath", filepath)
+    if place.suffix.lower() != suffix:
         raise InvalidValueError(f"This writes {suffix} files, but the path is '{filepath}'. Let it end in '{suffix}'.")
+    return place
 
 
 def _frame_rate(fps: float | None, facts: StimulusFormat) -> Fraction:
@@ -295,7 +299,7 @@ def _frame_rate(fps: float | None, facts: StimulusFormat) -> Fraction:
         fps = facts.frame_rate or 30.0
     if not (math.isfinite(fps) and fps > 0):
         raise InvalidValueError(f"A video needs a positive number of frames per second, got fps={fps}.")
-    return Fraction(fps).limit_denominator(1001)
+    return Fraction(float(fps)).limit_denominator(1001)
 
 
 def _frames_and_rate(
@@ -326,7 +330,8 @@ def write_mp4(filepath: str | Path, frames: Iterable[Frames], rate: Fraction) ->
     """Encode RGB frames ``[height, width, 3]`` of even height and width as H.264."""
     remaining = iter(frames)
     first = next(remaining)
-    with av.open(str(filepath), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    # What is before a colon would be a protocol.
+    with av.open(os.path.abspath(filepath), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "veryfast"})
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -380,7 +385,8 @@ def _mosaic(tiles: Frames, labels: list[str], title: str = "") -> Iterator[Frame
     draw.text((gap, 2), title, fill=(0, 0, 0), font=font)
     if label_height:
         for (top, left), label in zip(corners, labels, strict=True):
-            text = label
+            # Pillow measures a single line only.
+            text = " ".join(label.split())
             while draw.textlength(text, font=font) > width * factor and len(text) > 2:
                 text = "…" + text[2:]
             draw.text((left, top - label_height + 2), text, fill=(0, 0, 0), font=font)

@@ -22,6 +22,7 @@ from mei_lightning.analysis.analyze import ANALYSIS, HOW_TO_RENEW, current_analy
 from mei_lightning.analysis.held_out import HELD_OUT_SCORE
 from mei_lightning.analysis.measures import columns_with_median, measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
+from mei_lightning.paths import local_path
 from mei_lightning.plots.across import plot_cross_responses
 from mei_lightning.plots.drawing import window_of
 from mei_lightning.plots.gallery import plot_gallery
@@ -72,7 +73,7 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
         ValueError: if ``store`` has no neurons.
     """
     target = check_report(store, target, overwrite)
-    store = Path(store)
+    store = check_store(store)
     with xr.open_zarr(store, chunks=None) as meis:
         if meis.sizes["neuron"] == 0:
             raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
@@ -98,8 +99,8 @@ def check_report(store: str | Path, target: str | Path | None, overwrite: bool) 
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
     """
-    check_store(store)
-    target = Path(store).parent / REPORT if target is None else Path(target)
+    place = check_store(store).parent
+    target = place / REPORT if target is None else local_path("target", target)
     if target.exists() and not overwrite:
         raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
     return target

@@ -10,9 +10,10 @@ import xarray as xr
 
 from mei_lightning.constraints import ChannelRanges
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError
-from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
+from mei_lightning.paths import local_path
 from mei_lightning.results.configuration import as_data, ranges_from, ranges_in, read_configuration
 
 _RANGES = "channel_ranges"
@@ -125,21 +126,21 @@ def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:
         raise InvalidValueError(
             f"Model '{model.name}' {has}, but the MEIs are of neurons like '{meis['neuron'].values[0]}'."
         )
-    groups = [list(group_of_label(label, model.has_sessions)) for label in meis["neuron"].values.tolist()]
+    groups = [list(group_of_label(label, sessions_of(model))) for label in meis["neuron"].values.tolist()]
     for neuron in {neuron for group in groups for neuron in group}:
         model.check_session(neuron.session)
         check_neuron_indices([neuron.index], model.neurons_per_session[neuron.session or ""], neuron.session)
     return groups
 
 
-def check_store(path: str | Path) -> None:
-    """Refuse what is no store of MEIs.
+def check_store(path: str | Path) -> Path:
+    """Where a store of MEIs is; what is none is refused.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
         ValueError: if there is something else than a zarr store.
     """
-    path = Path(path)
+    path = local_path("store", path)
     if not path.exists():
         raise NothingThereError(f"There is no store of MEIs at {path}.")
     if not (path / ".zgroup").is_file():
@@ -148,6 +149,7 @@ def check_store(path: str | Path) -> None:
         raise InvalidValueError(
             f"{path} is not a store of MEIs, such as meis.zarr in the directory of a run's results.{hint}"
         )
+    return path
 
 
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
@@ -156,7 +158,7 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     Raises:
         FileExistsError: if there is something at ``path`` already: results are never overwritten.
     """
-    path = Path(path)
+    path = local_path("path", path)
     if path.exists():
         raise AlreadyThereError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
     one_neuron = {

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, MissingPackageError, NothingThereError
+from mei_lightning.paths import local_path
 from mei_lightning.results.replacing import replace
 
 
@@ -34,11 +35,11 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
         FileNotFoundError: if there is nothing at ``store_path``.
         ImportError: if packages that write NetCDF4 are missing.
     """
-    target = Path(target)
+    store_path, target = local_path("store_path", store_path), local_path("target", target)
     write = {".nc": _write_netcdf, ".h5": _write_netcdf, ".npz": _write_npz}.get(target.suffix)
     if write is None:
         raise InvalidValueError(f"{target} ends in '{target.suffix}'; MEIs are exported to files in .nc, .h5 or .npz.")
-    if not Path(store_path).exists():
+    if not store_path.exists():
         raise NothingThereError(f"There is no store of MEIs at {store_path}.")
     if target.exists():
         raise AlreadyThereError(f"{target} exists already and is not overwritten. Give another name, or move it.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mei_lightning.paths import local_path
 from mei_lightning.results.store import MEIStore
 
 STORE = "meis.zarr"
@@ -25,7 +26,7 @@ def place_of_results(directory: str | Path | None, parts: Sequence[str] = (".",)
     Raises:
         KeyboardInterrupt: in place of the one that has ended the work, with what there is in words.
     """
-    place = Path(directory or tempfile.mkdtemp(prefix="mei_lightning_"))
+    place = local_path("directory", directory or tempfile.mkdtemp(prefix="mei_lightning_"))
     stays = directory is not None
     try:
         yield place

@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import DTypeLike
 
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError, UnknownNeuronError
+from mei_lightning.paths import local_path
 from mei_lightning.results.configuration import as_data, configuration_differences, read_configuration
 from mei_lightning.results.disk_errors import explained
 from mei_lightning.results.journal import Journal
@@ -89,7 +90,7 @@ class MEIStore:
     """
 
     def __init__(self, path: str | Path, lasting: bool = True) -> None:
-        self.path = Path(path)
+        self.path = local_path("path", path)
         self._lasting = lasting
         attributes = _attributes(self.path)
         self.configuration = read_configuration(attributes["configuration"])
@@ -130,7 +131,7 @@ class MEIStore:
             OSError: if there is no space.
             PermissionError: if the directory cannot be written to.
         """
-        path = Path(path)
+        path = local_path("path", path)
         missing = [name for name in DIMENSIONS if name not in description.sizes]
         if missing or description.data_vars:
             raise InvalidValueError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mei_lightning.arguments import is_positive, load_array
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.paths import local_path
 from mei_lightning.results.configuration import as_data
 from mei_lightning.results.dataset import check_store
 from mei_lightning.starting_points.base import InitialStimuli, NeuronStart
@@ -42,7 +43,7 @@ class GivenStimuli(InitialStimuli):
             raise InvalidValueError(f"GivenStimuli(noise={noise!r}) has to be a positive share of the stimulus' norm.")
         self.noise = noise
         if isinstance(stimuli, str | Path):
-            stimuli = _read(Path(stimuli))
+            stimuli = _read(local_path("stimuli", stimuli))
         self._by_label = isinstance(stimuli, xr.Dataset)
         self._model: tuple[str | None, str | None] = (None, None)
         if isinstance(stimuli, xr.Dataset):
@@ -141,5 +142,4 @@ class GivenStimuli(InitialStimuli):
 def _read(path: Path) -> np.ndarray | xr.Dataset:
     if path.suffix == ".npy":
         return load_array(path)
-    check_store(path)
-    return xr.open_zarr(path, chunks=None)
+    return xr.open_zarr(check_store(path), chunks=None)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import STILL_FORMAT, LinearNetwork, StillNetwork, find
 from readme import README
 from torch import nn
 
@@ -86,3 +87,43 @@ def test_counts_and_indices_may_be_numpy_integers():
     stimulus = torch.zeros(1, 1, 1, 3, 4)
     score = ml.IncreaseObjective(model, np.int64(2), None, ml.MeanReducer())(stimulus)
     assert score.item() == pytest.approx(network[1].bias[2].item())
+
+
+class SessionsByDate(StillNetwork):
+    """Asked for a session as it was named: 20240501 and not "20240501"."""
+
+    def forward(self, image, data_key):
+        return super().forward(image) * {20240501: 1.0, "other": 2.0}[data_key]
+
+
+def test_a_session_can_be_named_by_a_number(tmp_path):
+    model = ml.RetinaModel(SessionsByDate(), STILL_FORMAT, {20240501: 5, "other": 5})
+    group = [(np.int64(20240501), 1), ("other", 2)]
+    found = find(model, [(20240501, 0), group], max_steps=2, restarts=1, directory=tmp_path)
+    assert found["neuron"].values.tolist() == ["20240501/0", "20240501/1+other/2"]
+    again = find(model, [("20240501", 0), group], max_steps=2, restarts=1, directory=tmp_path)
+    assert again.identical(found)
+    chosen = ml.NeuronSelection(sessions=[20240501], indices=[0])
+    assert find(ml.Ensemble([model]), chosen, max_steps=2, restarts=1)["neuron"].values.tolist() == ["20240501/0"]
+    image = torch.ones(1, 1, 1, 7, 6)
+    torch.testing.assert_close(model(image, 20240501), model(image, "20240501"))
+    assert ml.most_similar_meis(found, (20240501, 0), n=1)["neuron"].values.tolist() == ["20240501/1+other/2"]
+
+
+class OneAnswerForAllSessions(LinearNetwork):
+    def forward(self, stimulus, data_key):
+        return super().forward(stimulus)
+
+
+@pytest.mark.parametrize("name", ["mon\nday", "a/0+b <i>über 50 %</i> $x_1$"])
+def test_a_session_can_have_any_name(name, tmp_path):
+    facts = ml.StimulusFormat(("green", "UV"), 6, 5, frame_rate=30.0, mean=(99, 99), sd=(5, 5), frames_lost=3)
+    model = ml.RetinaModel(OneAnswerForAllSessions(), facts, {name: 3})
+    found = find(model, [(name, 0), [(name, 1), (name, 2)]], time_steps=4, max_steps=2, restarts=1, directory=tmp_path)
+    assert found["session"].values.tolist() == [name] * 2
+    assert all((tmp_path / drawn).exists() for drawn in ("meis.png", "mei.png", "meis.mp4"))
+    analysis = ml.analyze_meis(tmp_path / "meis.zarr", model, progress_bar=False)
+    assert analysis["neuron"].values.tolist() == [f"{name}/0", f"{name}/1+{name}/2"]
+    ml.write_report(tmp_path / "meis.zarr")
+    shown = ml.export_for_experiment(found, tmp_path / "shown", [f"{name}/0"], clip=True)
+    assert shown.presentations["neuron"].tolist() == [f"{name}/0"]
