@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 import xarray as xr
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from mei_lightning import __version__
@@ -275,7 +276,22 @@ def _norm_and_range(settings: MEISettings, shape: Sequence[int]) -> NormAndRange
     mask = settings.mask
     assert mask is None or isinstance(mask, Tensor)
     free = math.prod(shape) if mask is None else free_entries(mask, shape)
-    return NormAndRange(settings.norm_of(free), _ranges(settings.ranges, channels=shape[0]), mask=mask)
+    norm, ranges = settings.norm_of(free), _ranges(settings.ranges, channels=shape[0])
+    if settings.norm is None and settings.rms is None:
+        _warn_of_ranges_without_middle(ranges or [], norm)
+    return NormAndRange(norm, ranges, mask=mask)
+
+
+def _warn_of_ranges_without_middle(ranges: ChannelRanges, norm: float) -> None:
+    for pair in ranges:
+        low, high = pair or (None, None)
+        if (low is not None and low >= 0) or (high is not None and high <= 0):
+            rank_zero_warn(
+                f"ranges: {pair} has no values on both sides of 0, from which norms are measured: 0 is taken for the "
+                f"model's grey, and the norm is {norm:.3g} by default. If the network sees images in other units, let "
+                "it convert them, as 127.5 + 127.5 * stimulus does with ranges=(-1, 1); if not, give the norm."
+            )
+            return
 
 
 def _ranges(ranges: Any, channels: int) -> ChannelRanges | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from torch import nn
 
 import mei_lightning as ml
 from mei_lightning.openretina_api.stimulus_optimization import _as_constraint
+from mei_lightning.problem import MEIProblem
 from mei_lightning.results.dataset import ranges_of
+from mei_lightning.settings import settings_named
 
 NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1)]
 INNER, OUTER = [(-0.2, 0.5), (None, 0.4)], [(-0.3, 0.3), (-0.35, math.inf)]
@@ -154,3 +157,24 @@ def test_ranges_that_are_none_are_refused_before_any_step(ranges, message):
 
     with pytest.raises(ml.exceptions.InvalidValueError, match=message):
         ml.MEIModule(video_model(), NEURONS, time_steps=8, constraint=Wrong())
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"ranges": (0, 255)}, True),
+        ({"ranges": [(-1, 1), (None, 0)]}, True),
+        ({"ranges": [None, (0.5, None)]}, True),
+        ({"ranges": (0, 255), "norm": 3.0}, False),
+        ({"ranges": (0, 255), "rms": 3.0}, False),
+        ({"ranges": [(-0.1, 255), None]}, False),
+        ({}, False),
+    ],
+)
+def test_ranges_on_one_side_of_grey_are_warned_of_where_no_norm_is_given(options, warned):
+    """With images of 0 to 255, the default norm is next to nothing, and around black."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        MEIProblem(video_model(), [("monday", 0)], settings_named({"time_steps": 9, **options}))
+    said = [str(warning.message) for warning in caught if "both sides of 0" in str(warning.message)]
+    assert len(said) == warned
