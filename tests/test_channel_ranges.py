@@ -164,7 +164,7 @@ def test_ranges_that_are_none_are_refused_before_any_step(ranges, message):
     [
         ({"ranges": (0, 255)}, True),
         ({"ranges": [(-1, 1), (None, 0)]}, True),
-        ({"ranges": [None, (0.5, None)]}, True),
+        ({"ranges": [None, (0, None)]}, True),
         ({"ranges": (0, 255), "norm": 3.0}, False),
         ({"ranges": (0, 255), "rms": 3.0}, False),
         ({"ranges": [(-0.1, 255), None]}, False),
