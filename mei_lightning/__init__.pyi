@@ -75,6 +75,8 @@ from .openretina_api.stimulus_optimization import (
     TemporalGaussianLowPassFilterProcessor as TemporalGaussianLowPassFilterProcessor,
 )
 from .openretina_api.stimulus_optimization import optimize_stimulus as optimize_stimulus
+from .optimization.gradient_filters import GradientBlur as GradientBlur
+from .optimization.gradient_filters import GradientFilter as GradientFilter
 from .optimization.mei_module import MEIModule as MEIModule
 from .optimization.optimizers import AdaptivePowerMethod as AdaptivePowerMethod
 from .optimization.optimizers import RowOptimizer as RowOptimizer

@@ -181,6 +181,7 @@ class MEIProblem:
     def configuration(self) -> Configuration:
         """All settings that determine the results, as JSON can hold them."""
         settings, parameterization, fast_path = self.settings, self.space.parameterization, self.settings.fast_path
+        gradient_filter = settings.gradient_filter
         beginning = self.initial.configuration(self.labels)
         return Configuration(
             {
@@ -196,6 +197,7 @@ class MEIProblem:
                 "regularizer": Setting.of(settings.regularizer),
                 **({} if parameterization is None else {"parameterization": Setting.of(parameterization)}),
                 "optimizer": Setting.of(settings.example_of_optimizer()),
+                **({} if gradient_filter is None else {"gradient_filter": Setting.of(gradient_filter)}),
                 **(
                     {}
                     if beginning == as_data(WhiteNoise())

@@ -17,6 +17,7 @@ from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.objectives import NeuronObjective, ObjectiveLike, Reducer
 from mei_lightning.objectives.front_door import check_objective
 from mei_lightning.objectives.reducers import check_reducer
+from mei_lightning.optimization.gradient_filters import GradientFilter
 from mei_lightning.optimization.optimizers import (
     AdaptivePowerMethod,
     OptimizerFactory,
@@ -68,6 +69,8 @@ class MEISettings:
             of them.
         optimizer: makes another torch optimizer than the adaptive power method, e.g.
             ``functools.partial(torch.optim.SGD, lr=10.0)``.
+        gradient_filter: what becomes of the gradient of each step before the optimizer sees it, e.g.
+            ``GradientBlur(space=1.0, time=1.0)``.
         parameterization: what stimuli are made from in place of pixels: ``LowRank``, ``Fourier``, ``Pyramid``,
             ``ImplicitNetwork``, or one of your own.
         initial: what each neuron's stimuli start from: ``WhiteNoise`` (the default), ``PinkNoise``, ``GivenStimuli``,
@@ -107,6 +110,7 @@ class MEISettings:
     constraint: Constraint | None = None
     regularizer: Regularizer | None = None
     optimizer: OptimizerFactory = AdaptivePowerMethod
+    gradient_filter: GradientFilter | None = None
     parameterization: Parameterization | None = None
     initial: InitialStimuli | None = None
     robustness: Sequence[Robustness] = ()
@@ -127,6 +131,8 @@ class MEISettings:
         check_optimizer(self.optimizer)
         if self.constraint is not None:
             object.__setattr__(self, "constraint", as_constraint(self.constraint))
+        if self.gradient_filter is not None:
+            check_instance("gradient_filter", self.gradient_filter, GradientFilter, "GradientBlur(space=1.0)")
         if self.parameterization is not None:
             check_instance("parameterization", self.parameterization, Parameterization, "LowRank(rank=1)")
         if self.initial is not None:

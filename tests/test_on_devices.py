@@ -32,6 +32,7 @@ MASK[:2] = 0
 
 BASES = (
     ml.Constraint,
+    ml.GradientFilter,
     ml.InitialStimuli,
     ml.Objective,
     ml.Parameterization,
@@ -52,6 +53,7 @@ PARTS = {
     ml.FixedNorm: {"norm": 5.0},
     ml.Fourier: {"temporal": (None, 10.0), "spatial": (None, 8.0)},
     ml.GivenStimuli: {"stimuli": torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))},
+    ml.GradientBlur: {"space": 0.7, "time": 1.0},
     ml.ImplicitNetwork: {"hidden": 5},
     ml.Jitter: {"space": 1, "time": 1},
     ml.LinearReceptiveField: {},
@@ -126,6 +128,7 @@ def _option_of(part, arguments):
         return {"robustness": [made]}
     names = {
         ml.Constraint: "constraint",
+        ml.GradientFilter: "gradient_filter",
         ml.InitialStimuli: "initial",
         ml.Parameterization: "parameterization",
         ml.Reducer: "reducer",

@@ -1,6 +1,7 @@
 """Gaussian low-pass filters."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,16 +10,17 @@ from mei_lightning.constraints.base import Constraint
 from mei_lightning.exceptions import InvalidValueError
 
 
-def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:
+def gaussian_filter(
+    stimulus: Tensor, sigma: float, dim: int, border: Literal["nearest", "reflect"] = "nearest"
+) -> Tensor:
     """Smooth along one dimension with a Gaussian, truncated at 4 sigma and normalised so that constants stay.
-
-    Beyond its borders a stimulus continues with its border values (``mode="nearest"`` of
-    ``scipy.ndimage.gaussian_filter1d``).
 
     Args:
         stimulus: of any shape.
         sigma: standard deviation in entries of that dimension (frames or pixels).
         dim: the dimension.
+        border: how a stimulus continues beyond its borders, as the ``mode`` of ``scipy.ndimage.gaussian_filter1d``:
+            with its border values, or with its mirror image.
 
     Returns:
         A tensor of the same shape.
@@ -28,7 +30,12 @@ def gaussian_filter(stimulus: Tensor, sigma: float, dim: int) -> Tensor:
     padded = torch.arange(-radius, length + radius, device=stimulus.device)
     distances = (padded[:, None] - entries).to(stimulus.dtype)
     weights = (-0.5 * (distances / sigma) ** 2).exp() * (distances.abs() <= radius)
-    sources = padded.clamp(0, length - 1) == entries[:, None]
+    if border == "nearest":
+        inside = padded.clamp(0, length - 1)
+    else:
+        inside = padded.remainder(2 * length)
+        inside = torch.minimum(inside, 2 * length - 1 - inside)
+    sources = inside == entries[:, None]
     # One matrix product is faster than many short convolutions.
     matrix = sources.to(stimulus.dtype) @ (weights / weights.sum(0))
     return (stimulus.movedim(dim, -1) @ matrix).movedim(-1, dim)

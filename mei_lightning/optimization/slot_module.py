@@ -64,6 +64,7 @@ class SlotModule(StimulusModule):
             constraint=problem.space.constraint,
             regularizer=settings.regularizer,
             optimizer=settings.optimizer,
+            gradient_filter=settings.gradient_filter,
             parameterization=problem.space.parameterization,
             robustness=settings.robustness,
             max_steps=search.max_steps,

@@ -19,6 +19,7 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.precision import as_used
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
+from mei_lightning.optimization.gradient_filters import GradientFilter
 from mei_lightning.optimization.optimizers import (
     AdaptivePowerMethod,
     OptimizerFactory,
@@ -62,6 +63,7 @@ class StimulusModule(RowModule):
             is feasible.
         regularizer: a cost ``[rows]`` that is subtracted from the score.
         optimizer: makes a torch optimizer for ``[stimulus]``; the adaptive power method by default.
+        gradient_filter: changes gradients with respect to stimuli before the optimizer sees them.
         parameterization: what stimuli are made from; by default they are pixels.
         robustness: what stimuli have to withstand, in this order: the gradient of a step is that of the perturbed
             stimulus; scores, the best iterate and convergence are those of the stimulus itself.
@@ -91,6 +93,7 @@ class StimulusModule(RowModule):
         constraint: Constraint | None = None,
         regularizer: Regularizer | None = None,
         optimizer: OptimizerFactory = AdaptivePowerMethod,
+        gradient_filter: GradientFilter | None = None,
         parameterization: Parameterization | None = None,
         robustness: Sequence[Robustness] = (),
         seeds: Sequence[int] | None = None,
@@ -100,6 +103,8 @@ class StimulusModule(RowModule):
         check_numbers(initial_stimulus, seeds, max_steps, check_interval)
         check_robustness(robustness)
         check_optimizer(optimizer)
+        if gradient_filter is not None:
+            check_instance("gradient_filter", gradient_filter, GradientFilter, "GradientBlur(space=1.0)")
         if parameterization is not None:
             check_instance("parameterization", parameterization, Parameterization, "LowRank(rank=1)")
         constraint = None if constraint is None else as_constraint(constraint)
@@ -108,6 +113,7 @@ class StimulusModule(RowModule):
         super().__init__(as_objective(objective), space, robustness, seeds, check_interval)
         self.regularizer = regularizer
         self.optimizer_factory = optimizer
+        self.gradient_filter = gradient_filter
         self.max_steps = max_steps
         for part in self.robustness:
             part.check(self.objective, initial_stimulus.shape)
@@ -180,6 +186,8 @@ class StimulusModule(RowModule):
             # A device without rows has to keep step with the others.
             return parameters.sum()
         stimulus = self.space.stimuli(parameters, step.note_projected_fraction)
+        if self.gradient_filter is not None:
+            stimulus.register_hook(self.gradient_filter)
         scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if step.before is None:
             step.before = parameters.detach()

@@ -165,6 +165,7 @@ PUBLIC_PARTS = {
     ml.Jitter: {"space": (1, 2), "time": (1, 2)},
     ml.Noise: {"standard_deviation": (0.1, 0.10000001)},
     ml.RandomMember: {},
+    ml.GradientBlur: {"space": (0.0, 1.0), "time": (0.0, 1.0)},
     ml.RowConvergence: {"relative_gain": (1e-3, 1.0000001e-3), "patience": (5, 6)},
     ml.NeuronObjective: {},
     ml.OneHotObjective: {"neighbours": (None, 2), "temperature": (1.0, 2.0)},
@@ -190,6 +191,7 @@ def made(kind, arguments):
 
 def test_no_public_part_has_been_forgotten():
     bases = ml.Constraint, ml.Reducer, ml.Regularizer, ml.Parameterization, ml.InitialStimuli, ml.Perturbation
+    bases = (*bases, ml.GradientFilter)
     public = {
         kind
         for kind in (getattr(ml, name) for name in ml.__all__)
