@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import jsonargparse
 from jsonargparse import ArgumentError
 
 import mei_lightning
+from mei_lightning.cli.own_code import error_in_own_code, misfit_of_own_class, place_of
 from mei_lightning.cli.spelling import as_typed, near
 from mei_lightning.cli.wrong_values import refusal_of_value
 from mei_lightning.exceptions import MEIError
@@ -61,8 +63,9 @@ def refusal_in(error: BaseException) -> BaseException | None:
 def messages_in_place_of_tracebacks(options: Sequence[str]) -> Iterator[None]:
     """Of refusals print the message only, and exit with 2, unless the user asks for tracebacks.
 
-    Of an argument that cannot be parsed there is the message in any case. If another process of the run has ended, what
-    ``ShardedStrategy`` notes of that is printed, and the exit code is 1. After an interrupt it is 130.
+    Of an argument that cannot be parsed there is the message in any case. Of an error while a module of the user's own
+    is imported, or a class of it is made, the message says in which line it is. If another process of the run has
+    ended, what ``ShardedStrategy`` notes of that is printed, and the exit code is 1. After an interrupt it is 130.
 
     Args:
         options: the options of the command, by the time that an error occurs; messages name them as they are typed.
@@ -73,6 +76,8 @@ def messages_in_place_of_tracebacks(options: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
+        if own := error_in_own_code(error):
+            _end_with(own, error)
         print(f"error: {_of_argument(error, options)}\nOption --help tells what there is.", file=sys.stderr)
         sys.exit(_EXIT_CODE)
     except KeyboardInterrupt as interrupt:
@@ -95,11 +100,21 @@ def messages_in_place_of_tracebacks(options: Sequence[str]) -> Iterator[None]:
                 print(f"error: {note}", file=sys.stderr)
             sys.exit(1)
         if refusal is None:
+            if own := error_in_own_code(error):
+                _end_with(own, error)
             raise
         # The text of an OSError begins with its number.
         message = (refusal.strerror if isinstance(refusal, OSError) else None) or str(refusal)
         print(f"error: {as_typed(message, options)}", file=sys.stderr)
         sys.exit(_EXIT_CODE)
+
+
+def _end_with(own: str, error: Exception) -> NoReturn:
+    """End with an error in the user's own code, whose traceback is there on request."""
+    if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+        raise error
+    print(f"error: {own}\n{TRACEBACK}=1 in the environment shows the whole traceback.", file=sys.stderr)
+    sys.exit(_EXIT_CODE)
 
 
 def _of_argument(error: ArgumentError, options: Sequence[str]) -> str:
@@ -111,7 +126,8 @@ def _of_argument(error: ArgumentError, options: Sequence[str]) -> str:
     if unknown := re.search(r"given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", said):
         arguments = list(inspect.signature(pydoc.locate(unknown[1])).parameters)  # type: ignore[arg-type]
         close = difflib.get_close_matches(unknown[2], arguments)
-        return f"{said.partition(':')[0]}: {unknown[1]} has no argument {unknown[2]}.{_do_you_mean(close or arguments)}"
+        lacks = f"{unknown[1]} has no argument {unknown[2]}{place_of(unknown[1])}"
+        return f"{said.partition(':')[0]}: {lacks}.{_do_you_mean(close or arguments)}"
     cause: BaseException = error
     while (next_one := cause.__cause__ or cause.__context__) is not None:
         cause = next_one
@@ -120,7 +136,7 @@ def _of_argument(error: ArgumentError, options: Sequence[str]) -> str:
     elif bare := re.fullmatch(r"Expected a dot import path string: (\w+)", str(cause)):
         missing, module = bare[1], mei_lightning
     else:
-        return as_typed(refusal_of_value(str(error)) or said, options)
+        return misfit_of_own_class(said) or as_typed(refusal_of_value(str(error)) or said, options)
     close = difflib.get_close_matches(missing, [name for name in dir(module) if not name.startswith("_")])
     hint = _do_you_mean([f"{module.__name__}.{name}" for name in close])
     option = re.match(r"--([\w.]+):", said)

@@ -153,8 +153,12 @@ def test_the_traceback_of_a_defect_stays():
         main(["fit", "--config=own.yaml"])
 
 
-def test_the_traceback_of_a_defective_part_stays():
+def test_of_a_defective_part_there_is_the_line_and_the_traceback_on_request(capsys, monkeypatch):
     options = ["--model.retina=simulated", *ONE_NEURON, f"--model.parameterization={__name__}.DefectivePart"]
+    line = inspect.getsourcelines(DefectivePart)[1] + 5
+    message = refusal(capsys, "fit", *options)
+    assert f"test_errors.py, line {line}, in DefectivePart.__init__: ValueError: of the user's own." in message
+    monkeypatch.setenv("MEI_LIGHTNING_TRACEBACK", "1")
     with pytest.raises(ValueError, match="of the user's own"):
         main(["fit", *options])
 
