@@ -116,6 +116,8 @@ class RetinaModel(nn.Module):
         name: what results and logs call the model; the class name of the network by default.
         weights: a file to load into the network: its ``state_dict``, from ``torch.save`` (``.pt``, ``.pth``) or as
             ``.safetensors``.
+        row_by_row: whether to show the network one stimulus of a batch at a time, for one whose answer to a stimulus
+            depends on the others, or that takes no batch. It is slow.
 
     The network is put into evaluation mode and its weights stop requiring gradients.
 
@@ -132,9 +134,11 @@ class RetinaModel(nn.Module):
         neurons_per_session: Mapping[str | int, int] | Mapping[str, int] | int | None = None,
         name: str | None = None,
         weights: str | Path | None = None,
+        row_by_row: bool = False,
     ) -> None:
         super().__init__()
-        _check_parts(network, stimulus_format, name)
+        _check_parts(network, stimulus_format, name, row_by_row)
+        self.row_by_row = row_by_row
         if weights is not None:
             load_weights(network, weights)
         self.network = network
@@ -191,13 +195,19 @@ class RetinaModel(nn.Module):
             stimulus = stimulus[:, :, 0]
         shown = as_shown_to(self.network, stimulus)
         with defaults_like(stimulus):
-            responses = self.network(shown, data_key=key) if self.has_sessions else self.network(shown)
+            rows = shown.split(1) if self.row_by_row else [shown]
+            answers = [self._answer(row, key) for row in rows]
+        responses = torch.cat(answers) if len(answers) > 1 else answers[0]
+        return as_used(responses[:, None] if responses.ndim == 2 else responses, stimulus)
+
+    def _answer(self, shown: Tensor, data_key: str | None) -> Tensor:
+        responses = self.network(shown, data_key=data_key) if self.has_sessions else self.network(shown)
         if not isinstance(responses, Tensor):
             raise InvalidTypeError(
                 f"The network of model '{self.name}' returned a {type(responses).__name__}, where the responses alone "
                 "are needed, as a tensor: change the last line of its forward to return responses."
             )
-        return as_used(responses[:, None] if responses.ndim == 2 else responses, stimulus)
+        return responses
 
     def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         """A module for the responses of chosen neurons, each to one stimulus of a batch, or each to all of them.
@@ -245,11 +255,13 @@ class RetinaModel(nn.Module):
             )
 
 
-def _check_parts(network: object, stimulus_format: object, name: object) -> None:
+def _check_parts(network: object, stimulus_format: object, name: object, row_by_row: object) -> None:
     check_instance("network", network, nn.Module, "MyNetwork()")
     check_instance("stimulus_format", stimulus_format, StimulusFormat, 'StimulusFormat(("green", "UV"), 18, 16, 30.0)')
     if name is not None and not isinstance(name, str):
         raise InvalidTypeError(f"RetinaModel(name={in_short(name)}) must be a text.")
+    if not isinstance(row_by_row, bool):
+        raise InvalidTypeError(f"RetinaModel(row_by_row={in_short(row_by_row)}) must be True or False.")
 
 
 def _neurons_of(network: nn.Module, facts: StimulusFormat) -> int:

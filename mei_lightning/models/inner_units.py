@@ -72,6 +72,10 @@ class InnerUnits(RetinaModel):
         self.check_session(data_key)
         model = self.network
         assert isinstance(model, RetinaModel)
+        rows = stimulus.split(1) if model.row_by_row else [stimulus]
+        return torch.cat([self._features(model, row) for row in rows])
+
+    def _features(self, model: RetinaModel, stimulus: Tensor) -> Tensor:
         hook = model.network.get_submodule(self.layer).register_forward_hook(_leave)
         try:
             model(stimulus, data_key=self.session)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from inspect import signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, MEIError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.coupling import check_rows_are_apart
 from mei_lightning.models.read_out import session_responses
 
 _DEVIATION = 0.2
@@ -15,13 +16,16 @@ _DEVIATION = 0.2
 _SAME = 1e-3
 """Relative difference up to which two answers to the same stimulus are the same: more than rounding anywhere."""
 
+_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+
 _NO_GRAD = "Take torch.no_grad(), torch.inference_mode(), detach() and numpy() out of its forward."
 
 
 def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None]) -> None:
     """See by a few passes whether a model is what it is said to be.
 
-    Each session answers one stimulus, and the first one the same stimulus again, and one that is a frame longer.
+    Each session answers one stimulus, and one that is a frame longer where it answers as many neurons as frames; the
+    first one also the same stimulus again, alone and beside another one.
 
     Args:
         model: the model, frozen.
@@ -30,7 +34,8 @@ def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None
 
     Raises:
         ValueError: if the model does not take such stimuli, if its responses do not have the shape that they should
-            have, do not follow the stimulus in a differentiable way, or differ from one call to the next.
+            have, do not follow the stimulus in a differentiable way, or differ from one call to the next, or from one
+            batch to the next.
         TypeError: if it returns something else than a tensor, or does not take the session's name.
     """
     stimulus = _noise(model, 1, time_steps)
@@ -38,7 +43,8 @@ def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None
     with torch.random.fork_rng(devices=[]):
         with torch.enable_grad():
             responses = _answer(model, stimulus.clone().requires_grad_(), first)
-        _check_shape(model, responses, time_steps, first)
+        _check_time_axis(model, responses.shape, time_steps, first)
+        _check_shape(model, responses.shape, time_steps, first)
         if not responses.requires_grad:
             raise InvalidValueError(
                 f"The responses of model '{model.name}' do not depend on the stimulus in a differentiable way. "
@@ -46,9 +52,11 @@ def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None
             )
         with torch.no_grad():
             for session in sessions[1:]:
-                _check_shape(model, _answer(model, stimulus, session), time_steps, session)
+                shape = _answer(model, stimulus, session).shape
+                _check_time_axis(model, shape, time_steps, session)
+                _check_shape(model, shape, time_steps, session)
             _check_same(model, responses.detach(), _answer(model, stimulus, first))
-            _check_time_axis(model, responses.shape, time_steps, first)
+            check_rows_are_apart(model, stimulus, responses.detach(), first)
 
 
 def _noise(model: RetinaModel, batch: int, time_steps: int) -> Tensor:
@@ -64,7 +72,9 @@ def _answer(model: RetinaModel, stimulus: Tensor, session: str | None) -> Tensor
         return session_responses(model, stimulus, session)
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
-    except RuntimeError as error:
+    except MEIError:
+        raise
+    except (RuntimeError, ValueError) as error:
         said = str(error).partition("\n")[0].rstrip(".")
         raise InvalidValueError(
             f"Model '{model.name}' cannot compute a stimulus [batch, channels, time, height, width] of shape "
@@ -98,6 +108,12 @@ def _way_out(model: RetinaModel, stimulus: Tensor, session: str | None) -> str:
     """What to change, found by trying what the network takes in place of the stimulus."""
     if any(values.is_inference() for values in (*model.parameters(), *model.buffers())):
         return "Its weights were made under torch.inference_mode(): make or load it outside of that."
+    for name, part in model.network.named_modules():
+        if isinstance(part, _BATCH_NORMS) and part.running_mean is None:
+            return (
+                f"Its layer '{name}' ({type(part).__name__}) has no running statistics: it needs a batch, on all of "
+                "which its answer depends."
+            )
     if type(model).forward is RetinaModel.forward:
         arguments = {"data_key": model.key_of_session(session)} if model.has_sessions else {}
         for shown, change in _other_stimuli(model, stimulus):
@@ -140,10 +156,10 @@ def _other_stimuli(model: RetinaModel, stimulus: Tensor) -> Iterator[tuple[Tenso
     yield torch.cat([seen] * 4, dim=2), f"It needs a longer stimulus: give time_steps of more than {frames}."
 
 
-def _check_shape(model: RetinaModel, responses: Tensor, time_steps: int, session: str | None) -> None:
+def _check_shape(model: RetinaModel, responses: Sequence[int], time_steps: int, session: str | None) -> None:
     lost = model.stimulus_format.frames_lost
     frames, neurons = time_steps - lost, model.neurons_per_session[session or ""]
-    shape = tuple(responses.shape)
+    shape = tuple(responses)
     if shape == (1, frames, neurons):
         return
     if shape == (1, neurons, frames):
@@ -176,7 +192,8 @@ def _check_time_axis(model: RetinaModel, shape: Sequence[int], time_steps: int, 
     if model.stimulus_format.is_still or shape[1] != shape[2]:
         return
     try:
-        longer = session_responses(model, _noise(model, 1, time_steps + 1), session)
+        with torch.no_grad():
+            longer = session_responses(model, _noise(model, 1, time_steps + 1), session)
     except Exception:
         # A network that takes stimuli of one length only.
         return

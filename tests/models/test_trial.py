@@ -1,5 +1,7 @@
 """What a model is, found out by trying, and what is said of one that is not what it is said to be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import STILL_FORMAT, VIDEO_FORMAT, LinearNetwork, StillNetwork, VideoNetwork, find, video_model
@@ -171,3 +173,128 @@ def test_each_session_is_asked_once_and_the_first_a_few_times_more():
     ml.MEIModule(model, [("monday", 0), ("tuesday", 1)], time_steps=8, fast_path=False)
     assert asked.count("tuesday") == 1
     assert len(asked) <= 4
+
+
+class Coupled(nn.Module):
+    """Whatever mixes the stimuli of a batch, after a convolution."""
+
+    def __init__(self, coupling):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv3d(1, 3, (3, 4, 5)), coupling, nn.ELU())
+
+    def forward(self, stimulus):
+        return self.layers(stimulus)[..., 0, 0].mT
+
+
+class OverBatch(nn.Module):
+    """A function of the whole batch."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, values):
+        return self.function(values)
+
+
+def without_statistics():
+    norm = nn.BatchNorm3d(3)
+    norm.running_mean = norm.running_var = None
+    return norm
+
+
+COUPLINGS = {
+    "batch norm that keeps no statistics": (lambda: nn.BatchNorm3d(3, track_running_stats=False), "BatchNorm3d"),
+    "batch norm that has lost them": (without_statistics, "BatchNorm3d"),
+    "the batch's mean": (lambda: OverBatch(lambda x: x - x.mean(0, keepdim=True) / 10), "OverBatch"),
+    "the batch's largest value": (lambda: OverBatch(lambda x: x / x.abs().max()), "OverBatch"),
+    "attention over the batch": (
+        lambda: OverBatch(lambda x: torch.einsum("bc...,dc...->b...", x, x)[:, None] + x),
+        "Over",
+    ),
+}
+
+
+@pytest.mark.parametrize(("coupling", "kind"), COUPLINGS.values(), ids=COUPLINGS)
+def test_what_couples_a_batch_is_refused_by_the_name_of_the_layer(coupling, kind):
+    model = ml.RetinaModel(Coupled(coupling()), GREY, 3)
+    with pytest.raises(ml.MEIError, match=rf"since its layer 'layers.1' \({kind}.*row_by_row=True"):
+        ml.MEIModule(model, [0], time_steps=6)
+    assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_what_couples_a_batch_outside_of_any_layer_is_refused_too():
+    network = Network(lambda responses: responses / len(responses))
+    with pytest.raises(ml.MEIError, match="since the forward of its Network depends on the whole batch"):
+        ml.MEIModule(ml.RetinaModel(network, GREY, 3), [0], time_steps=6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda responses: responses[:1], r"with responses of shape \(1, 4, 3\).*keep the batch axis"),
+        (lambda responses: responses.reshape(1, -1, 3)[:, :4], r"with responses of shape \(1, 4, 3\).*row_by_row=True"),
+        (lambda responses: responses.view(1, 4, 3), "cannot compute two stimuli at once: shape.*row_by_row=True"),
+    ],
+)
+def test_a_network_of_one_stimulus_at_a_time_is_refused(change, message):
+    facts = replace(GREY, frames_lost=2)
+    with pytest.raises(ml.MEIError, match=message):
+        ml.MEIModule(ml.RetinaModel(Network(change), facts, 3), [0], time_steps=6)
+    ml.MEIModule(ml.RetinaModel(Network(change), facts, 3, row_by_row=True), [0], time_steps=6)
+
+
+def test_batch_norm_that_needs_a_batch_is_refused_by_name():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(20, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(ml.MEIError, match=r"layer '2' \(BatchNorm1d\) has no running statistics"):
+        ml.MEIModule(ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3), [0])
+
+
+def test_row_by_row_each_stimulus_has_the_score_that_it_has_alone():
+    options = {"time_steps": 6, "norm": 2.0, "max_steps": 5, "restarts": 2}
+    for network in (Coupled(nn.BatchNorm3d(3, track_running_stats=False)), Network(lambda responses: responses[:1])):
+        model = ml.RetinaModel(network, GREY, 3, row_by_row=True)
+        meis = find(model, [0, 1], **options)
+        for place, stimulus in enumerate(torch.from_numpy(meis["stimulus"].values)):
+            with torch.no_grad():
+                assert meis["score"].values[place] == pytest.approx(network(stimulus[None])[0, :, place].mean().item())
+        alone = find(model, [1], **options)
+        assert alone["score"].values[0] == pytest.approx(meis["score"].values[1])
+        inner = ml.InnerUnits(model, next(name for name, part in network.named_modules() if type(part) is nn.Conv3d))
+        assert inner(torch.randn(3, 1, 6, 4, 5)).shape == (3, 4, 3)
+
+
+def test_rounding_in_a_batch_is_no_coupling():
+    class Rounded(nn.Module):
+        """Answers that are rounded otherwise in a batch than alone."""
+
+        def forward(self, responses):
+            return responses * (1 + 0.01 * (len(responses) > 1))
+
+    assert find(ml.RetinaModel(nn.Sequential(Network(), Rounded()), GREY, 3), [0], time_steps=6, max_steps=1)
+
+
+class Transposing(nn.Module):
+    """Two sessions, the second of which has neurons and time exchanged."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = Network(neurons=4)
+
+    def forward(self, stimulus, data_key):
+        responses = self.network(stimulus)
+        return responses.mT if data_key == "tuesday" else responses
+
+
+@pytest.mark.parametrize(
+    ("network", "facts", "neurons", "asked"),
+    [
+        (Network(lambda responses: responses.mT, neurons=4), GREY, 4, [0]),
+        (Network(lambda responses: responses.mT, neurons=4), GREY, None, [0]),
+        (Transposing(), GREY, {"monday": 4, "tuesday": 4}, [("monday", 0), ("tuesday", 1)]),
+    ],
+)
+def test_exchanged_axes_are_found_where_there_are_as_many_neurons_as_frames(network, facts, neurons, asked):
+    with pytest.raises(ml.MEIError, match="a frame longer there is a response of one neuron more"):
+        ml.MEIModule(ml.RetinaModel(network, facts, neurons), asked, time_steps=6)
