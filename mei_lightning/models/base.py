@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mei_lightning.arguments import check_instance, in_short, is_positive, number, plain, several, whole_number
 from mei_lightning.devices import defaults_like
@@ -19,6 +20,7 @@ from mei_lightning.models.precision import as_shown_to, as_used, in_own_precisio
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.models.weights import load_weights
 from mei_lightning.neurons import Neuron, check_neuron_indices, session_name
+from mei_lightning.wording import first_few
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class RetinaModel(nn.Module):
         self.row_by_row = row_by_row
         if weights is not None:
             load_weights(network, weights)
+        _check_sizes_are_known(network)
         self.network = network
         self.name = name or type(network).__name__
         freeze(self)
@@ -253,6 +256,15 @@ class RetinaModel(nn.Module):
             raise InvalidValueError(
                 f"Model '{self.name}' has no session {session!r}. Its sessions: {', '.join(self._neurons_per_session)}."
             )
+
+
+def _check_sizes_are_known(network: nn.Module) -> None:
+    unknown = [name for name, values in network.named_parameters() if is_lazy(values)]
+    if unknown:
+        raise InvalidValueError(
+            f"The weights {first_few(unknown)} of {type(network).__name__} have no size yet, as those of Lazy layers "
+            "before their first call: show the network one stimulus, or load its weights, before you wrap it."
+        )
 
 
 def _check_parts(network: object, stimulus_format: object, name: object, row_by_row: object) -> None:

@@ -1,5 +1,6 @@
 """Whether a network answers each stimulus of a batch for itself, and which of its layers does not."""
 
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,9 @@ _LOUD = 4.0
 
 _ROW_BY_ROW = "RetinaModel(..., row_by_row=True), which shows the network one stimulus at a time"
 
+OF_NETWORKS = (RuntimeError, ValueError, IndexError, AssertionError)
+"""Errors with which a network refuses a stimulus."""
+
 _GivenAndPutOut = tuple[Tensor, Tensor]
 
 
@@ -38,13 +42,12 @@ def check_rows_are_apart(model: RetinaModel, stimulus: Tensor, responses: Tensor
     beside = torch.cat([stimulus, _LOUD * stimulus.flip(-1)])
     try:
         among = session_responses(model, beside, session)
-    except RuntimeError as error:
-        if type(error) in (torch.OutOfMemoryError, NotImplementedError):
+    except OF_NETWORKS as error:
+        if isinstance(error, (torch.OutOfMemoryError, NotImplementedError)):
             raise
-        said = str(error).partition("\n")[0].rstrip(".")
         raise InvalidValueError(
-            f"Model '{model.name}' cannot compute two stimuli at once: {said}. Let its forward take a batch, or say "
-            f"{_ROW_BY_ROW}."
+            f"Model '{model.name}' cannot compute two stimuli at once: {what_it_says(error)}. Let its forward take a "
+            f"batch, or say {_ROW_BY_ROW}."
         ) from error
     shape = (2, *responses.shape[1:])
     if among.shape != shape:
@@ -64,6 +67,14 @@ def check_rows_are_apart(model: RetinaModel, stimulus: Tensor, responses: Tensor
         "batch: MEIs would depend on what they are computed with. Take that out of it (batch norm needs running "
         f"statistics), or say {_ROW_BY_ROW}."
     )
+
+
+def what_it_says(error: Exception) -> str:
+    """The first line of a network's error, or what kind it is and where it comes from if it says nothing."""
+    if said := str(error).partition("\n")[0].rstrip("."):
+        return said
+    *_, place = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in line {place.lineno} of {place.filename}"
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, MEIError
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.models.coupling import check_rows_are_apart
+from mei_lightning.models.coupling import OF_NETWORKS, check_rows_are_apart, what_it_says
 from mei_lightning.models.read_out import session_responses
 
 _DEVIATION = 0.2
@@ -74,11 +74,10 @@ def _answer(model: RetinaModel, stimulus: Tensor, session: str | None) -> Tensor
         raise
     except MEIError:
         raise
-    except (RuntimeError, ValueError) as error:
-        said = str(error).partition("\n")[0].rstrip(".")
+    except OF_NETWORKS as error:
         raise InvalidValueError(
             f"Model '{model.name}' cannot compute a stimulus [batch, channels, time, height, width] of shape "
-            f"{tuple(stimulus.shape)}: {said}. {_way_out(model, stimulus, session)}"
+            f"{tuple(stimulus.shape)}: {what_it_says(error)}. {_way_out(model, stimulus, session)}"
         ) from error
 
 

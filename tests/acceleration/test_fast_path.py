@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import NO_LIMIT, find, fit, results, video_model
+from conftest import NO_LIMIT, STILL_FORMAT, find, fit, results, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
@@ -634,3 +634,25 @@ def test_a_run_finds_the_same_meis_to_the_last_bit_with_any_number_of_threads(tw
         np.testing.assert_array_equal(one[name], two[name])
     # The original model has the last word, whose sums depend on threads.
     np.testing.assert_allclose(one["score"], two["score"], rtol=1e-6)
+
+
+class Spectral(nn.Module):
+    """Weighs the frequencies of an image by complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(7, 4, dtype=torch.complex64, generator=generator))
+        self.readout = nn.Parameter(torch.randn(28, 3, generator=generator))
+
+    def forward(self, image):
+        return (torch.fft.rfft2(image) * self.weight).abs().flatten(1) @ self.readout
+
+
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_weights_keep_their_imaginary_parts():
+    model = ml.RetinaModel(Spectral(), STILL_FORMAT, 3)
+    meis = find(model, [0, 2], max_steps=5)
+    with torch.no_grad():
+        responses = model(torch.from_numpy(meis["stimulus"].values))[:, 0]
+    np.testing.assert_allclose(meis["score"], [responses[0, 0], responses[1, 2]], rtol=1e-5)

@@ -230,12 +230,20 @@ def test_what_couples_a_batch_outside_of_any_layer_is_refused_too():
         ml.MEIModule(ml.RetinaModel(network, GREY, 3), [0], time_steps=6)
 
 
+def only_one(responses):
+    if len(responses) != 1:
+        # As of an assert without a message, which pytest would give one.
+        raise AssertionError
+    return responses
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda responses: responses[:1], r"with responses of shape \(1, 4, 3\).*keep the batch axis"),
         (lambda responses: responses.reshape(1, -1, 3)[:, :4], r"with responses of shape \(1, 4, 3\).*row_by_row=True"),
         (lambda responses: responses.view(1, 4, 3), "cannot compute two stimuli at once: shape.*row_by_row=True"),
+        (only_one, r"two stimuli at once: AssertionError in line \d+ of .*test_trial.py.*row_by_row=True"),
     ],
 )
 def test_a_network_of_one_stimulus_at_a_time_is_refused(change, message):
@@ -298,3 +306,11 @@ class Transposing(nn.Module):
 def test_exchanged_axes_are_found_where_there_are_as_many_neurons_as_frames(network, facts, neurons, asked):
     with pytest.raises(ml.MEIError, match="a frame longer there is a response of one neuron more"):
         ml.MEIModule(ml.RetinaModel(network, facts, neurons), asked, time_steps=6)
+
+
+def test_weights_without_a_size_are_refused_by_name():
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(ml.MEIError, match=r"weights 1.weight, 1.bias of Sequential have no size yet"):
+        ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3)
+    network(torch.zeros(1, 1, 4, 5))
+    assert find(ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3), [0], max_steps=2).sizes["neuron"] == 1
