@@ -656,3 +656,26 @@ def test_complex_weights_keep_their_imaginary_parts():
     with torch.no_grad():
         responses = model(torch.from_numpy(meis["stimulus"].values))[:, 0]
     np.testing.assert_allclose(meis["score"], [responses[0, 0], responses[1, 2]], rtol=1e-5)
+
+
+class Sparse(nn.Module):
+    """A linear readout most of whose weights are none."""
+
+    def __init__(self):
+        super().__init__()
+        weight = torch.randn(3, 42, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter((weight * (weight > 1)).to_sparse())
+
+    def forward(self, image):
+        return torch.sparse.mm(self.weight, image.flatten(1).T).T
+
+
+def test_sparse_weights_are_taken():
+    model = ml.RetinaModel(Sparse(), STILL_FORMAT, 3)
+    kernel = model.network.weight.detach().to_dense()[1]
+    meis = find(model, [1], norm=2.0)
+    np.testing.assert_allclose(meis["score"], [2.0 * kernel.norm()], rtol=1e-3)
+    other = Sparse()
+    with torch.no_grad():
+        other.weight.values()[0] += 1
+    assert weights_digest(model.network) != weights_digest(other)
