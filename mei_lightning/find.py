@@ -83,61 +83,70 @@ def find_meis(
     _check_run(devices, directory, callbacks)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         problem = MEIProblem(model, neurons, settings_named(settings))
-        return meis_of(
-            problem,
-            directory=directory,
-            log_directory=log_directory,
-            devices=devices,
-            accelerator=accelerator,
-            progress_bar=progress_bar,
-            callbacks=callbacks,
-        )
+        with place_of_results(directory) as place:
+            meis = meis_in(
+                place,
+                problem,
+                lasting=directory is not None,
+                log_directory=log_directory,
+                devices=devices,
+                accelerator=accelerator,
+                progress_bar=progress_bar,
+                callbacks=callbacks,
+            )
+            return meis.load() if directory is None else meis
 
 
-def meis_of(
+def meis_in(
+    place: Path,
     problem: MEIProblem,
     *,
-    directory: str | Path | None = None,
+    lasting: bool,
     log_directory: str | Path | None = None,
     devices: int | Sequence[int] | str = 1,
     accelerator: str = "auto",
     progress_bar: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> xr.Dataset:
-    """The MEIs of a problem; everything else is as for ``find_meis``."""
+    """The MEIs of a problem, whose values are read from a directory, where they are kept, as they are used.
+
+    Args:
+        place: the directory.
+        problem: of which some MEIs may be there already.
+        lasting: whether the directory is the user's, who is told what is in it, and not a temporary one.
+        log_directory: as for ``find_meis``, and so are all others.
+    """
     module = ProblemModule(problem)
-    with place_of_results(directory) as place:
-        logging = log_directory is not None
-        given = next((callback for callback in callbacks if isinstance(callback, RowConvergence)), None)
-        rule = given or RowConvergence()
-        # A run that is continued goes on in the same log.
-        version = None if directory is None else run_name(module.configuration, rule)
-        with silent_lightning():
-            trainer = Trainer(
-                accelerator=chosen_accelerator(accelerator),
-                devices=devices,  # type: ignore[arg-type]
-                strategy=strategy_for(devices),
-                plugins=cluster_plugins(),  # type: ignore[arg-type]
-                max_epochs=-1,
-                logger=RunLogger(str(log_directory), "", version, default_hp_metric=False) if logging else False,
-                callbacks=[
-                    *([] if given else [rule]),
-                    ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
-                    *([StimulusLogger()] if logging else []),
-                    *([StepProgressBar()] if progress_bar else []),
-                    *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
-                    InterruptTogether(),
-                    *callbacks,
-                ],
-                enable_checkpointing=_has(callbacks, Checkpoint),
-                enable_progress_bar=progress_bar,
-                enable_model_summary=False,
-                log_every_n_steps=1,
-            )
-        with ended_together(trainer), raising_interrupts(), without_deprecations():
-            trainer.fit(module)
-        meis = xr.open_zarr(place / STORE, chunks=None)
-        return meis.load() if directory is None else meis
+    logging = log_directory is not None
+    given = next((callback for callback in callbacks if isinstance(callback, RowConvergence)), None)
+    rule = given or RowConvergence()
+    # A run that is continued goes on in the same log.
+    version = run_name(module.configuration, rule) if lasting else None
+    with silent_lightning():
+        trainer = Trainer(
+            accelerator=chosen_accelerator(accelerator),
+            devices=devices,  # type: ignore[arg-type]
+            strategy=strategy_for(devices),
+            plugins=cluster_plugins(),  # type: ignore[arg-type]
+            max_epochs=-1,
+            logger=RunLogger(str(log_directory), "", version, default_hp_metric=False) if logging else False,
+            callbacks=[
+                *([] if given else [rule]),
+                ResultsWriter(str(place), report=lasting, lasting=lasting),
+                *([StimulusLogger()] if logging else []),
+                *([StepProgressBar()] if progress_bar else []),
+                *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                InterruptTogether(),
+                *callbacks,
+            ],
+            enable_checkpointing=_has(callbacks, Checkpoint),
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+    with ended_together(trainer), raising_interrupts(), without_deprecations():
+        trainer.fit(module)
+    return xr.open_zarr(place / STORE, chunks=None)
 
 
 def _check_run(devices: int | Sequence[int] | str, directory: str | Path | None, callbacks: Sequence[Callback]) -> None:
