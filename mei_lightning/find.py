@@ -100,7 +100,7 @@ def find_meis(
     run = Run(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         problem = MEIProblem(model, neurons, settings_named(one_of_them))
-        return meis_of(problem, run) if sizes is None else _meis_of_sizes(problem, sizes, run)
+        return _meis_of(problem, run) if sizes is None else _meis_of_sizes(problem, sizes, run)
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,15 @@ class Run:
         return next((callback for callback in self.callbacks if isinstance(callback, RowConvergence)), RowConvergence())
 
 
-def meis_of(problem: MEIProblem, run: Run) -> xr.Dataset:
-    """The MEIs of a problem, as ``find_meis`` returns them."""
+def meis_in(place: Path, problem: MEIProblem, run: Run) -> xr.Dataset:
+    """The MEIs of a problem, kept in a directory, from where values are read as they are used."""
+    _fit(problem, run, place)
+    return xr.open_zarr(place / STORE, chunks=None)
+
+
+def _meis_of(problem: MEIProblem, run: Run) -> xr.Dataset:
     with place_of_results(run.directory) as place:
-        _fit(problem, run, place)
-        meis = xr.open_zarr(place / STORE, chunks=None)
+        meis = meis_in(place, problem, run)
         return meis.load() if run.directory is None else meis
 
 
@@ -138,8 +142,7 @@ def _meis_of_sizes(problem: MEIProblem, sizes: Sizes, run: Run) -> xr.Dataset:
         for norm, resized in problems.items():
             _check_goes_on(resized, run, place / parts[norm] / STORE)
         for norm, resized in problems.items():
-            _fit(resized, run, place / parts[norm])
-            found[norm] = xr.open_zarr(place / parts[norm] / STORE, chunks=None)
+            found[norm] = meis_in(place / parts[norm], resized, run)
             if not is_complete(found[norm]):
                 # Time is over, or a callback has stopped the run.
                 break

@@ -105,7 +105,8 @@ def messages_in_place_of_tracebacks(options: Sequence[str]) -> Iterator[None]:
             raise
         # The text of an OSError begins with its number.
         message = (refusal.strerror if isinstance(refusal, OSError) else None) or str(refusal)
-        print(f"error: {as_typed(message, options)}", file=sys.stderr)
+        notes = getattr(refusal, "__notes__", ())
+        print(f"error: {as_typed(' '.join([message, *notes]), options)}", file=sys.stderr)
         sys.exit(_EXIT_CODE)
 
 

@@ -19,7 +19,7 @@ from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.constraints import Constraint
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
-from mei_lightning.find import Run, meis_of
+from mei_lightning.find import Run, meis_in
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import seed_of_row
@@ -30,6 +30,7 @@ from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer
 from mei_lightning.problem import MEIProblem, Neurons
+from mei_lightning.results.place import place_of_results
 from mei_lightning.settings import settings_named, takes_settings
 from mei_lightning.starting_points.seeded_noise import initial_stimulus
 
@@ -119,10 +120,13 @@ def from_meis(
 ) -> Iterator[Beginning]:
     """Find MEIs to go on from; the model is frozen meanwhile.
 
+    If what is done with them does not come to its end, they stay on disk, and the exception says where.
+
     Args:
         model: as for ``find_meis``.
         neurons: as for ``find_meis``.
-        directory: where the MEIs are kept; those that are there already are not computed again.
+        directory: where the MEIs are kept; those that are there already are not computed again. By default they are
+            gone once the method has ended.
         progress_bar: whether to show one for the MEIs.
         settings: as for ``find_meis``, of the MEIs; but a method works on the reduced responses of pixels.
 
@@ -138,13 +142,14 @@ def from_meis(
         )
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         problem = MEIProblem(load_model(model).to("cpu"), neurons, settings_named(settings))
-        meis = meis_of(problem, Run(directory, progress_bar=progress_bar)).load()
-        failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
-        if len(failed):
-            raise InvalidValueError(
-                f"There is no finite MEI to go on from for {', '.join(failed)}: leave these neurons out."
-            )
-        yield Beginning(problem, meis)
+        with place_of_results(directory) as place:
+            meis = meis_in(place, problem, Run(directory, progress_bar=progress_bar)).load()
+            failed = meis["neuron"].values[meis["status"].values == Status.NOT_FINITE.label]
+            if len(failed):
+                raise InvalidValueError(
+                    f"There is no finite MEI to go on from for {', '.join(failed)}: leave these neurons out."
+                )
+            yield Beginning(problem, meis)
 
 
 def fit_rows(
