@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 import torch
@@ -167,6 +168,15 @@ class RetinaModel(nn.Module):
         """The models whose mean it is; itself alone, unless it is an ensemble."""
         return [self]
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts, of those too that are what they were exported as by ``torch.export``."""
+        try:
+            return super().train(mode)
+        except NotImplementedError:
+            for part in self.modules():
+                part.training = mode
+            return self
+
     def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
         """Shape ``(num_batches, channels, time_steps, height, width)`` of a stimulus of so many frames."""
         facts = self.stimulus_format
@@ -181,7 +191,8 @@ class RetinaModel(nn.Module):
         self.check_session(data_key)
         if self.stimulus_format.is_still:
             stimulus = stimulus[:, :, 0]
-        shown = as_shown_to(self.network, stimulus)
+        # A network may work in place.
+        shown = as_shown_to(self.network, stimulus).clone()
         with same_device_by_default(stimulus):
             rows = shown.split(1) if self.row_by_row else [shown]
             answers = [self._answer(row, data_key) for row in rows]
