@@ -113,7 +113,30 @@ def _prepare(model: RetinaModel, shape: tuple[int, ...], device: torch.device) -
         # A user's module may hold anything: files, locks, handles of other libraries.
         rank_zero_info(f"The model '{model.name}' cannot be copied ({error}): it runs as it is.")
         return FastModel(model, None)
-    rewritten = _with_frozen_cores(model, shape, device)
+    rewritten = None
+    try:
+        rewritten = _with_frozen_cores(model, shape, device)
+    except Exception as error:
+        _leave_out(model, "its cores are not rewritten", error)
+    try:
+        return _with_fast_convolutions(model, rewritten, shape, device)
+    except Exception as error:
+        _leave_out(model, "the gradients of its convolutions are PyTorch's", error)
+        return FastModel(model if rewritten is None else rewritten, None)
+
+
+def _leave_out(model: RetinaModel, what: str, error: Exception) -> None:
+    """Say that a step of preparation has failed, which networks of one's own may bring about in any way."""
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    said = str(error).partition("\n")[0].rstrip(".")
+    rank_zero_info(f"The model '{model.name}' runs without a part of what makes others faster: {what} ({said}).")
+
+
+def _with_fast_convolutions(
+    model: RetinaModel, rewritten: RetinaModel | None, shape: tuple[int, ...], device: torch.device
+) -> FastModel:
+    """A copy whose convolutions get a faster input gradient, if it is the same; without that if there are none."""
     copy = copy_of(model).to(device) if rewritten is None else rewritten
     convolutions = FastConvolutions()
     fast, plain = FastModel(copy, convolutions), FastModel(copy, None)
@@ -254,8 +277,11 @@ def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[tor
 
         return hook
 
-    hooks = [part.register_forward_hook(note(path)) for path, part in model.named_modules()]
+    hooks = []
     try:
+        for path, part in model.named_modules():
+            if not isinstance(part, torch.jit.ScriptModule):
+                hooks.append(part.register_forward_hook(note(path)))
         with torch.no_grad():
             read_out(stimulus)
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.gradients import gradient_of
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.neurons import Neuron
 
@@ -34,7 +35,7 @@ def step_of(model: RetinaModel, stimulus: Tensor) -> tuple[Tensor, Tensor]:
         responses = model.read_out(rows, neurons)(stimulus)
         generator = torch.Generator().manual_seed(1)
         weights = torch.randn(responses.shape, generator=generator, dtype=torch.float64).to(responses)
-        (gradient,) = torch.autograd.grad((weights * responses).sum(), stimulus)
+        gradient = gradient_of((weights * responses).sum(), stimulus)
     return responses.detach(), gradient
 
 

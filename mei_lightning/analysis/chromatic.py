@@ -15,6 +15,7 @@ from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.constraints import range_bounds
 from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.gradients import gradient_of
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import NeuronOrGroup
@@ -103,7 +104,7 @@ def chromatic_landscape(
             with torch.enable_grad():
                 stimulus = stimulus.requires_grad_()
                 response = objective(stimulus)
-                (gradient,) = torch.autograd.grad(response.sum(), stimulus)
+                gradient = gradient_of(response.sum(), stimulus)
             along = (gradient * channels.to(gradient)).flatten(2).sum(dim=2)
             return torch.cat([response.detach()[:, None], along], dim=1)
 

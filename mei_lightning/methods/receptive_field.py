@@ -10,6 +10,7 @@ from mei_lightning.acceleration.memory import rows_that_fit
 from mei_lightning.acceleration.rounding import full_precision
 from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.gradients import gradient_of
 from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import Reducer
@@ -69,7 +70,7 @@ def find_receptive_fields(
             part = stimuli[first : first + size].clone().requires_grad_()
             with torch.enable_grad(), full_precision():
                 scores = problem.objective.for_rows(rows)(part)
-                gradients.append(torch.autograd.grad(scores.sum(), part)[0])
+                gradients.append(gradient_of(scores.sum(), part))
             responses.append(scores.detach())
     description = problem.description.drop_vars(["response_time", "restart"])
     return description.assign(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -182,6 +182,15 @@ class RetinaModel(nn.Module):
         """The models whose mean it is; itself alone, unless it is an ensemble."""
         return [self]
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts, of those too that are what they were exported as by ``torch.export``."""
+        try:
+            return super().train(mode)
+        except NotImplementedError:
+            for part in self.modules():
+                part.training = mode
+            return self
+
     def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
         """Shape ``(num_batches, channels, time_steps, height, width)`` of a stimulus of so many frames."""
         facts = self.stimulus_format
@@ -196,7 +205,8 @@ class RetinaModel(nn.Module):
         key = self.key_of_session(data_key)
         if self.stimulus_format.is_still:
             stimulus = stimulus[:, :, 0]
-        shown = as_shown_to(self.network, stimulus)
+        # A network may work in place.
+        shown = as_shown_to(self.network, stimulus).clone()
         with defaults_like(stimulus):
             rows = shown.split(1) if self.row_by_row else [shown]
             answers = [self._answer(row, key) for row in rows]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.gradients import gradient_of
 from mei_lightning.objectives import as_objective
 
 
@@ -91,7 +92,7 @@ def get_gradient_grid(
     for contrast in contrasts:
         pairs = torch.tensor([[contrast, other] for other in contrasts]).to(stim).requires_grad_()
         scores = objective(pairs[:, :, None, None, None] * stim.detach())
-        (gradient,) = torch.autograd.grad(scores.sum(), pairs)
+        gradient = gradient_of(scores.sum(), pairs)
         gradients.append(gradient.T.double().cpu().numpy())
         responses.append(scores.detach().double().cpu().numpy())
     grid = np.stack(gradients, axis=1)

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from mei_lightning.exceptions import InvalidValueError, NothingThereError, UnknownNeuronError
+from mei_lightning.gradients import gradient_of
 from mei_lightning.openretina_api.vector_field_plots import plot_components, plot_points
 from mei_lightning.paths import local_path
 
@@ -188,7 +189,7 @@ def compute_lsta_library(
             raise InvalidValueError(
                 f"integration_window={integration_window} is not inside the response, which has {frames} frames."
             )
-        (gradient,) = torch.autograd.grad(response[:, first:last, cell_id].sum(), shown)
+        gradient = gradient_of(response[:, first:last, cell_id].sum(), shown)
         gradients.append(gradient.mean(dim=2).cpu().numpy())
         responses.append(response.detach().cpu().numpy())
     return np.concatenate(gradients), np.concatenate(responses)

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from mei_lightning.acceleration.row_arithmetic import per_row
 from mei_lightning.exceptions import FullMemoryError
+from mei_lightning.gradients import gradient_of
 from mei_lightning.objectives import Objective
 
 Result = TypeVar("Result")
@@ -108,7 +109,7 @@ class ObjectiveInParts(Objective):
             own = stimulus[part].detach().requires_grad_(needs_gradient)
             with torch.set_grad_enabled(needs_gradient):
                 scores = self._of(part).to(stimulus.device)(own)
-                gradient = torch.autograd.grad(scores.sum(), own)[0] if needs_gradient else own[:0]
+                gradient = gradient_of(scores.sum(), own) if needs_gradient else own[:0]
             return scores.detach(), gradient
 
         scores, gradients = zip(*self._at_a_time.results(compute, len(stimulus)), strict=True)

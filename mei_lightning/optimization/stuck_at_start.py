@@ -6,6 +6,7 @@ import xarray as xr
 
 from mei_lightning.acceleration.blocks import all_threads
 from mei_lightning.acceleration.row_arithmetic import cosines, per_row, row_norms
+from mei_lightning.gradients import gradient_of
 from mei_lightning.optimization.row_state import Status
 from mei_lightning.problem import MEIProblem
 
@@ -49,7 +50,7 @@ def _is_stuck(problem: MEIProblem, device: torch.device, mei: xr.Dataset, number
     initial = parameters[alike.nan_to_num(-1).argmax()][None]
     with torch.enable_grad():
         initial.requires_grad_()
-        (gradient,) = torch.autograd.grad(problem.values([number], space.stimuli(initial)).sum(), initial)
+        gradient = gradient_of(problem.values([number], space.stimuli(initial)).sum(), initial)
     if not gradient.isfinite().all() or not gradient.any():
         return False
     with torch.no_grad():

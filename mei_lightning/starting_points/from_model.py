@@ -9,6 +9,7 @@ from mei_lightning.acceleration.blocks import ROWS_PER_BLOCK
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
 from mei_lightning.arguments import is_whole
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.gradients import gradient_of
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.precision import precision_of_stimuli
 from mei_lightning.starting_points.base import InitialStimuli, NeuronStart
@@ -32,7 +33,7 @@ class LinearReceptiveField(InitialStimuli):
         around[0] = 0
         with torch.enable_grad():
             around.requires_grad_()
-            (gradient,) = torch.autograd.grad(neuron.scores(around).sum(), around)
+            gradient = gradient_of(neuron.scores(around).sum(), around)
         size = gradient.flatten(1).square().mean(dim=1).sqrt().view(-1, 1, 1, 1, 1)
         return torch.where((size > 0) & size.isfinite(), gradient / size, noise)
 
