@@ -26,7 +26,7 @@ from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluste
 from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
 from mei_lightning.paths import local_path
 from mei_lightning.problem import MEIProblem, Neurons
-from mei_lightning.results.place import STORE, place_of_results
+from mei_lightning.results.place import place_of_results
 from mei_lightning.results.run_log import RunLogger, run_name
 from mei_lightning.run_arguments import check_run_arguments
 from mei_lightning.settings import settings_named, takes_settings
@@ -113,6 +113,7 @@ def meis_of(
         logs = None if log_directory is None else str(local_path("log_directory", log_directory))
         given = next((callback for callback in callbacks if isinstance(callback, RowConvergence)), None)
         rule = given or RowConvergence()
+        writer = ResultsWriter(str(place), report=directory is not None, lasting=directory is not None)
         # A run that is continued goes on in the same log.
         version = None if directory is None else run_name(module.configuration, rule)
         with silent_lightning():
@@ -125,7 +126,7 @@ def meis_of(
                 logger=RunLogger(logs, "", version, default_hp_metric=False) if logs else False,
                 callbacks=[
                     *([] if given else [rule]),
-                    ResultsWriter(str(place), report=directory is not None, lasting=directory is not None),
+                    writer,
                     *([StimulusLogger()] if logs else []),
                     *([StepProgressBar()] if progress_bar else []),
                     *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
@@ -139,7 +140,8 @@ def meis_of(
             )
         with ended_together(trainer), raising_interrupts(), without_deprecations():
             trainer.fit(module)
-        meis = xr.open_zarr(place / STORE, chunks=None)
+        # Where the first process writes: a name that is made of the time is another one in each.
+        meis = writer.dataset(trainer)
         return meis.load() if directory is None else meis
 
 
