@@ -121,9 +121,42 @@ class Run:
 
 
 def meis_in(place: Path, problem: MEIProblem, run: Run) -> xr.Dataset:
-    """The MEIs of a problem, kept in a directory, from where values are read as they are used."""
-    _fit(problem, run, place)
-    return xr.open_zarr(place / STORE, chunks=None)
+    """The MEIs of a problem, kept in a directory, from where values are read as they are used.
+
+    If it is the user's directory, there are pictures as well.
+    """
+    module, rule, callbacks = ProblemModule(problem), run.rule, run.callbacks
+    logs = None if run.log_directory is None else str(local_path("log_directory", run.log_directory))
+    lasting = run.directory is not None
+    writer = ResultsWriter(str(place), report=lasting, lasting=lasting)
+    # A run that is continued goes on in the same log.
+    version = run_name(module.configuration, rule) if lasting else None
+    with silent_lightning():
+        trainer = Trainer(
+            accelerator=chosen_accelerator(run.accelerator),
+            devices=run.devices,  # type: ignore[arg-type]
+            strategy=strategy_for(run.devices),
+            plugins=cluster_plugins(),  # type: ignore[arg-type]
+            max_epochs=-1,
+            logger=RunLogger(logs, "", version, default_hp_metric=False) if logs else False,
+            callbacks=[
+                *([] if rule in callbacks else [rule]),
+                writer,
+                *([StimulusLogger()] if logs else []),
+                *([StepProgressBar()] if run.progress_bar else []),
+                *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
+                InterruptTogether(),
+                *callbacks,
+            ],
+            enable_checkpointing=_has(callbacks, Checkpoint),
+            enable_progress_bar=run.progress_bar,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+    with ended_together(trainer), raising_interrupts(), without_deprecations():
+        trainer.fit(module)
+    # Where the first process writes: a name that is made of the time is another one in each.
+    return writer.dataset(trainer)
 
 
 def _meis_of(problem: MEIProblem, run: Run) -> xr.Dataset:
@@ -155,39 +188,6 @@ def _check_goes_on(problem: MEIProblem, run: Run, store: Path) -> None:
     if store.exists():
         problem.configuration.put("convergence", Setting.of(run.rule))
         MEIStore(store).check_configuration(problem.configuration)
-
-
-def _fit(problem: MEIProblem, run: Run, place: Path) -> None:
-    """Find the MEIs of a problem, and keep them in a store at a place; one of the user's has pictures as well."""
-    module, rule, callbacks = ProblemModule(problem), run.rule, run.callbacks
-    logs = None if run.log_directory is None else str(local_path("log_directory", run.log_directory))
-    lasting = run.directory is not None
-    # A run that is continued goes on in the same log.
-    version = run_name(module.configuration, rule) if lasting else None
-    with silent_lightning():
-        trainer = Trainer(
-            accelerator=chosen_accelerator(run.accelerator),
-            devices=run.devices,  # type: ignore[arg-type]
-            strategy=strategy_for(run.devices),
-            plugins=cluster_plugins(),  # type: ignore[arg-type]
-            max_epochs=-1,
-            logger=RunLogger(logs, "", version, default_hp_metric=False) if logs else False,
-            callbacks=[
-                *([] if rule in callbacks else [rule]),
-                ResultsWriter(str(place), report=lasting, lasting=lasting),
-                *([StimulusLogger()] if logs else []),
-                *([StepProgressBar()] if run.progress_bar else []),
-                *([] if _has(callbacks, TimeLimit) else [TimeLimit()]),
-                InterruptTogether(),
-                *callbacks,
-            ],
-            enable_checkpointing=_has(callbacks, Checkpoint),
-            enable_progress_bar=run.progress_bar,
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-    with ended_together(trainer), raising_interrupts(), without_deprecations():
-        trainer.fit(module)
 
 
 def _check_run(devices: int | Sequence[int] | str, directory: str | Path | None, callbacks: Sequence[Callback]) -> None:

@@ -108,6 +108,8 @@ def start_slurm_job(directory, port, *options):
             SLURM_JOB_ID="4711",
             SLURM_JOB_NAME="meis",
             SLURM_NTASKS="2",
+            SLURM_STEP_ID="0",
+            SLURM_STEP_NUM_TASKS="2",
             SLURM_NTASKS_PER_NODE="1",
             SLURM_NNODES="2",
             SLURM_NODELIST="localhost",

@@ -25,11 +25,13 @@ from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
 from mei_lightning.paths import local_path
-from mei_lightning.results.dataset import check_store, reducer_of
+from mei_lightning.results.dataset import check_store, open_meis, reducer_of
+from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import rename, replace
 
 ANALYSIS = "analysis.zarr"
 TABLE = "measures.csv"
+ANOTHER_DIRECTORY = " (directory=..., on the command line --directory)"
 HOW_TO_RENEW = "Make it anew: mei-lightning report STORE --analyze true (--model MODEL) --overwrite true."
 
 
@@ -38,6 +40,7 @@ def analyze_meis(
     store: str | Path,
     model: nn.Module | str | None = None,
     *,
+    directory: str | Path | None = None,
     overwrite: bool = False,
     allow_unpickling: bool = False,
     accelerator: str = "auto",
@@ -46,12 +49,13 @@ def analyze_meis(
     """Analyse the MEIs of a store, and keep what is found beside it.
 
     Makes ``analysis.zarr``, the returned dataset, and ``measures.csv``, a table with a row for each neuron (see
-    ``measures_table``), in the store's directory. They appear once they are complete.
+    ``measures_table``). They appear once they are complete.
 
     Args:
         store: where the MEIs are, e.g. ``results/meis.zarr``.
         model: as for ``MEIModule``: the model that found the MEIs, or another of the same neurons; see
             ``measure_meis`` for what it is needed for.
+        directory: where to keep them; by default the store's directory.
         overwrite: replace an earlier analysis.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         accelerator: as for Lightning's ``Trainer``.
@@ -67,15 +71,18 @@ def analyze_meis(
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is an analysis already, and ``overwrite`` is False.
+        PermissionError: if the directory cannot be written to; nothing has been computed by then.
         ValueError: if ``store`` does not hold MEIs, or the model has no such sessions or another stimulus.
         IndexError: if the model has no such neurons.
     """
     store = check_store(store)
-    targets = [store.parent / ANALYSIS, store.parent / TABLE]
+    place = store.parent if directory is None else local_path("directory", directory)
+    targets = [place / ANALYSIS, place / TABLE]
     for target in targets:
         if target.exists() and not overwrite:
             raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
-    with xr.open_zarr(store, chunks=None) as meis:
+    check_writable(place, ANOTHER_DIRECTORY)
+    with open_meis(store) as meis:
         # Before anything is measured: what a run writes from here on makes the analysis an older one.
         digest = meis_digest(meis)
         retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
@@ -94,6 +101,7 @@ def analyze_meis(
     if "adjusted_rand_index" in parts[-1].attrs:
         analysis.attrs["adjusted_rand_index"] = parts[-1].attrs["adjusted_rand_index"]
     analysis.attrs[DIGEST] = digest
+    place.mkdir(parents=True, exist_ok=True)
     hidden = [target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial") for target in targets]
     try:
         analysis.drop_encoding().to_zarr(hidden[0], mode="w-", zarr_format=2, consolidated=True)
@@ -106,18 +114,18 @@ def analyze_meis(
     return analysis
 
 
-def current_analysis(store: str | Path) -> xr.Dataset | None:
-    """The analysis beside a store, if there is one and it is of the MEIs as they are now.
+def current_analysis(store: str | Path, directory: str | Path | None = None) -> xr.Dataset | None:
+    """The analysis beside a store, or in another directory, if there is one of the MEIs as they are now.
 
     Warns of one that is older than the MEIs, or of others, and leaves it out.
     """
     store = local_path("store", store)
-    path = store.parent / ANALYSIS
+    path = (store.parent if directory is None else local_path("directory", directory)) / ANALYSIS
     if not path.exists():
         return None
     with xr.open_zarr(path, chunks=None) as opened, xr.open_zarr(store, chunks=None) as meis:
         if is_current(opened, meis):
-            return opened.load()
+            return opened.drop_encoding().load()
     warnings.warn(
         f"{path} is older than the MEIs of {store}, or of others, and is left out. {HOW_TO_RENEW}", stacklevel=2
     )

@@ -67,6 +67,7 @@ def chromatic_landscape(
         ValueError: if there is no such neuron or it has no MEI, the MEIs do not have two channels, one of the channels
             is zero, no contrasts are given, or the model does not fit.
     """
+    meis = meis.drop_encoding()
     model = load_model(model)
     names = meis["channel"].values.tolist()
     if len(names) != 2:

@@ -55,6 +55,7 @@ def compare_meis(
             takes other stimuli, or the run's reducer is not known here.
         IndexError: if a session of a model has no such neuron.
     """
+    meis = meis.drop_encoding()
     loaded = [load_model(model) for model in models]
     stimuli = other["stimulus"] if isinstance(other, xr.Dataset) else other
     meis, stimuli = _of_common_neurons(meis, stimuli)

@@ -62,6 +62,7 @@ def compare_with_standard_stimuli(
         ValueError: if no MEI is there, no stimuli are given, or the model does not fit.
         IndexError: if a session has no such neuron.
     """
+    meis = meis.drop_encoding()
     model = load_model(model)
     groups = groups_of(meis, model)
     reducer = reducer or reducer_of(meis)

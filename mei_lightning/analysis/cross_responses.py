@@ -51,6 +51,7 @@ def cross_responses(
             here.
         IndexError: if a session has no such neuron.
     """
+    meis = meis.drop_encoding()
     model = load_model(model)
     reducer = reducer or reducer_of(meis)
     groups = groups_of(meis, model)

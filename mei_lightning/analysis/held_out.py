@@ -12,12 +12,14 @@ from torch import nn
 
 from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.devices import in_usual_modes
-from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
-from mei_lightning.results.dataset import check_store, groups_of, reducer_of
+from mei_lightning.paths import local_path
+from mei_lightning.results.dataset import check_store, groups_of, open_meis, reducer_of
+from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.store import VERSION_ATTRIBUTE, MEIStore
 
 HELD_OUT_SCORE = "held_out_score"
@@ -29,6 +31,7 @@ def score_held_out(
     retina: nn.Module | str,
     members: Sequence[int] | None = None,
     *,
+    target: str | Path | None = None,
     reducer: Reducer | None = None,
     allow_unpickling: bool = False,
     accelerator: str = "auto",
@@ -37,13 +40,14 @@ def score_held_out(
     """Score the MEIs of a store on another model of the same neurons, and keep the scores beside the run's own.
 
     The variable ``held_out_score`` of the store then has a score for each neuron that is done, NaN for the
-    others.
+    others; with a ``target`` the store stays as it is.
 
     Args:
         store: where the MEIs are, e.g. ``results/meis.zarr``.
         retina: the other model, or the ensemble that has it as members; as for ``MEIModule``.
         members: which members of the ensemble had no part in finding the MEIs; their mean response is scored. None if
             ``retina`` is to be scored as it is.
+        target: a table to write (.csv) in place of the store's variable, e.g. if the store must not be written to.
         reducer: how the response over time becomes a score; by default as in the run, where that was one of this
             package's reducers.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
@@ -60,9 +64,10 @@ def score_held_out(
         OSError: if the store cannot be written to; nothing has been computed by then.
     """
     store = check_store(store)
-    meis = xr.open_zarr(store, chunks=None)
-    if VERSION_ATTRIBUTE in meis.attrs:
-        MEIStore(store).check_writable()
+    meis = open_meis(store)
+    table = None if target is None else _free(local_path("target", target))
+    if table is None and VERSION_ATTRIBUTE in meis.attrs:
+        MEIStore(store).check_writable(" (target='held_out.csv', on the command line --target)")
     model = load_model(retina, allow_unpickling=allow_unpickling)
     if members is not None:
         model = select_members(model, members)
@@ -85,11 +90,23 @@ def score_held_out(
         ).numpy()
     facts = {"long_name": f"{reducer!r} on {model.name}"}
     result = xr.DataArray(scores, dims="neuron", name=HELD_OUT_SCORE, attrs=facts)
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        of_neurons = result.assign_coords(neuron=meis["neuron"].drop_vars(["session", "index"], errors="ignore"))
+        of_neurons.to_series().to_csv(table)
+        return result.assign_coords(neuron=meis["neuron"])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Object at records is not recognized")
         # The attributes are those of the run; without them xarray would write none.
         result.to_dataset().assign_attrs(meis.attrs).to_zarr(store, mode="a", zarr_format=2, consolidated=True)
     return result.assign_coords(neuron=meis["neuron"])
+
+
+def _free(table: Path) -> Path:
+    if table.exists():
+        raise AlreadyThereError(f"{table} exists already and is not overwritten. Give another name, or move it.")
+    check_writable(table.parent)
+    return table
 
 
 def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[int]) -> None:

@@ -74,6 +74,7 @@ def measure_meis(
         ValueError: if ``meis`` is not a dataset of MEIs, or the model has no such sessions or another stimulus.
         IndexError: if the model has no such neurons.
     """
+    meis = meis.drop_encoding()
     _check_dataset(meis)
     retina = None if model is None else load_model(model, allow_unpickling=allow_unpickling)
     groups = [] if retina is None else groups_of(meis, retina)

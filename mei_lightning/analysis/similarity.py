@@ -33,6 +33,7 @@ def most_similar_meis(meis: xr.Dataset, neuron: str | NeuronOrGroup, n: int = 5)
     Raises:
         ValueError: if there is no such neuron or it has no MEI, or ``n`` is not positive.
     """
+    meis = meis.drop_encoding()
     if n < 1:
         raise InvalidValueError(f"n={n}: ask for at least one MEI.")
     position = position_of(meis, neuron)

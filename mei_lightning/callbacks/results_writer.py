@@ -20,6 +20,7 @@ from mei_lightning.optimization.strategies import tells_of_a_lost_process
 from mei_lightning.paths import local_path
 from mei_lightning.plots.stimuli import plot_mei, plot_meis
 from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
+from mei_lightning.results.dataset import open_meis
 from mei_lightning.results.lock import RunLock
 from mei_lightning.results.place import STORE
 from mei_lightning.results.replacing import rename
@@ -155,7 +156,7 @@ class ResultsWriter(Callback):
         path = (self.place if hasattr(self, "place") else self._directory_of(trainer)) / STORE
         if not path.exists():
             raise NothingThereError(f"There are no MEIs yet at {path}.")
-        return xr.open_zarr(path, chunks=None)
+        return open_meis(path)
 
     def _directory_of(self, trainer: Trainer) -> Path:
         return local_path("directory", self.directory or trainer.log_dir or trainer.default_root_dir)

@@ -111,7 +111,7 @@ class MEICommandLine(LightningCLI):
         if chosen.strategy == "auto":
             kwargs["strategy"] = strategy_for(chosen.devices, chosen.num_nodes)
         if chosen.plugins is None:
-            kwargs["plugins"] = cluster_plugins()
+            kwargs["plugins"] = cluster_plugins(chosen.num_nodes)
         if chosen.logger is None:
             # The same command has the same name, so that it continues its run.
             name = run_name(self.model.configuration, self._get(self.config_init, "convergence"))

@@ -15,6 +15,7 @@ from mei_lightning.models.base import RetinaModel
 from mei_lightning.paths import local_path
 from mei_lightning.problem import Neurons
 from mei_lightning.results.dataset import save_dataset
+from mei_lightning.results.disk_errors import check_writable
 
 
 def diverse(model: RetinaModel | str, neurons: Neurons, target: Path, **options: Any) -> None:
@@ -85,6 +86,7 @@ def _free(target: Path) -> Path:
         raise AlreadyThereError(
             f"{target} exists already; results are not overwritten. Give another target, or move it."
         )
+    check_writable(target.parent)
     return target
 
 

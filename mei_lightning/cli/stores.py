@@ -20,6 +20,7 @@ from mei_lightning.results.export import export_meis
 def analyze(
     store: str,
     model: RetinaModel | str | None = None,
+    directory: str | None = None,
     overwrite: bool = False,
     allow_unpickling: bool = False,
     accelerator: str = "auto",
@@ -30,25 +31,32 @@ def analyze(
         store: where the MEIs are, e.g. results/meis.zarr.
         model: the model that found the MEIs; as for fit. Without it, ON-OFF neurons are not told from ON and OFF, and
             there are no types.
+        directory: where to keep them; by default that of the store.
         overwrite: replace an earlier analysis.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         accelerator: as for Lightning's trainer.
     """
     analysis = analyze_meis(
-        store, model, overwrite=overwrite, allow_unpickling=allow_unpickling, accelerator=accelerator
+        store,
+        model,
+        directory=directory,
+        overwrite=overwrite,
+        allow_unpickling=allow_unpickling,
+        accelerator=accelerator,
     )
     table = measures_table(analysis)
     print(table[columns_with_median(table)].describe().T[["count", "min", "50%", "max"]].round(3).to_string())
     print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
     if table["seed_stability"].isna().all():
         print(f"{UNKNOWN_STABILITY} Effort quick follows one start.")
-    directory = Path(store).parent
-    print(f"Measures of {len(table)} neurons: {directory / TABLE} (table) and {directory / ANALYSIS} (dataset)")
+    place = Path(store).parent if directory is None else Path(directory)
+    print(f"Measures of {len(table)} neurons: {place / TABLE} (table) and {place / ANALYSIS} (dataset)")
 
 
 def report(
     store: str,
     target: str | None = None,
+    directory: str | None = None,
     overwrite: bool = False,
     analyze: bool = False,
     model: RetinaModel | str | None = None,
@@ -59,26 +67,28 @@ def report(
     Args:
         store: where the MEIs are, e.g. results/meis.zarr; if they have been analysed, measures and types are used, but
             not those of an analysis that is older than the MEIs.
-        target: the file to make; by default report.html beside the store.
+        target: the file to make; by default report.html in the directory.
+        directory: where the analysis is, and the report goes; by default that of the store.
         overwrite: replace an earlier report.
         analyze: measure the MEIs first, if there is no analysis of them as they are now.
         model: for analyze, the model that found the MEIs; as for fit.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
     """
-    check_report(store, target, overwrite)
+    check_report(store, target, overwrite, directory)
     if analyze:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            analysis = current_analysis(store)
+            analysis = current_analysis(store, directory)
         if analysis is None:
-            analyze_meis(store, model, overwrite=True, allow_unpickling=allow_unpickling)
-            print(f"Analysis: {Path(store).parent / ANALYSIS}")
-    print(f"Report: {write_report(store, target, overwrite=overwrite)}")
+            analyze_meis(store, model, directory=directory, overwrite=True, allow_unpickling=allow_unpickling)
+            print(f"Analysis: {(Path(store).parent if directory is None else Path(directory)) / ANALYSIS}")
+    print(f"Report: {write_report(store, target, directory=directory, overwrite=overwrite)}")
 
 
 def validate(
     store: str,
     retina: RetinaModel | str,
     members: list[int] | None = None,
+    target: str | None = None,
     allow_unpickling: bool = False,
     accelerator: str = "auto",
 ) -> None:
@@ -88,16 +98,18 @@ def validate(
         store: where the MEIs are, e.g. results/meis.zarr.
         retina: the other model, or the ensemble that has it as members; as for fit.
         members: which members of the ensemble had no part in finding the MEIs.
+        target: a table to write (.csv) in place of the store's variable.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         accelerator: as for Lightning's trainer.
     """
     held_out = score_held_out(
-        store, retina, members, allow_unpickling=allow_unpickling, accelerator=accelerator
+        store, retina, members, target=target, allow_unpickling=allow_unpickling, accelerator=accelerator
     ).dropna("neuron")
     score = xr.open_zarr(store, chunks=None)["score"].sel(neuron=held_out["neuron"])
     table = pd.DataFrame({"score": score.values, "held_out_score": held_out.values})
     print(table.describe().round(3).to_string())
-    print(f"Held-out scores of {len(table)} neurons: variable held_out_score of {store}")
+    place = f"variable held_out_score of {store}" if target is None else target
+    print(f"Held-out scores of {len(table)} neurons: {place}")
 
 
 def export(store: str, target: str) -> None:

@@ -19,6 +19,7 @@ from mei_lightning.experiment.frames import ProjectorStimuli, projector_stimuli
 from mei_lightning.paths import local_path
 from mei_lightning.plots.video import Frames
 from mei_lightning.results.dataset import check_store
+from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace
 
 _SCRIPT = "show_with_psychopy.py"
@@ -64,6 +65,7 @@ def export_for_experiment(
     if existing := [name for name in names if (directory / name).exists()]:
         raise AlreadyThereError(f"{directory} has {', '.join(existing)} already; give another directory, or move it.")
     dataset = meis if isinstance(meis, xr.Dataset) else xr.open_zarr(check_store(meis), chunks=None)
+    check_writable(directory)
     stimuli = projector_stimuli(dataset, neurons, **shown)
     description = describe_experiment(dataset, stimuli, screen_rate)
     directory.mkdir(parents=True, exist_ok=True)

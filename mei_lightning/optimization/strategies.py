@@ -1,13 +1,19 @@
 """Rows over devices: each process optimises neurons of its own, and nothing is synchronised but who does what."""
 
 import multiprocessing
+import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -97,13 +103,23 @@ def strategy_for(devices: Any, num_nodes: int = 1) -> str:
     return NOTEBOOK if hasattr(sys, "ps1") else SHARDED
 
 
-def cluster_plugins() -> list[SLURMEnvironment]:
+def cluster_plugins(num_nodes: int = 1) -> list[ClusterEnvironment]:
     """What a ``Trainer`` needs on a cluster: under SLURM its environment, without Lightning's own requeueing.
 
     Lightning saves a checkpoint inside the signal handler, which deadlocks where processes are many; ``TimeLimit``
-    requeues after an orderly end.
+    requeues after an orderly end. A process that srun has not started, as after ``salloc -n 4``, has no others beside
+    it, however many tasks are allocated: it starts those that it needs itself.
+
+    Args:
+        num_nodes: the number of machines.
     """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    if "SLURM_NTASKS" not in os.environ:
+        return []
+    if TorchElasticEnvironment.detect():
+        return [TorchElasticEnvironment()]
+    if num_nodes == 1 and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) == 1:
+        return [LightningEnvironment()]
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def deal(waiting: list[int], free: Sequence[int]) -> list[list[int]]:

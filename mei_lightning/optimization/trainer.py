@@ -1,6 +1,7 @@
 """Trainers inside of functions: one that says and keeps nothing, and how an interrupt ends any of them."""
 
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
 _QUIET: dict[str, Any] = {
@@ -76,4 +78,6 @@ def quiet_trainer(accelerator: str, **options: Any) -> Iterator[Trainer]:
         options: others, as for ``Trainer``.
     """
     with silent_lightning(), without_deprecations(), raising_interrupts():
-        yield Trainer(**{"accelerator": accelerator, "devices": 1, **_QUIET, **options})
+        # Alone, whatever a cluster has allocated.
+        plugins = [LightningEnvironment()] if "SLURM_NTASKS" in os.environ else None
+        yield Trainer(**{"accelerator": accelerator, "devices": 1, "plugins": plugins, **_QUIET, **options})

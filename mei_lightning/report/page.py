@@ -18,7 +18,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mei_lightning import __version__
-from mei_lightning.analysis.analyze import ANALYSIS, HOW_TO_RENEW, current_analysis
+from mei_lightning.analysis.analyze import ANALYSIS, ANOTHER_DIRECTORY, HOW_TO_RENEW, current_analysis
 from mei_lightning.analysis.held_out import HELD_OUT_SCORE
 from mei_lightning.analysis.measures import columns_with_median, measures_table
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
@@ -40,6 +40,7 @@ from mei_lightning.plots.video import dataset_stimulus_format
 from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.results.configuration import as_text, read_configuration
 from mei_lightning.results.dataset import check_store
+from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace
 from mei_lightning.results.schema import report_variables
 
@@ -47,7 +48,13 @@ REPORT = "report.html"
 _PIXELS_PER_INCH = 125  # of a figure on the page
 
 
-def write_report(store: str | Path, target: str | Path | None = None, *, overwrite: bool = False) -> Path:
+def write_report(
+    store: str | Path,
+    target: str | Path | None = None,
+    *,
+    directory: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Make one self-contained HTML page of a store of MEIs.
 
     The page has a summary of the run, tables, figures, and an animated gallery of all neurons, to sort and filter by
@@ -61,7 +68,8 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
 
     Args:
         store: where the MEIs are, e.g. ``results/meis.zarr``; a run may still be writing to it.
-        target: the file to make; by default ``report.html`` in the store's directory.
+        target: the file to make; by default ``report.html`` in the directory.
+        directory: where the analysis is, and the report goes; by default the store's directory.
         overwrite: replace an earlier report.
 
     Returns:
@@ -70,18 +78,21 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
+        PermissionError: if its directory cannot be written to; nothing has been drawn by then.
         ValueError: if ``store`` has no neurons.
     """
-    target = check_report(store, target, overwrite)
+    target = check_report(store, target, overwrite, directory)
     store = check_store(store)
+    place = _directory(store, directory)
     with xr.open_zarr(store, chunks=None) as meis:
         if meis.sizes["neuron"] == 0:
             raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
         # All but the stimuli, once, so that a run that goes on cannot make parts of the page differ.
         known = meis.assign(meis.drop_vars("stimulus").load())
-        parts = _parts(known, current_analysis(store), has_older_analysis=(store.parent / ANALYSIS).exists())
+        parts = _parts(known, current_analysis(store, place), has_older_analysis=(place / ANALYSIS).exists())
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))
+    target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         with hidden.open("w", encoding="utf-8") as file:
@@ -92,18 +103,26 @@ def write_report(store: str | Path, target: str | Path | None = None, *, overwri
     return target
 
 
-def check_report(store: str | Path, target: str | Path | None, overwrite: bool) -> Path:
+def check_report(
+    store: str | Path, target: str | Path | None, overwrite: bool, directory: str | Path | None = None
+) -> Path:
     """Where the report of a store will be.
 
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
+        PermissionError: if its directory cannot be written to.
     """
-    place = check_store(store).parent
+    place = _directory(check_store(store), directory)
     target = place / REPORT if target is None else local_path("target", target)
     if target.exists() and not overwrite:
         raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or give another name.")
+    check_writable(target.parent, ANOTHER_DIRECTORY)
     return target
+
+
+def _directory(store: Path, directory: str | Path | None) -> Path:
+    return store.parent if directory is None else local_path("directory", directory)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, gro
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
 from mei_lightning.paths import local_path
 from mei_lightning.results.configuration import as_data, ranges_from, ranges_in, read_configuration
+from mei_lightning.results.disk_errors import check_writable
 
 _RANGES = "channel_ranges"
 """The attribute with the ranges of the channels."""
@@ -133,6 +134,17 @@ def groups_of(meis: xr.Dataset, model: RetinaModel) -> list[list[Neuron]]:
     return groups
 
 
+def open_meis(store: Path) -> xr.Dataset:
+    """The MEIs of a store as functions return them: values are read as they are used, and no encodings of the store.
+
+    So xarray's own functions save them in any format. In a file seeds are texts: NetCDF 3 has no numbers of 64 bits.
+    """
+    meis = xr.open_zarr(store, chunks=None).drop_encoding()
+    if "seed" in meis:
+        meis["seed"].encoding = {"dtype": f"U{len(str(np.iinfo(np.int64).max))}"}
+    return meis
+
+
 def check_store(path: str | Path) -> Path:
     """Where a store of MEIs is; what is none is refused.
 
@@ -161,6 +173,7 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     path = local_path("path", path)
     if path.exists():
         raise AlreadyThereError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
+    check_writable(path.parent)
     one_neuron = {
         str(name): {"chunks": (1, *values.shape[1:])} for name, values in dataset.items() if "time" in values.dims
     }

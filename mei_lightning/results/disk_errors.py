@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,32 @@ from pathlib import Path
 from mei_lightning.exceptions import FullDiskError, NotPermittedError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+def check_writable(directory: Path, way_out: str = "") -> None:
+    """Find out whether something can be made in a directory, which need not be there yet, before any work.
+
+    Args:
+        directory: where it is to be made.
+        way_out: which argument names another place.
+
+    Raises:
+        PermissionError: if the directory, or the file system that it is on, is read-only, or it is a file.
+        OSError: if there is no space.
+    """
+    place = directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    with explained(directory, "Nothing was begun", way_out):
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=place):
+            pass
 
 
 @contextmanager
-def explained(path: Path, kept: str) -> Iterator[None]:
+def explained(path: Path, kept: str, way_out: str = "") -> Iterator[None]:
     """Say of a full or read-only disk which store is concerned, what is left of it, and what to do."""
     try:
         yield
@@ -27,6 +49,7 @@ def explained(path: Path, kept: str) -> Iterator[None]:
         if error.errno in _FORBIDDEN:
             raise NotPermittedError(
                 error.errno,
-                f"{path} cannot be written to ({reason}). Get permission to write there, or give another directory",
+                f"{path} cannot be written to ({reason}). Get permission to write there, or give another directory"
+                f"{way_out}",
             ) from error
         raise

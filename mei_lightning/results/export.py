@@ -11,6 +11,7 @@ import xarray as xr
 
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, MissingPackageError, NothingThereError
 from mei_lightning.paths import local_path
+from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace
 
 
@@ -45,6 +46,7 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
         raise AlreadyThereError(f"{target} exists already and is not overwritten. Give another name, or move it.")
     if write is _write_netcdf:
         _check_netcdf_packages(target.suffix)
+    check_writable(target.parent)
     hidden = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}.partial")
     try:
         write(store_path, hidden)

@@ -168,14 +168,17 @@ class MEIStore:
                 "--results.start_anew true (ResultsWriter(start_anew=True)), which keeps it under another name."
             )
 
-    def check_writable(self) -> None:
+    def check_writable(self, way_out: str = "") -> None:
         """Find out whether results can be written, before any work.
+
+        Args:
+            way_out: which argument names another place.
 
         Raises:
             PermissionError: if the store, or the file system that it is on, is read-only.
             OSError: if there is no space.
         """
-        with explained(self.path, _SAFE):
+        with explained(self.path, _SAFE, way_out):
             for folder in ("records", "stimulus", *self._summary):
                 with tempfile.TemporaryFile(dir=self.path / folder):
                     pass
