@@ -88,7 +88,7 @@ def test_rows_without_names_end_whole_too(capsys):
     """They converge before the step limit."""
     module = ml.StimulusModule(
         lambda stimulus: stimulus[:, :, :3].mean((1, 2, 3, 4)),
-        torch.randn(2, 1, 7, 4, 4),
+        torch.randn(2, 1, 7, 4, 4, generator=torch.Generator().manual_seed(0)),
         constraint=ml.FixedNorm(2.0),
         max_steps=1000,
     )
