@@ -37,6 +37,7 @@ from mei_lightning.optimization.row_module import RowModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.step import Step
 from mei_lightning.optimization.stimulus_space import StimulusSpace
+from mei_lightning.optimization.trainer_options import check_trainer
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
 from mei_lightning.perturbations.evaluation import perturbed_scores
@@ -140,7 +141,12 @@ class StimulusModule(RowModule):
         return with_state_of_rows(self.optimizer_factory, self.stimulus) if len(self.rows) > 1 else optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Freeze the objective's model for the time of the fit, and make tensors of the host on the host."""
+        """Freeze the objective's model for the time of the fit, and make tensors of the host on the host.
+
+        Raises:
+            ValueError: if the trainer has an option, or a callback, that a search cannot have.
+        """
+        check_trainer(self.trainer, self.optimizer_factory)
         return [CPUByDefault(), FrozenModel(self.objective)]
 
     def setup(self, stage: str) -> None:
