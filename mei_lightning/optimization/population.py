@@ -19,6 +19,7 @@ from mei_lightning.optimization.optimizers import RowOptimizer
 from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.slot_module import SlotModule
 from mei_lightning.optimization.strategies import SHARDED, ShardedStrategy, deal
+from mei_lightning.optimization.trainer_options import is_monitored
 from mei_lightning.problem import MEIProblem
 from mei_lightning.results.configuration import Configuration
 
@@ -130,6 +131,7 @@ class PopulationModule(SlotModule):
         self._note_scores()
         step = self.trainer.global_step
         logs = step // _STEPS_BETWEEN_LOGS > (step - self.check_interval) // _STEPS_BETWEEN_LOGS
+        logs |= is_monitored(self.trainer)
         if logs:
             self._log_values(values_of_stimuli(self.best_stimulus[self.best_rows()], self.constraint))
         if self.at_check:

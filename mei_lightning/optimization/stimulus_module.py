@@ -40,6 +40,7 @@ from mei_lightning.optimization.row_module import RowModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.step import Step
 from mei_lightning.optimization.stimulus_space import StimulusSpace
+from mei_lightning.optimization.trainer_options import check_trainer
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness
 from mei_lightning.perturbations.evaluation import perturbed_scores
@@ -146,7 +147,12 @@ class StimulusModule(RowModule):
         return with_state_of_rows(self.optimizer_factory, self.stimulus) if len(self.rows) > 1 else optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Freeze the objective's model for the time of the fit, and leave modes such as inference and autocast."""
+        """Freeze the objective's model for the time of the fit, and leave modes such as inference and autocast.
+
+        Raises:
+            ValueError: if the trainer has an option, or a callback, that a search cannot have.
+        """
+        check_trainer(self.trainer, self.optimizer_factory)
         return [UsualModes(), FrozenModel(self.objective)]
 
     def setup(self, stage: str) -> None:
