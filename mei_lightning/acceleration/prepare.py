@@ -161,16 +161,17 @@ def _with_frozen_cores(model: RetinaModel, shape: tuple[int, ...], device: torch
     """A copy with its cores rewritten; None if there are none that are understood, or they do not compute the same."""
     original = copy_of(model)
     stimulus = random_stimulus((1, *shape[1:]), weight_of(original))
-    sizes = _sizes_of_inputs(original, stimulus)
     if any(values.is_complex() for values in tensors_of(original)):
         # Double precision would be that of their real parts.
         return None
-    cores = _cores(copy_of(original).to("cpu", torch.float64), sizes)
+    inputs = _inputs_of_parts(original, stimulus)
+    cores = _cores(copy_of(original).to("cpu", torch.float64), inputs)
     if not cores:
         return None
     rewritten = copy_of(original).cpu()
     for path, core in cores.items():
-        rewritten.set_submodule(path, _CoreOfOneSize(core, rewritten.get_submodule(path)))
+        is_inner = not torch.equal(inputs[path][0], stimulus)
+        rewritten.set_submodule(path, _CoreOfOneSize(core, rewritten.get_submodule(path), is_inner))
     found = expected = None
     if sum(core.multiplications for core in cores.values()) <= _MOST_MULTIPLICATIONS_IN_DOUBLE:
         # So that nothing but a difference in what is computed can show.
@@ -246,33 +247,44 @@ def _compile(fast: FastModel, shape: tuple[int, ...]) -> None:
 
 
 class _CoreOfOneSize(nn.Module):
-    """A rewritten core, and the original for stimuli of another size."""
+    """A rewritten core, and the original for stimuli of another size.
 
-    def __init__(self, core: FrozenCore, original: nn.Module) -> None:
+    Args:
+        core: the rewritten one.
+        original: the original.
+        is_inner: whether other parts of the network come before it.
+    """
+
+    def __init__(self, core: FrozenCore, original: nn.Module, is_inner: bool) -> None:
         super().__init__()
+        self.is_inner = is_inner
         self.core = core
         self.original = original
 
     def forward(self, stimulus: Tensor) -> Tensor:
         if stimulus.shape[1:] != self.core.stimulus_shape:
             return self.original(stimulus)
+        if stimulus.requires_grad and (self.is_inner or stimulus.is_contiguous()):
+            # What comes before it in a network may be wrong for another layout, as the gradient of BatchNorm3d is.
+            stimulus = stimulus.view_as(stimulus)
+            stimulus.register_hook(Tensor.contiguous)
         return self.core(stimulus.to(self.core.dtype)).to(stimulus.dtype)
 
 
-def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[torch.Size]]:
-    """The shapes of what the parts of a model are given, by their names, while it responds to a stimulus.
+def _inputs_of_parts(model: RetinaModel, stimulus: Tensor) -> dict[str, list[Tensor]]:
+    """What the parts of a model are given, by their names, while it responds to a stimulus.
 
     A part that is left before its end, for the sake of what is inside it, is not among them, nor is one that computes
     in a lower precision, by ``torch.autocast``, than what it is given.
     """
-    sizes: dict[str, list[torch.Size]] = {}
+    seen: dict[str, list[Tensor]] = {}
     read_out = model.read_out([0], some_neurons(model)[:1])
 
     def note(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             given = [values for values in inputs[:1] if isinstance(values, Tensor)]
-            sizes.setdefault(path, []).extend(
-                values.shape for values in given if not torch.is_autocast_enabled(values.device.type)
+            seen.setdefault(path, []).extend(
+                values for values in given if not torch.is_autocast_enabled(values.device.type)
             )
 
         return hook
@@ -287,17 +299,17 @@ def _sizes_of_inputs(model: RetinaModel, stimulus: Tensor) -> dict[str, list[tor
     finally:
         for hook in hooks:
             hook.remove()
-    return sizes
+    return seen
 
 
-def _cores(model: RetinaModel, sizes: Mapping[str, Sequence[torch.Size]]) -> dict[str, FrozenCore]:
+def _cores(model: RetinaModel, inputs: Mapping[str, Sequence[Tensor]]) -> dict[str, FrozenCore]:
     """The outermost parts of a model that are better rewritten for what they are given, by their names."""
     cores: dict[str, FrozenCore] = {}
     for path, part in model.named_modules():
-        given = sizes.get(path, [])
-        if len(given) == 1 and len(given[0]) == 5 and not any(path.startswith(f"{outer}.") for outer in cores):
+        given = inputs.get(path, [])
+        if len(given) == 1 and given[0].ndim == 5 and not any(path.startswith(f"{outer}.") for outer in cores):
             try:
-                core = frozen_core(part, given[0][1:])
+                core = frozen_core(part, given[0].shape[1:])
             except NotUnderstood:
                 continue
             if core.gain >= _LEAST_GAIN:

@@ -17,7 +17,8 @@ from mei_lightning.objectives.responses import NeuronObjective
 class TargetLevelObjective(NeuronObjective):
     """How near the reduced response of each row's neurons is to a given level: ``-(s - level)^2``.
 
-    A stimulus that hits the level exactly has no gradient, and ends with that status.
+    A stimulus that has come to hit the level exactly ends there, converged; one that begins there has no gradient, and
+    ends with that status.
 
     Args:
         model, neurons, response_reducer: as for ``NeuronObjective``.

@@ -97,6 +97,10 @@ class RowState(nn.Module):
         everywhere[numbers] = which
         self.retire(everywhere, status)
 
+    def have_risen(self, numbers: Tensor, values: Tensor) -> Tensor:
+        """Which of some rows, whose values are given, have taken steps and are the best that they have been."""
+        return (self.steps[numbers] > 0) & _at_best(values, self.best_value[numbers])
+
     def begin(self, numbers: Tensor, stimulus: Tensor) -> None:
         """Let rows begin anew from feasible stimuli."""
         self.best_stimulus[numbers] = stimulus
@@ -120,7 +124,7 @@ class RowState(nn.Module):
         counts = finite & self.active[numbers]
         best = torch.where(counts, torch.maximum(values, self.best_value[numbers]), self.best_value[numbers])
         # At the optimum the last iterate is kept: rounding, which varies with the batch, must not choose among them.
-        kept = counts & (values >= best - ROUNDING * best.abs())
+        kept = counts & _at_best(values, best)
         self.best_value[numbers] = best
         self.best_score[numbers] = torch.where(kept, scores, self.best_score[numbers])
 
@@ -133,6 +137,10 @@ class RowState(nn.Module):
 
         put_rows(self.best_stimulus, numbers, best_of)
         self.retire_some(numbers, ~finite, Status.NOT_FINITE)
+
+
+def _at_best(values: Tensor, best: Tensor) -> Tensor:
+    return values >= best - ROUNDING * best.abs()
 
 
 def certain(rows: Tensor) -> bool:

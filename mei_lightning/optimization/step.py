@@ -24,6 +24,7 @@ class Step:
 
     Attributes:
         before: the parameters at its beginning, ``[n, ...]``.
+        values: of the rows at its beginning, ``[n]``.
         evaluated: the parameters where the objective was evaluated last.
         steepness: the norm of each row's gradient at the beginning, ``[n]``.
         projected_fraction: which part of each row's gradient the projection behind a parameterisation left, ``[n]``.
@@ -35,6 +36,7 @@ class Step:
     space: StimulusSpace
     max_steps: int | None
     before: Tensor | None = None
+    values: Tensor | None = None
     evaluated: Tensor | None = None
     steepness: Tensor | None = None
     projected_fraction: Tensor | None = None
@@ -55,6 +57,9 @@ class Step:
         flat = flat_steps[self.index] >= patience
         if fraction is not None:
             self.rows.retire_some(self.index, flat & (fraction == 0), Status.CONVERGED)
+        if self.values is not None:
+            # At a maximum that is flat, as that of a saturated neuron.
+            self.rows.retire_some(self.index, flat & self.rows.have_risen(self.index, self.values), Status.CONVERGED)
         self.rows.retire_some(self.index, flat, Status.NO_GRADIENT)
         self.rows.retire_some(self.index, ~steepness.isfinite(), Status.NOT_FINITE)
 

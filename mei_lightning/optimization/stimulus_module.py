@@ -197,8 +197,8 @@ class StimulusModule(RowModule):
             stimulus.register_hook(self.gradient_filter)
         scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if step.before is None:
-            step.before = parameters.detach()
-            self.rows.keep_best(self._computed.index, stimulus.detach(), scores.detach(), values.detach())
+            step.before, step.values = parameters.detach(), values.detach()
+            self.rows.keep_best(self._computed.index, stimulus.detach(), scores.detach(), step.values)
         return -(self._perturbed_values(stimulus) if self.robustness else values).sum()
 
     def _perturbed_values(self, stimulus: Tensor) -> Tensor:

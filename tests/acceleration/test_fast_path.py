@@ -21,6 +21,8 @@ from torch.nn import functional as F
 import mei_lightning as ml
 from mei_lightning.acceleration.block_objective import ObjectiveInBlocks
 from mei_lightning.acceleration.blocks import (
+    ROWS_FIRST,
+    ROWS_LAST,
     ROWS_PER_BLOCK,
     in_blocks,
     map_row_chunks,
@@ -32,6 +34,7 @@ from mei_lightning.acceleration.fast_convolutions import WAYS, FastConvolutions
 from mei_lightning.acceleration.frozen_core import FrozenCore, NotUnderstood, frozen_core
 from mei_lightning.acceleration.prepare import _agrees_in_smaller_blocks, prepare
 from mei_lightning.acceleration.spectral_convolution import Convolution, SpectralConvolution, plans
+from mei_lightning.acceleration.verification import copy_of
 from mei_lightning.models.base import StimulusFormat, weights_digest
 
 needs_openretina = pytest.mark.skipif(find_spec("openretina") is None, reason="openretina is not installed")
@@ -679,3 +682,41 @@ def test_sparse_weights_are_taken():
     with torch.no_grad():
         other.weight.values()[0] += 1
     assert weights_digest(model.network) != weights_digest(other)
+
+
+class NormBefore(nn.Module):
+    """A core inside a network, behind batch norm, as openretina's recurrent cores have it."""
+
+    def __init__(self, nonlinearity=F.elu):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kernel = nn.Parameter(torch.randn(3, 2, 3, 3, 3) * 0.2)
+        self.norm = nn.BatchNorm3d(3)
+        self.norm.running_var.uniform_(0.5, 2.0)
+        self.norm.running_mean.normal_()
+        self.core = nn.Sequential(nn.Conv3d(3, 4, (11, 5, 5)), nn.ELU())
+        self.nonlinearity = nonlinearity
+
+    def forward(self, stimulus):
+        features = self.nonlinearity(self.norm(F.conv3d(stimulus, self.kernel)))
+        return F.softplus(self.core(features).mean((3, 4)).mT)
+
+
+@pytest.mark.parametrize("nonlinearity", [F.elu, torch.tanh, F.softplus, lambda features: features])
+def test_a_core_behind_batch_norm_stays_prepared_and_has_the_right_gradient(nonlinearity, recwarn):
+    facts = ml.StimulusFormat(("green", "UV"), 14, 12, 30.0)
+    model = ml.RetinaModel(NormBefore(nonlinearity), facts, 4)
+    fast = prepare(model, model.stimulus_shape(30, 2))
+    assert any(isinstance(part, FrozenCore) for part in fast.modules())
+    assert not [warning for warning in recwarn if "runs as it is" in str(warning.message)]
+    generator = torch.Generator().manual_seed(0)
+    stimulus = torch.randn(2, 2, 30, 14, 12, generator=generator, dtype=torch.float64)
+    double = copy_of(model).double()
+    # As blocks lay out stimuli, and as all others do.
+    for order, back in (((0, 1, 2, 3, 4), (0, 1, 2, 3, 4)), (ROWS_LAST, ROWS_FIRST)):
+        own = stimulus.float().permute(order).contiguous().permute(back).requires_grad_()
+        (gradient,) = torch.autograd.grad(fast.read_out([0, 1], [ml.Neuron(None, 0)] * 2)(own).sum(), own)
+        move = torch.randn(stimulus.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            rise = (double(stimulus + 1e-5 * move) - double(stimulus - 1e-5 * move))[..., 0].sum() / 2e-5
+        assert (gradient.double() * move).sum().item() == pytest.approx(rise.item(), rel=1e-3)
