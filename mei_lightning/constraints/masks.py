@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mei_lightning.arguments import in_short, load_array, plain
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+from mei_lightning.paths import local_path
 
 Mask = Sequence[Any] | str | Path | np.ndarray | Tensor
 """Zeros and ones as an array or as nested lists, or the path of an array."""
@@ -50,7 +51,7 @@ def read_mask(mask: Mask) -> Tensor:
         FileNotFoundError: if there is nothing at its path.
     """
     if isinstance(mask, str | Path):
-        mask = load_array(Path(mask))
+        mask = load_array(local_path("mask", mask))
     try:
         values = np.asarray(plain(mask))
     except ValueError:
