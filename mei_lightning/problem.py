@@ -248,9 +248,11 @@ def _groups(model: RetinaModel, neurons: Neurons) -> list[tuple[Neuron, ...]]:
         neurons = NeuronSelection()
     groups = groups_of(neurons.of(model) if isinstance(neurons, NeuronSelection) else neurons, sessions_of(model))
     if not groups:
+        form, has = "(session, index)", str(model.neurons_per_session)
+        if not model.has_sessions:
+            form, has = "an index", f"{sum(model.neurons_per_session.values())} neurons"
         raise InvalidValueError(
-            "neurons is empty: name at least one, as (session, index). Model "
-            f"'{model.name}' has {model.neurons_per_session}."
+            f"neurons is empty: name at least one, as {form}, or say 'all'. Model '{model.name}' has {has}."
         )
     for group in groups:
         for neuron in group:

@@ -229,7 +229,7 @@ def settings_named(given: Mapping[str, Any]) -> MEISettings:
     for name in given:
         if name not in _ALL:
             near = difflib.get_close_matches(name, _ALL)
-            hint = f"Do you mean {' or '.join(near)}?" if near else f"There are {', '.join(sorted(_ALL))}."
+            hint = f"Do you mean {' or '.join(near)}?" if near else f"There are {', '.join(sorted(_ALL - {'effort'}))}."
             raise InvalidTypeError(f"There is no setting {name}. {hint}")
     return MEISettings(**given)
 

@@ -24,6 +24,7 @@ if START_METHOD != "fork":
     multiprocessing.get_all_start_methods = lambda: [START_METHOD]
 
 import mei_lightning as ml  # noqa: E402
+from mei_lightning.callbacks.tensorboard import StimulusLogger  # noqa: E402
 
 PROCESSES = multiprocessing.get_context(START_METHOD)
 needs_fork = pytest.mark.skipif(
@@ -206,6 +207,13 @@ def count_computations(module):
 def find(model, neurons, **options):
     """``find_meis`` on the CPU without a progress bar."""
     return ml.find_meis(model, neurons, accelerator="cpu", progress_bar=False, **options)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_in_logs(request, monkeypatch):
+    """Drawing stimuli for a log takes longer than finding them: tests that look at a log's pictures are marked."""
+    if request.node.get_closest_marker("pictures_in_logs") is None:
+        monkeypatch.setattr(StimulusLogger, "_log_stimulus", staticmethod(lambda *_: None))
 
 
 @pytest.fixture(scope="session")

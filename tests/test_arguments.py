@@ -186,7 +186,7 @@ SLIPS = [
     ({"neurons": None}, "neurons=None names no neurons"),
     ({"neurons": 1.5}, "neurons=1.5 names no neurons"),
     ({"neurons": {"monday": [0]}}, "neurons={'monday': [0]} names no neurons"),
-    ({"neurons": []}, "neurons is empty: name at least one"),
+    ({"neurons": []}, "neurons is empty: name at least one, as (session, index), or say 'all'. Model"),
     ({"neurons": ["monday"]}, "'monday' is not a neuron"),
     ({"neurons": ["monday", "tuesday"]}, "'monday' is not a neuron"),
     ({"neurons": [("monday", "0")]}, "('monday', '0') is not a neuron"),

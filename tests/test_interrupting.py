@@ -74,7 +74,7 @@ def test_a_script_without_a_directory_loses_nothing(tmp_path, whole):
     assert said["message"].startswith("1 of 4 neurons are done.")
     assert said["listens"]
     store = re.search(r"open_zarr\('(.*?)'", said["message"])[1]
-    assert f"Interrupted. What was found is in {store};" in printed
+    assert "the same run continues it there" not in printed
     assert xr.open_zarr(store)["status"].values.tolist()[1:] == ["interrupted", "pending", "pending"]
     assert_same_meis(continued(said["message"]), whole)
 

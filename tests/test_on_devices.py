@@ -21,6 +21,8 @@ import mei_lightning as ml
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
 from mei_lightning.optimization.trainer import silent_lightning
 
+pytestmark = pytest.mark.pictures_in_logs
+
 NEURONS = [("monday", 0), ("tuesday", 1)]
 PAIRS = [[("monday", 0), ("tuesday", 1)], [("monday", 1), ("monday", 3)]]
 TWIN_NEURONS = [("session_1", 0), ("session_1", 1)]

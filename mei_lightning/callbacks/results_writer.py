@@ -139,7 +139,8 @@ class ResultsWriter(Callback):
             if trainer.is_global_zero or lost:
                 # It may be the first process that was lost.
                 self.store.collect()
-            if not lost:
+            if not lost and self.lasting:
+                # Of another place the exception tells.
                 rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it there.")
             if together:
                 # Lightning ends the other processes when the first one ends, and the other way round.

@@ -98,6 +98,8 @@ def _channel_names(names: object) -> tuple[str, ...]:
                 f"StimulusFormat(channel_names={in_short(names)}) must be names, one for each channel, e.g. "
                 'channel_names=("green", "UV").'
             )
+    if len(set(given)) < len(given):
+        raise InvalidValueError(f"StimulusFormat(channel_names={in_short(names)}) must be different from each other.")
     return tuple(str(name) for name in given)
 
 

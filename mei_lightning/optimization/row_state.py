@@ -148,7 +148,15 @@ def certain(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and bool(rows.all())
 
 
+_ADVICE = {
+    Status.NO_GRADIENT: " The model's response does not change with them: begin elsewhere (another seed, more "
+    "restarts, initial=GivenStimuli(...)), or with a larger norm.",
+    Status.NOT_FINITE: " A response, a gradient or a step was not a number: look at the model's weights and forward.",
+}
+
+
 def warn_of_failures(labels: Sequence[str], status: Status, total: int) -> None:
     """Warn that some of all stimuli ended with a status that nobody wants."""
     if labels:
-        rank_zero_warn(f"{len(labels)} of {total} stimuli ended with '{status.label}': {first_few(labels)}.")
+        advice = _ADVICE.get(status, "")
+        rank_zero_warn(f"{len(labels)} of {total} stimuli ended with '{status.label}': {first_few(labels)}.{advice}")

@@ -18,6 +18,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import mei_lightning as ml
 
+pytestmark = pytest.mark.pictures_in_logs
+
 RANGES = [(-0.2, 0.5), (-0.3, 0.4)]
 NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1)]
 QUANTILES = ["0.00", "0.25", "0.50", "0.75", "1.00"]
