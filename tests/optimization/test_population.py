@@ -85,9 +85,10 @@ def test_places_that_become_free_at_different_checks(optimizer):
 def check_streaming(optimizer, restarts, rows, check_interval, neurons):
     expected = [alone(neuron, optimizer, restarts) for neuron in neurons]
     seen = []
+    # Once the model has been tried out, for which it is shown two stimuli.
+    module = small_module(neurons, optimizer, restarts, rows_per_device=rows, check_interval=check_interval)
     hook = small_model().network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
     try:
-        module = small_module(neurons, optimizer, restarts, rows_per_device=rows, check_interval=check_interval)
         meis = results(fit(module, NO_LIMIT, CONVERGENCE[optimizer]))
     finally:
         hook.remove()
