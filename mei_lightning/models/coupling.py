@@ -3,11 +3,13 @@
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import mei_lightning
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.read_out import session_responses
@@ -70,11 +72,13 @@ def check_rows_are_apart(model: RetinaModel, stimulus: Tensor, responses: Tensor
 
 
 def what_it_says(error: Exception) -> str:
-    """The first line of a network's error, or what kind it is and where it comes from if it says nothing."""
-    if said := str(error).partition("\n")[0].rstrip("."):
-        return said
-    *_, place = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} in line {place.lineno} of {place.filename}"
+    """The first line of a network's error, and which line of the user's own code it comes from."""
+    said = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    of_libraries = [str(Path(library.__file__).parent) for library in (torch, mei_lightning) if library.__file__]
+    for place in reversed(traceback.extract_tb(error.__traceback__)):
+        if not place.filename.startswith((*of_libraries, "<")):
+            return f"{said} (line {place.lineno} of {place.filename})"
+    return said
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

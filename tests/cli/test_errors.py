@@ -142,15 +142,16 @@ class Defective(nn.Module):
         raise ValueError("of the user's own")
 
 
-def test_the_traceback_of_a_defect_stays():
+def test_of_a_defective_network_there_is_the_line(capsys):
     Path("own.yaml").write_text(
         "model: {neurons: [0], retina: {class_path: mei_lightning.RetinaModel, init_args: {neurons_per_session: 4, "
         f"network: {{class_path: {__name__}.Defective}}, "
         "stimulus_format: {channel_names: [grey], height: 5, width: 7}}}}",
         encoding="utf-8",
     )
-    with pytest.raises(ValueError, match="of the user's own"):
-        main(["fit", "--config=own.yaml"])
+    line = inspect.getsourcelines(Defective)[1] + 8
+    message = refusal(capsys, "fit", "--config=own.yaml")
+    assert f"of the user's own (line {line} of {__file__})" in message
 
 
 def test_of_a_defective_part_there_is_the_line_and_the_traceback_on_request(capsys, monkeypatch):

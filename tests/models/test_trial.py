@@ -243,7 +243,7 @@ def only_one(responses):
         (lambda responses: responses[:1], r"with responses of shape \(1, 4, 3\).*keep the batch axis"),
         (lambda responses: responses.reshape(1, -1, 3)[:, :4], r"with responses of shape \(1, 4, 3\).*row_by_row=True"),
         (lambda responses: responses.view(1, 4, 3), "cannot compute two stimuli at once: shape.*row_by_row=True"),
-        (only_one, r"two stimuli at once: AssertionError in line \d+ of .*test_trial.py.*row_by_row=True"),
+        (only_one, r"two stimuli at once: AssertionError \(line \d+ of .*test_trial.py\).*row_by_row=True"),
     ],
 )
 def test_a_network_of_one_stimulus_at_a_time_is_refused(change, message):
