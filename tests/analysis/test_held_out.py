@@ -80,7 +80,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_any_work(store, monkey
     path.write_text(json.dumps(attributes))
     consolidated.write_text(json.dumps(everything))
 
-    def full(self):
+    def full(*_):
         raise OSError("no space")
 
     monkeypatch.setattr(ml.MEIStore, "check_writable", full)
