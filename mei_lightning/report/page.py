@@ -43,6 +43,7 @@ from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace
 from mei_lightning.results.schema import report_variables
+from mei_lightning.wording import how_many
 
 REPORT = "report.html"
 _PIXELS_PER_INCH = 125  # of a figure on the page
@@ -146,6 +147,7 @@ def _package_file(name: str) -> str:
 
 def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bool) -> dict[str, Any]:
     """All that the template shows."""
+    meis, analysis = _with_known_stability(meis, analysis)
     table = _neuron_table(meis, analysis)
     pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
     records = list(neuron_records(meis, analysis, pixels))
@@ -172,6 +174,15 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bo
         "data": _as_json(_page_data(meis, table, pixels)),
         "movies": (Markup(record.text) for record in records),
     }
+
+
+def _with_known_stability(meis: xr.Dataset, analysis: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """MEIs and analysis without the similarity of starts of which fewer than two were optimised to the end."""
+    known = xr.DataArray(stability_is_known(meis), dims="neuron")
+    meis = meis.assign(restart_similarity=meis["restart_similarity"].where(known))
+    if analysis is not None and "seed_stability" in analysis:
+        analysis = analysis.assign(seed_stability=analysis["seed_stability"].where(known))
+    return meis, analysis
 
 
 def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> pd.DataFrame:
@@ -228,7 +239,7 @@ def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bo
     elif analysis is None:
         notes.append("There are no measures and types: mei-lightning analyze makes them.")
     if unfinished < meis.sizes["neuron"] and not stability_is_known(meis).any():
-        notes.append(f'{UNKNOWN_STABILITY} Search "quick" follows one start, "normal" and "thorough" several.')
+        notes.append(UNKNOWN_STABILITY)
     if pixels > 1:
         notes.append(
             f"The movies show means of {pixels} x {pixels} pixels, so that the page does not become too large."
@@ -310,13 +321,14 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
                     "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
                 )
             )
-    if (stability_is_known(meis) & (meis["score"].values > 0)).any():
+    if compared := int((stability_is_known(meis) & (meis["score"].values > 0)).sum()):
         drawn.append(
             (
                 lambda: figure_of(plot_seed_stability(meis)),
                 "Scatter plot of the similarity of starts and of their scores",
                 "What other starts of the same neuron arrive at: one MEI at the upper right, several equally good ones "
-                "at the upper left.",
+                f"at the upper left; {how_many(compared, meis.sizes['neuron'])}, those with at least two starts "
+                "optimised to the end.",
             )
         )
     return [_picture(draw(), alt, caption) for draw, alt, caption in drawn]

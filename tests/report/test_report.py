@@ -468,17 +468,33 @@ def test_summary_and_tables(report):
     ):
         assert text in page
     assert "There are no measures" not in page
-    assert "two starts" not in page
+    assert "No neuron has two starts" not in page
 
 
 def test_why_nothing_is_known_of_other_starts(tmp_path):
     meis = make_meis()
     meis["restart_scores"][:, 1:] = np.nan
-    meis["restart_similarity"][:] = np.nan
     store = ml.save_dataset(meis, tmp_path / "meis.zarr")
-    page = ml.write_report(store).read_text(encoding="utf-8")
+    ml.analyze_meis(store, progress_bar=False)
+    report = ml.write_report(store)
+    page = report.read_text(encoding="utf-8")
     assert "No neuron has two starts that were optimised to the end" in page
+    assert "search=&#34;thorough&#34; follows several" in page
     assert "What other starts of the same neuron arrive at" not in page
+    assert not {"restart_similarity", "seed_stability"} & set(columns_of(report))
+    assert "restart similarity" not in page
+
+
+def test_only_starts_that_were_optimised_to_the_end_are_compared(tmp_path):
+    meis = make_meis()
+    followed = np.isfinite(meis["restart_scores"].values).sum(axis=1) >= 2
+    followed[[0, 1]] = False
+    meis["restart_scores"][:2, 1:] = np.nan
+    report = ml.write_report(ml.save_dataset(meis, tmp_path / "meis.zarr"))
+    caption = f"{followed.sum()} of 15 neurons, those with at least two starts optimised to the end"
+    assert caption in report.read_text(encoding="utf-8")
+    similarity = np.array(columns_of(report)["restart_similarity"]["values"], dtype=float)
+    np.testing.assert_allclose(similarity, np.where(followed, meis["restart_similarity"], np.nan), rtol=1e-5)
 
 
 def test_without_an_analysis_the_page_says_how_to_make_one(tmp_path):
