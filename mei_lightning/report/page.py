@@ -172,7 +172,7 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bo
         "tables": _tables(table),
         "figures": _pictures(with_kernels, analysis),
         "data": _as_json(_page_data(meis, table, pixels)),
-        "movies": (Markup(record.text) for record in records),
+        "records": records,
     }
 
 

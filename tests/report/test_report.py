@@ -1,6 +1,7 @@
 """The report: what is in the page, and what a browser makes of it."""
 
 import base64
+import io
 import json
 import re
 import warnings
@@ -13,6 +14,7 @@ from browser import headless_chromium, needs_browser, requests
 from conftest import find, still_model, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -328,6 +330,33 @@ def test_movies_show_the_stimulus(page):
     WebDriverWait(page, 60).until(lambda it: (pixels(it, canvas) != rest).any())
     named(page, "play").click()
     np.testing.assert_array_equal(pixels(page, canvas), rest)
+
+
+def test_each_card_has_the_strongest_frame_until_its_movie_runs(report):
+    meis = make_meis()
+    posters = re.findall(r'data-poster="(.*?)"', report.read_text(encoding="utf-8"))
+    assert [poster == "" for poster in posters] == (meis["status"] == "pending").values.tolist()
+    for stimulus, poster in zip(meis["stimulus"].values, posters, strict=True):
+        if poster:
+            peak = np.square(stimulus).sum(axis=(0, 2, 3)).argmax()
+            found = np.asarray(Image.open(io.BytesIO(base64.b64decode(poster))))
+            np.testing.assert_array_equal(found, ml.plots.video.stimulus_to_rgb_frames(stimulus)[peak])
+
+
+def test_the_strongest_frame_of_many_channels_has_them_side_by_side():
+    stimulus = np.zeros((5, 3, 2, 2))
+    stimulus[3, 1] = 1
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(records.strongest_frame(stimulus)))))
+    assert found.shape == (2, 10, 3)
+    np.testing.assert_array_equal((found == 255).all(axis=(0, 2)), np.arange(10) // 2 == 3)
+
+
+@needs_browser
+def test_a_movie_that_is_not_decoded_shows_its_poster(page):
+    shown = "return [...document.querySelectorAll('#gallery canvas')].map((it) => getComputedStyle(it).backgroundImage)"
+    posters = page.execute_script(shown)
+    assert len(set(posters)) == 12
+    assert all(poster.startswith('url("data:image/png;base64,') for poster in posters)
 
 
 @needs_browser
