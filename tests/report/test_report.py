@@ -181,6 +181,12 @@ def test_the_page_fits_a_phone(phone):
     widths = phone.execute_script("return [...document.querySelectorAll('#figures img')].map((it) => it.width)")
     assert min(widths) > 500
 
+    one_condition = "document.querySelectorAll('.condition')[1].remove(); return arguments[0].offsetHeight"
+    assert phone.execute_script(one_condition, named(phone, "controls")) < 844 / 3
+    edges = "return [...document.querySelectorAll('.condition input')].map((it) => it.getBoundingClientRect().top)"
+    low, high = phone.execute_script(edges)
+    assert low == high
+
     phone.execute_script("document.querySelector('#gallery .card').click()")
     eventually(phone, "return document.getElementById('neuron').open")
     assert phone.execute_script(WIDER, "dialog, dialog *", ".scroll") == []
@@ -527,8 +533,26 @@ def test_only_starts_that_were_optimised_to_the_end_are_compared(tmp_path):
 
 
 def test_without_an_analysis_the_page_says_how_to_make_one(tmp_path):
-    page = ml.write_report(make_store(tmp_path, types=None), tmp_path / "elsewhere.html").read_text(encoding="utf-8")
-    assert "mei-lightning analyze makes them" in page
+    store = make_store(tmp_path, types=None)
+    page = ml.write_report(store, tmp_path / "elsewhere.html").read_text(encoding="utf-8")
+    assert f"the report again: mei-lightning analyze {store}</p>" in page
+    other = tmp_path / "other"
+    page = ml.write_report(store, directory=other).read_text(encoding="utf-8")
+    assert f"the report again: mei-lightning analyze {store} --directory {other}</p>" in page
+
+
+def test_settings_are_shown_with_four_digits(tmp_path):
+    constraint = {"class": "SphereProjection", "arguments": {"norm": 720**0.5}}
+    configuration = {"constraint": constraint, "tolerance": 1 / 3, "max_steps": 100000}
+    meis = make_meis().assign_attrs(configuration=json.dumps(configuration))
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    page = ml.write_report(store).read_text(encoding="utf-8")
+    assert "norm=26.83" in page
+    assert "0.3333," in page
+    assert "100000" in page
+    assert "26.832" not in page
+    assert "0.33333" not in page
+    assert json.loads(xr.open_zarr(store).attrs["configuration"]) == configuration
 
 
 def test_an_analysis_that_is_older_or_of_something_else_is_left_out(tmp_path):
