@@ -236,7 +236,7 @@ MEASURES = (
     Measure(
         "seed_stability",
         "1",
-        "mean cosine with the best of the MEIs of other starts optimised to the end",
+        "mean cosine with the best of the stimuli of other starts, at the end or when they met a better one",
         Copied("restart_similarity"),
     ),
     Measure(HELD_OUT_SCORE, "response", "score on models that had no part in finding the MEI", Copied(HELD_OUT_SCORE)),

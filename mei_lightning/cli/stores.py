@@ -48,7 +48,7 @@ def analyze(
     print(table[columns_with_median(table)].describe().T[["count", "min", "50%", "max"]].round(3).to_string())
     print(f"Polarity: {table['polarity'].value_counts().to_dict()}; opponent: {int(table['opponent'].sum())}")
     if table["seed_stability"].isna().all():
-        print(f"{UNKNOWN_STABILITY} Effort quick follows one start.")
+        print(UNKNOWN_STABILITY)
     place = Path(store).parent if directory is None else Path(directory)
     print(f"Measures of {len(table)} neurons: {place / TABLE} (table) and {place / ANALYSIS} (dataset)")
 

@@ -16,13 +16,18 @@ from mei_lightning.plots.style import (
 )
 
 UNKNOWN_STABILITY = (
-    "No neuron has two starts that were optimised to the end, or until they met: nothing is known of their stability."
+    "No neuron has two starts that were optimised to the end: what other starts arrive at is not known. "
+    'search="thorough" follows several starts of each neuron to the end.'
 )
 
 
 def stability_is_known(meis: xr.Dataset) -> np.ndarray:
-    """Of which neurons ``[neuron]`` several starts were optimised to the end, or met, so that they can be compared."""
-    return np.isfinite(meis["restart_similarity"].values)
+    """Of which neurons ``[neuron]`` at least two starts were optimised to the end, so that they can be compared.
+
+    A start that was given up, even because it had met a better one, is only known as it was then.
+    """
+    scores = meis["restart_scores"].transpose("neuron", "restart").values
+    return (np.isfinite(scores).sum(axis=1) >= 2) & np.isfinite(meis["restart_similarity"].values)
 
 
 def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -30,7 +35,7 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     A neuron at the upper right has one MEI, whatever the start; at the upper left several that are equally good; lower
     down, some starts end in a worse optimum. Starts that met a better one have no score of their own and count as alike
-    as they were then. Neurons with fewer than two starts optimised to the end, or until they met, are left out.
+    as they were then. Neurons with fewer than two starts optimised to the end are left out.
 
     Args:
         meis: MEIs as ``find_meis`` returns them, with ``type (neuron)`` if the types are known.
@@ -47,7 +52,7 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
     best = meis["score"].values.astype(np.float64)
     shown = stability_is_known(meis) & (best > 0)
     if not shown.any():
-        raise InvalidValueError(f'{UNKNOWN_STABILITY} Find MEIs with search="normal" or "thorough".')
+        raise InvalidValueError(UNKNOWN_STABILITY)
     worst = np.nanmin(scores, axis=1, where=np.isfinite(scores), initial=np.inf) / np.where(best > 0, best, np.nan)
     types = neuron_types(meis)
     with drawing(ax, WIDTH * 0.62, WIDTH * 0.42) as ax:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
+import shlex
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,12 @@ from mei_lightning.plots.style import (
 )
 from mei_lightning.plots.video import dataset_stimulus_format
 from mei_lightning.report.records import neuron_records, pixels_that_fit
-from mei_lightning.results.configuration import as_text, read_configuration
+from mei_lightning.results.configuration import as_text, read_configuration, to_read
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace
 from mei_lightning.results.schema import report_variables
+from mei_lightning.wording import how_many
 
 REPORT = "report.html"
 _PIXELS_PER_INCH = 125  # of a figure on the page
@@ -89,7 +91,7 @@ def write_report(
             raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
         # All but the stimuli, once, so that a run that goes on cannot make parts of the page differ.
         known = meis.assign(meis.drop_vars("stimulus").load())
-        parts = _parts(known, current_analysis(store, place), has_older_analysis=(place / ANALYSIS).exists())
+        parts = _parts(known, current_analysis(store, place), _without_analysis(store, place))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +146,18 @@ def _package_file(name: str) -> str:
     return importlib.resources.files("mei_lightning.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bool) -> dict[str, Any]:
+def _without_analysis(store: Path, place: Path) -> str:
+    """What the page says where there is no analysis of this state of a store."""
+    if (place / ANALYSIS).exists():
+        return f"The analysis is older than these MEIs, or of others, and is left out. {HOW_TO_RENEW}"
+    elsewhere = [] if place == store.parent else ["--directory", str(place)]
+    command = shlex.join(["mei-lightning", "analyze", str(store), *elsewhere])
+    return f"There are no measures and types. Make them, and then the report again: {command}"
+
+
+def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str) -> dict[str, Any]:
     """All that the template shows."""
+    meis, analysis = _with_known_stability(meis, analysis)
     table = _neuron_table(meis, analysis)
     pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
     records = list(neuron_records(meis, analysis, pixels))
@@ -165,13 +177,22 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bo
         "script": Markup(script),
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "facts": _facts(meis, configuration),
-        "notes": _notes(meis, analysis, has_older_analysis, pixels),
-        "configuration": json.dumps(configuration, indent=2, ensure_ascii=False),
+        "notes": _notes(meis, analysis, without_analysis, pixels),
+        "configuration": json.dumps(to_read(configuration), indent=2, ensure_ascii=False),
         "tables": _tables(table),
         "figures": _pictures(with_kernels, analysis),
         "data": _as_json(_page_data(meis, table, pixels)),
-        "movies": (Markup(record.text) for record in records),
+        "records": records,
     }
+
+
+def _with_known_stability(meis: xr.Dataset, analysis: xr.Dataset | None) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """MEIs and analysis without the similarity of starts of which fewer than two were optimised to the end."""
+    known = xr.DataArray(stability_is_known(meis), dims="neuron")
+    meis = meis.assign(restart_similarity=meis["restart_similarity"].where(known))
+    if analysis is not None and "seed_stability" in analysis:
+        analysis = analysis.assign(seed_stability=analysis["seed_stability"].where(known))
+    return meis, analysis
 
 
 def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> pd.DataFrame:
@@ -196,8 +217,8 @@ def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> pd.DataFrame
 def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, str]]:
     facts = dataset_stimulus_format(meis)
     counts = pd.Series(meis["status"].values.astype(str)).value_counts()
-    pixel = "" if facts.pixel_size is None else f" of {facts.pixel_size:g} µm"
-    frames = "still images" if facts.frame_rate is None else f"{meis.sizes['time']} frames at {facts.frame_rate:g} Hz"
+    pixel = "" if facts.pixel_size is None else f" of {facts.pixel_size:.4g} µm"
+    frames = "still images" if facts.frame_rate is None else f"{meis.sizes['time']} frames at {facts.frame_rate:.4g} Hz"
     shown = [
         ("Model", str(meis.attrs.get("model", "unknown"))),
         ("Weights", str(meis.attrs.get("weights_digest", "unknown"))[:12]),
@@ -218,17 +239,15 @@ def _facts(meis: xr.Dataset, configuration: dict[str, Any]) -> list[tuple[str, s
     ]
 
 
-def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, has_older_analysis: bool, pixels: int) -> list[str]:
+def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str, pixels: int) -> list[str]:
     notes = []
     unfinished = int(meis["status"].isin(["pending", "interrupted"]).sum())
     if unfinished:
         notes.append(f"{unfinished} of {meis.sizes['neuron']} neurons are not finished.")
-    if analysis is None and has_older_analysis:
-        notes.append(f"The analysis is older than these MEIs, or of others, and is left out. {HOW_TO_RENEW}")
-    elif analysis is None:
-        notes.append("There are no measures and types: mei-lightning analyze makes them.")
+    if analysis is None:
+        notes.append(without_analysis)
     if unfinished < meis.sizes["neuron"] and not stability_is_known(meis).any():
-        notes.append(f'{UNKNOWN_STABILITY} Search "quick" follows one start, "normal" and "thorough" several.')
+        notes.append(UNKNOWN_STABILITY)
     if pixels > 1:
         notes.append(
             f"The movies show means of {pixels} x {pixels} pixels, so that the page does not become too large."
@@ -310,13 +329,14 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
                     "Every neuron's response to every MEI: 0 is its response to grey, 1 that to its own MEI.",
                 )
             )
-    if (stability_is_known(meis) & (meis["score"].values > 0)).any():
+    if compared := int((stability_is_known(meis) & (meis["score"].values > 0)).sum()):
         drawn.append(
             (
                 lambda: figure_of(plot_seed_stability(meis)),
                 "Scatter plot of the similarity of starts and of their scores",
                 "What other starts of the same neuron arrive at: one MEI at the upper right, several equally good ones "
-                "at the upper left.",
+                f"at the upper left; {how_many(compared, meis.sizes['neuron'])}, those with at least two starts "
+                "optimised to the end.",
             )
         )
     return [_picture(draw(), alt, caption) for draw, alt, caption in drawn]

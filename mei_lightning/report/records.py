@@ -1,6 +1,7 @@
 """What the page holds of each neuron's stimulus, small enough that thousands fit into one file."""
 
 import base64
+import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from PIL import Image
 
 from mei_lightning.analysis.decomposition import decompose_channels
+from mei_lightning.plots.video import COLORS, stimulus_to_rgb_frames
 
 LARGEST_PAGE = 120_000_000
 """Bytes that all records may have before compression; larger stimuli are shown with coarser pixels."""
@@ -24,11 +27,13 @@ class NeuronRecord:
 
     Args:
         text: the record, see ``encode``; empty if there is no finite stimulus.
+        poster: the frame to see until the movie runs, see ``strongest_frame``; empty if there is no finite stimulus.
         temporal: the channels' temporal parts ``[channel, time]``, NaN if there is no finite stimulus.
         spatial: the spatial parts ``[channel, height, width]``, of all pixels.
     """
 
     text: str
+    poster: str
     temporal: np.ndarray
     spatial: np.ndarray
 
@@ -51,20 +56,21 @@ def neuron_records(meis: xr.Dataset, analysis: xr.Dataset | None, pixels: int) -
         for number, stimulus in enumerate(stimuli[start : start + at_a_time].values, start):
             if pending[number] or not np.isfinite(stimulus).all():
                 nothing = np.full(stimulus.shape, np.nan, dtype=np.float32)
-                yield NeuronRecord("", nothing[:, :, 0, 0], nothing[:, 0])
+                yield NeuronRecord("", "", nothing[:, :, 0, 0], nothing[:, 0])
                 continue
             temporal, spatial, explained = decompose_channels(stimulus)
             if kernels and np.isfinite(kernels[0][number]).all():
                 temporal, spatial = (kernel[number] for kernel in kernels)
+            shown = coarse(stimulus, pixels)
             text = encode(
-                coarse(stimulus, pixels),
+                shown,
                 explained,
                 temporal,
                 coarse(spatial, pixels),
                 responses[number],
                 restart_scores[number],
             )
-            yield NeuronRecord(text, temporal, spatial)
+            yield NeuronRecord(text, strongest_frame(shown), temporal, spatial)
 
 
 def encode(
@@ -90,6 +96,15 @@ def encode(
     return base64.b64encode(zlib.compress(floats.tobytes() + maps.tobytes() + levels.tobytes())).decode()
 
 
+def strongest_frame(stimulus: np.ndarray) -> str:
+    """The frame of largest power as base64 of a PNG, in the colours of the movie; above three channels side by side."""
+    strongest = int(np.square(stimulus).sum(axis=(0, 2, 3)).argmax())
+    tiled = stimulus if len(stimulus) <= COLORS else np.concatenate(list(stimulus), axis=-1)[None]
+    file = io.BytesIO()
+    Image.fromarray(stimulus_to_rgb_frames(tiled)[strongest]).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def coarse(values: np.ndarray, pixels: int) -> np.ndarray:
     """Means of squares of pixels of ``[..., height, width]``; those at the far edges may have fewer pixels."""
     if pixels == 1:
@@ -108,7 +123,8 @@ def pixels_that_fit(sizes: dict[str, int]) -> int:
         sizes: of the dimensions ``neuron, channel, time, y, x``.
     """
     pixels = 1
-    while sizes["neuron"] * sizes["channel"] * sizes["time"] * math.ceil(sizes["y"] / pixels) * math.ceil(
+    frames = sizes["time"] + 1  # that of the poster is one more
+    while sizes["neuron"] * sizes["channel"] * frames * math.ceil(sizes["y"] / pixels) * math.ceil(
         sizes["x"] / pixels
     ) * 4 / 3 > LARGEST_PAGE and pixels < max(sizes["y"], sizes["x"]):
         pixels += 1

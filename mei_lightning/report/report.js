@@ -134,6 +134,8 @@ function setPlaying(on) {
   else for (const { draw, peak } of moving.values()) draw(peak);
 }
 
+addEventListener("beforeprint", () => { for (const { draw, peak } of moving.values()) draw(peak); });
+
 function addMoving(canvas, draw, peak) {
   moving.set(canvas, { draw, peak });
   draw(playing && lastFrame >= 0 ? lastFrame : peak);
@@ -150,7 +152,9 @@ const cards = DATA.neurons.map((label, row) => {
   const picture = hasStimulus
     ? element("canvas", { width: width * SHOWN_BY.length, height, "aria-hidden": "true" })
     : element("span", { className: "empty" }, "no stimulus");
-  if (!hasStimulus) picture.style.aspectRatio = `${width} / ${height}`;
+  // To be seen through the empty canvas until the movie is decoded, and in print.
+  if (hasStimulus) picture.style.backgroundImage = `url(data:image/png;base64,${byId(`movie-${row}`).dataset.poster})`;
+  else picture.style.aspectRatio = `${width} / ${height}`;
   const about = [`score ${shown(score, row)}`];
   if (status && status.values[row] !== "converged") about.push(shown(status, row));
   const button = element(
@@ -181,6 +185,7 @@ const observer = new IntersectionObserver(
       } else {
         delete target.dataset.visible;
         moving.delete(canvas);
+        canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
       }
     }
   },

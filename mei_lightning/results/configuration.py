@@ -59,8 +59,19 @@ def as_call(setting: Any) -> str:
 
 
 def as_text(setting: Any) -> str:
-    """A setting from a configuration to read: a part as a call, a text as it is."""
-    return setting if isinstance(setting, str) else as_call(setting)
+    """A setting from a configuration to read: a part as a call, a text as it is, numbers as of ``to_read``."""
+    return setting if isinstance(setting, str) else as_call(to_read(setting))
+
+
+def to_read(setting: Any) -> Any:
+    """A setting from a configuration with 4 significant digits of each number that is not whole."""
+    if isinstance(setting, Mapping):
+        return {name: to_read(value) for name, value in setting.items()}
+    if isinstance(setting, list):
+        return [to_read(value) for value in setting]
+    if isinstance(setting, float) and not setting.is_integer():
+        return float(f"{setting:.4g}")
+    return setting
 
 
 class Setting(NamedTuple):

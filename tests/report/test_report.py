@@ -1,6 +1,7 @@
 """The report: what is in the page, and what a browser makes of it."""
 
 import base64
+import io
 import json
 import re
 import warnings
@@ -13,6 +14,7 @@ from browser import headless_chromium, needs_browser, requests
 from conftest import find, still_model, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -179,6 +181,12 @@ def test_the_page_fits_a_phone(phone):
     widths = phone.execute_script("return [...document.querySelectorAll('#figures img')].map((it) => it.width)")
     assert min(widths) > 500
 
+    one_condition = "document.querySelectorAll('.condition')[1].remove(); return arguments[0].offsetHeight"
+    assert phone.execute_script(one_condition, named(phone, "controls")) < 844 / 3
+    edges = "return [...document.querySelectorAll('.condition input')].map((it) => it.getBoundingClientRect().top)"
+    low, high = phone.execute_script(edges)
+    assert low == high
+
     phone.execute_script("document.querySelector('#gallery .card').click()")
     eventually(phone, "return document.getElementById('neuron').open")
     assert phone.execute_script(WIDER, "dialog, dialog *", ".scroll") == []
@@ -330,6 +338,33 @@ def test_movies_show_the_stimulus(page):
     np.testing.assert_array_equal(pixels(page, canvas), rest)
 
 
+def test_each_card_has_the_strongest_frame_until_its_movie_runs(report):
+    meis = make_meis()
+    posters = re.findall(r'data-poster="(.*?)"', report.read_text(encoding="utf-8"))
+    assert [poster == "" for poster in posters] == (meis["status"] == "pending").values.tolist()
+    for stimulus, poster in zip(meis["stimulus"].values, posters, strict=True):
+        if poster:
+            peak = np.square(stimulus).sum(axis=(0, 2, 3)).argmax()
+            found = np.asarray(Image.open(io.BytesIO(base64.b64decode(poster))))
+            np.testing.assert_array_equal(found, ml.plots.video.stimulus_to_rgb_frames(stimulus)[peak])
+
+
+def test_the_strongest_frame_of_many_channels_has_them_side_by_side():
+    stimulus = np.zeros((5, 3, 2, 2))
+    stimulus[3, 1] = 1
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(records.strongest_frame(stimulus)))))
+    assert found.shape == (2, 10, 3)
+    np.testing.assert_array_equal((found == 255).all(axis=(0, 2)), np.arange(10) // 2 == 3)
+
+
+@needs_browser
+def test_a_movie_that_is_not_decoded_shows_its_poster(page):
+    shown = "return [...document.querySelectorAll('#gallery canvas')].map((it) => getComputedStyle(it).backgroundImage)"
+    posters = page.execute_script(shown)
+    assert len(set(posters)) == 12
+    assert all(poster.startswith('url("data:image/png;base64,') for poster in posters)
+
+
 @needs_browser
 def test_three_thousand_neurons_are_decoded_as_they_come_into_view(browser, tmp_path):
     report = ml.write_report(make_store(tmp_path, count=3000, types=None, time_steps=6))
@@ -468,22 +503,56 @@ def test_summary_and_tables(report):
     ):
         assert text in page
     assert "There are no measures" not in page
-    assert "two starts" not in page
+    assert "No neuron has two starts" not in page
 
 
 def test_why_nothing_is_known_of_other_starts(tmp_path):
     meis = make_meis()
     meis["restart_scores"][:, 1:] = np.nan
-    meis["restart_similarity"][:] = np.nan
     store = ml.save_dataset(meis, tmp_path / "meis.zarr")
-    page = ml.write_report(store).read_text(encoding="utf-8")
+    ml.analyze_meis(store, progress_bar=False)
+    report = ml.write_report(store)
+    page = report.read_text(encoding="utf-8")
     assert "No neuron has two starts that were optimised to the end" in page
+    assert "search=&#34;thorough&#34; follows several" in page
     assert "What other starts of the same neuron arrive at" not in page
+    assert not {"restart_similarity", "seed_stability"} & set(columns_of(report))
+    assert "restart similarity" not in page
+
+
+def test_only_starts_that_were_optimised_to_the_end_are_compared(tmp_path):
+    meis = make_meis()
+    followed = np.isfinite(meis["restart_scores"].values).sum(axis=1) >= 2
+    followed[[0, 1]] = False
+    meis["restart_scores"][:2, 1:] = np.nan
+    report = ml.write_report(ml.save_dataset(meis, tmp_path / "meis.zarr"))
+    caption = f"{followed.sum()} of 15 neurons, those with at least two starts optimised to the end"
+    assert caption in report.read_text(encoding="utf-8")
+    similarity = np.array(columns_of(report)["restart_similarity"]["values"], dtype=float)
+    np.testing.assert_allclose(similarity, np.where(followed, meis["restart_similarity"], np.nan), rtol=1e-5)
 
 
 def test_without_an_analysis_the_page_says_how_to_make_one(tmp_path):
-    page = ml.write_report(make_store(tmp_path, types=None), tmp_path / "elsewhere.html").read_text(encoding="utf-8")
-    assert "mei-lightning analyze makes them" in page
+    store = make_store(tmp_path, types=None)
+    page = ml.write_report(store, tmp_path / "elsewhere.html").read_text(encoding="utf-8")
+    assert f"the report again: mei-lightning analyze {store}</p>" in page
+    other = tmp_path / "other"
+    page = ml.write_report(store, directory=other).read_text(encoding="utf-8")
+    assert f"the report again: mei-lightning analyze {store} --directory {other}</p>" in page
+
+
+def test_settings_are_shown_with_four_digits(tmp_path):
+    constraint = {"class": "SphereProjection", "arguments": {"norm": 720**0.5}}
+    configuration = {"constraint": constraint, "tolerance": 1 / 3, "max_steps": 100000}
+    meis = make_meis().assign_attrs(configuration=json.dumps(configuration))
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    page = ml.write_report(store).read_text(encoding="utf-8")
+    assert "norm=26.83" in page
+    assert "0.3333," in page
+    assert "100000" in page
+    assert "26.832" not in page
+    assert "0.33333" not in page
+    assert json.loads(xr.open_zarr(store).attrs["configuration"]) == configuration
 
 
 def test_an_analysis_that_is_older_or_of_something_else_is_left_out(tmp_path):
