@@ -1,6 +1,5 @@
 """Whether a network answers each stimulus of a batch for itself, and which of its layers does not."""
 
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.network_errors import OF_NETWORKS, what_it_says
 from mei_lightning.models.read_out import session_responses
 
 _SAME = 1e-3
@@ -20,9 +20,6 @@ _LOUD = 4.0
 """How much stronger the other stimuli are, so that a batch's mean and variance are theirs."""
 
 _ROW_BY_ROW = "RetinaModel(..., row_by_row=True), which shows the network one stimulus at a time"
-
-OF_NETWORKS = (RuntimeError, ValueError, IndexError, AssertionError)
-"""Errors with which a network refuses a stimulus."""
 
 _GivenAndPutOut = tuple[Tensor, Tensor]
 
@@ -67,14 +64,6 @@ def check_rows_are_apart(model: RetinaModel, stimulus: Tensor, responses: Tensor
         "batch: MEIs would depend on what they are computed with. Take that out of it (batch norm needs running "
         f"statistics), or say {_ROW_BY_ROW}."
     )
-
-
-def what_it_says(error: Exception) -> str:
-    """The first line of a network's error, or what kind it is and where it comes from if it says nothing."""
-    if said := str(error).partition("\n")[0].rstrip("."):
-        return said
-    *_, place = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} in line {place.lineno} of {place.filename}"
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
