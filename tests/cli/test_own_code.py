@@ -144,3 +144,21 @@ class Less(Halved):
 )
 def test_an_argument_without_a_type_is_missed_in_any_class(refused, part, expected):
     refused(f"{NETWORK}{OBJECTIVE}", expected, options=[f"--model.{part}"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("channel_names", "channels", "stimulus_format has no channels. Do you mean channel_names?"),
+        ("frame_rate", "framerate", "stimulus_format has no framerate. Do you mean frame_rate?"),
+        (
+            "height: 6, ",
+            "",
+            "stimulus_format of mei_lightning.RetinaModel needs height, which the configuration has to give.",
+        ),
+        ("height: 6, width: 5, ", "", "RetinaModel needs height, width, which the configuration has"),
+    ],
+)
+def test_a_name_of_the_format_that_is_wrong_or_missing_is_told_in_a_line(refused, monkeypatch, old, new, expected):
+    monkeypatch.setitem(globals(), "CONFIGURATION", CONFIGURATION.replace(old, new))
+    refused(NETWORK, "error: --model.retina: stimulus_format", expected)
