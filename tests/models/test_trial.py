@@ -340,3 +340,10 @@ def test_weights_without_a_size_are_refused_by_name():
         ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3)
     network(torch.zeros(1, 1, 4, 5))
     assert find(ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3), [0], max_steps=2).sizes["neuron"] == 1
+
+
+def test_responses_that_are_not_finite_are_told_as_such():
+    model = ml.RetinaModel(Network(lambda responses: responses * float("nan"), neurons=4), GREY)
+    with pytest.warns(UserWarning, match="of model .Network. to noise are not finite") as warned:
+        find(model, [0], time_steps=6, max_steps=1)
+    assert not any("made faster" in str(one.message) for one in warned)
