@@ -26,8 +26,8 @@ def misfit_of_group(message: str) -> str | None:
         hint = f"Do you mean {' or '.join(near)}?" if near else f"It has {', '.join(names)}."
         return f"{option}: {found['group']} has no {found['name']}. {hint}"
     if found := re.search(_MISSING, message):
-        names = ", ".join(re.findall(r"\w+$", found["names"].replace(",", "\n"), re.MULTILINE))
-        return f"{option}: {found['group']} of {found['owner']} needs {names}, which the configuration has to give."
+        missing = ", ".join(re.findall(r"\w+$", found["names"].replace(",", "\n"), re.MULTILINE))
+        return f"{option}: {found['group']} of {found['owner']} needs {missing}, which the configuration has to give."
     return None
 
 
