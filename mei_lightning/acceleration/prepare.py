@@ -150,7 +150,7 @@ def _with_fast_convolutions(
     exact = step_in_double(copy_of(copy).cpu(), stimulus[:2].cpu()) or own
     difference = max(differences_of(step_of(fast, stimulus[:2]), exact))
     if difference > max(TOLERANCE, _SHARE_OF_ROUNDING * max(differences_of(own, exact))):
-        _warn(model, difference)
+        _warn(model, difference, exact[0])
         return plain
     if rewritten is None:
         rank_zero_info(f"The model '{model.name}' runs as it is, but for the gradients of its convolutions.")
@@ -185,7 +185,7 @@ def _with_frozen_cores(model: RetinaModel, shape: tuple[int, ...], device: torch
             tolerances = TOLERANCE, _TOLERANCE_OF_POOLED_GRADIENT
     differences = differences_of(found, expected)
     if any(difference > tolerance for difference, tolerance in zip(differences, tolerances, strict=True)):
-        _warn(model, max(differences))
+        _warn(model, max(differences), expected[0])
         return None
     return rewritten
 
@@ -317,7 +317,14 @@ def _cores(model: RetinaModel, inputs: Mapping[str, Sequence[Tensor]]) -> dict[s
     return cores
 
 
-def _warn(model: RetinaModel, difference: float) -> None:
+def _warn(model: RetinaModel, difference: float, responses: Tensor) -> None:
+    if not responses.isfinite().all():
+        warnings.warn(
+            f"The responses of model '{model.name}' to noise are not finite, so it runs as it is: look for a division "
+            "by 0, a logarithm or a root of what may be negative, and weights that are not numbers.",
+            stacklevel=4,
+        )
+        return
     warnings.warn(
         f"The model '{model.name}' runs as it is: made faster, its responses or gradients would differ by "
         f"{difference:.1g} of the largest.",

@@ -18,6 +18,7 @@ import jsonargparse
 from jsonargparse import ArgumentError
 
 import mei_lightning
+from mei_lightning.cli.argument_groups import misfit_of_group
 from mei_lightning.cli.own_code import error_in_own_code, misfit_of_own_class, place_of
 from mei_lightning.cli.spelling import as_typed, near
 from mei_lightning.cli.wrong_values import refusal_of_value
@@ -129,6 +130,8 @@ def _of_argument(error: ArgumentError, options: Sequence[str]) -> str:
         close = difflib.get_close_matches(unknown[2], arguments)
         lacks = f"{unknown[1]} has no argument {unknown[2]}{place_of(unknown[1])}"
         return f"{said.partition(':')[0]}: {lacks}.{_do_you_mean(close or arguments)}"
+    if misfit := misfit_of_group(said):
+        return misfit
     cause: BaseException = error
     while (next_one := cause.__cause__ or cause.__context__) is not None:
         cause = next_one

@@ -20,6 +20,7 @@ from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.cli.errors import is_explained
 from mei_lightning.cli.fit_help import FitParser, ShowHelp
+from mei_lightning.cli.required import check_required_are_given
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.mei_module import MEIModule
@@ -70,12 +71,13 @@ class MEICommandLine(LightningCLI):
         super().__init__(*args, **kwargs)
 
     def before_instantiate_classes(self) -> None:
-        """See whether several norms are asked for.
+        """See whether classes have the arguments that they need, and whether several norms are asked for.
 
         Raises:
             SeveralSizesError: if they are; nothing has been done by then.
-            ValueError: if they cannot be, or the run has no directory.
+            ValueError: if an argument is missing, there cannot be several norms, or the run has no directory.
         """
+        check_required_are_given(self.config)
         model = self._get(self.config, "model")
         if sizes := several_sizes({name: model.get(name) for name in NAMES}):
             if self._get(self.config, "results").directory is None:

@@ -16,6 +16,7 @@ from mei_lightning.arguments import check_instance, in_short, is_positive, numbe
 from mei_lightning.devices import defaults_like
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.found_out import frames_lost_by, neurons_of
+from mei_lightning.models.network_errors import responses_alone
 from mei_lightning.models.precision import as_shown_to, as_used, in_own_precision
 from mei_lightning.models.read_out import SessionReadOut
 from mei_lightning.models.weights import load_weights
@@ -151,7 +152,7 @@ class RetinaModel(nn.Module):
         freeze(self)
         self.has_sessions = isinstance(neurons_per_session, Mapping)
         if neurons_per_session is None:
-            neurons_per_session = _neurons_of(network, stimulus_format)
+            neurons_per_session = neurons_of(network, _size(stimulus_format), stimulus_format.is_still)
         self._neurons_per_session = _counts(neurons_per_session)
         given = neurons_per_session if isinstance(neurons_per_session, Mapping) else {}
         self._data_keys: dict[str, Any] = dict(zip(self._neurons_per_session, given, strict=False))
@@ -217,12 +218,7 @@ class RetinaModel(nn.Module):
 
     def _answer(self, shown: Tensor, data_key: str | None) -> Tensor:
         responses = self.network(shown, data_key=data_key) if self.has_sessions else self.network(shown)
-        if not isinstance(responses, Tensor):
-            raise InvalidTypeError(
-                f"The network of model '{self.name}' returned a {type(responses).__name__}, where the responses alone "
-                "are needed, as a tensor: change the last line of its forward to return responses."
-            )
-        return responses
+        return responses_alone(responses, self.name)
 
     def read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:
         """A module for the responses of chosen neurons, each to one stimulus of a batch, or each to all of them.
@@ -288,24 +284,17 @@ def _check_parts(network: object, stimulus_format: object, name: object, row_by_
         raise InvalidTypeError(f"RetinaModel(row_by_row={in_short(row_by_row)}) must be True or False.")
 
 
-def _neurons_of(network: nn.Module, facts: StimulusFormat) -> int:
-    found = neurons_of(network, (len(facts.channel_names), facts.height, facts.width), facts.is_still)
-    if found is None:
-        raise InvalidValueError(
-            f"The number of neurons of a {type(network).__name__} could not be found out: it answers no stimulus of "
-            f"{facts} with responses [batch, time', neurons]. Check the format, and give neurons_per_session, of each "
-            "session if it has sessions."
-        )
-    return found
-
-
 def _with_frames_lost(facts: StimulusFormat, network: nn.Module, session: str | int | None) -> StimulusFormat:
     if facts.frames_lost is not None:
         return facts
     lost = None
     if not facts.is_still:
-        lost = frames_lost_by(network, (len(facts.channel_names), facts.height, facts.width), session)
+        lost = frames_lost_by(network, _size(facts), session)
     return replace(facts, frames_lost=lost or 0)
+
+
+def _size(facts: StimulusFormat) -> tuple[int, int, int]:
+    return len(facts.channel_names), facts.height, facts.width
 
 
 def _counts(neurons_per_session: object) -> dict[str, int]:

@@ -1,17 +1,15 @@
 """Whether a network answers each stimulus of a batch for itself, and which of its layers does not."""
 
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import mei_lightning
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel
+from mei_lightning.models.network_errors import OF_NETWORKS, what_it_says
 from mei_lightning.models.read_out import session_responses
 
 _SAME = 1e-3
@@ -22,9 +20,6 @@ _LOUD = 4.0
 """How much stronger the other stimuli are, so that a batch's mean and variance are theirs."""
 
 _ROW_BY_ROW = "RetinaModel(..., row_by_row=True), which shows the network one stimulus at a time"
-
-OF_NETWORKS = (RuntimeError, ValueError, IndexError, AssertionError)
-"""Errors with which a network refuses a stimulus."""
 
 _GivenAndPutOut = tuple[Tensor, Tensor]
 
@@ -69,16 +64,6 @@ def check_rows_are_apart(model: RetinaModel, stimulus: Tensor, responses: Tensor
         "batch: MEIs would depend on what they are computed with. Take that out of it (batch norm needs running "
         f"statistics), or say {_ROW_BY_ROW}."
     )
-
-
-def what_it_says(error: Exception) -> str:
-    """The first line of a network's error, and which line of the user's own code it comes from."""
-    said = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    of_libraries = [str(Path(library.__file__).parent) for library in (torch, mei_lightning) if library.__file__]
-    for place in reversed(traceback.extract_tb(error.__traceback__)):
-        if not place.filename.startswith((*of_libraries, "<")):
-            return f"{said} (line {place.lineno} of {place.filename})"
-    return said
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -1,24 +1,21 @@
 """Trying a model out, before any work: what it is, and whether it is what it is said to be."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from inspect import signature
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, MEIError
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.models.coupling import OF_NETWORKS, check_rows_are_apart, what_it_says
+from mei_lightning.models.coupling import check_rows_are_apart
+from mei_lightning.models.network_errors import NO_GRAD, OF_NETWORKS, way_out, what_it_says
 from mei_lightning.models.read_out import session_responses
 
 _DEVIATION = 0.2
 """Standard deviation of the noise that is shown, in the model's units."""
 _SAME = 1e-3
 """Relative difference up to which two answers to the same stimulus are the same: more than rounding anywhere."""
-
-_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
-
-_NO_GRAD = "Take torch.no_grad(), torch.inference_mode(), detach() and numpy() out of its forward."
 
 
 def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None]) -> None:
@@ -48,7 +45,7 @@ def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None
         if not responses.requires_grad:
             raise InvalidValueError(
                 f"The responses of model '{model.name}' do not depend on the stimulus in a differentiable way. "
-                f"{_NO_GRAD}"
+                f"{NO_GRAD}"
             )
         with torch.no_grad():
             for session in sessions[1:]:
@@ -93,66 +90,24 @@ def _check_signature(model: RetinaModel) -> None:
         called.bind(None, **arguments)
     except TypeError as error:
         asked = "network(stimulus, data_key=session)" if model.has_sessions else "network(stimulus)"
-        way_out = (
+        change = (
             "take the name of the session in its forward: def forward(self, stimulus, data_key). Or, if it has no "
             "sessions, give neurons_per_session=N."
             if model.has_sessions
             else 'name its sessions, neurons_per_session={"monday": N}, if it has some, or give its further arguments '
             "a default."
         )
-        raise InvalidTypeError(f"Model '{model.name}' cannot be called as {asked} ({error}): {way_out}") from None
+        raise InvalidTypeError(f"Model '{model.name}' cannot be called as {asked} ({error}): {change}") from None
 
 
 def _way_out(model: RetinaModel, stimulus: Tensor, session: str | None) -> str:
-    """What to change, found by trying what the network takes in place of the stimulus."""
-    if any(values.is_inference() for values in (*model.parameters(), *model.buffers())):
-        return "Its weights were made under torch.inference_mode(): make or load it outside of that."
-    for name, part in model.network.named_modules():
-        if isinstance(part, _BATCH_NORMS) and part.running_mean is None:
-            return (
-                f"Its layer '{name}' ({type(part).__name__}) has no running statistics: it needs a batch, on all of "
-                "which its answer depends."
-            )
+    arguments = None
     if type(model).forward is RetinaModel.forward:
         arguments = {"data_key": model.key_of_session(session)} if model.has_sessions else {}
-        for shown, change in _other_stimuli(model, stimulus):
-            try:
-                with torch.no_grad():
-                    answer = model.network(shown, **arguments)
-            except Exception:
-                # Whatever goes wrong: this is not what it takes.
-                continue
-            # Others are what came of an axis that was taken for another one.
-            if not isinstance(answer, Tensor) or (answer.ndim in (2, 3) and len(answer) == len(shown)):
-                return change
-    return "Check channel_names, height, width and frame_rate of its StimulusFormat, and time_steps."
-
-
-def _other_stimuli(model: RetinaModel, stimulus: Tensor) -> Iterator[tuple[Tensor, str]]:
-    facts = model.stimulus_format
-    # Two, since a single one can be taken for an axis of something else.
-    stimulus = stimulus.detach().expand(2, -1, -1, -1, -1)
-    seen = stimulus[:, :, 0] if facts.is_still else stimulus
-    yield seen, _NO_GRAD
-    yield seen.mT, f"It takes height={facts.width} and width={facts.height}: exchange them in its StimulusFormat."
-    for channels in range(1, 5):
-        if channels != len(facts.channel_names):
-            yield (
-                seen[:, :1].expand(-1, channels, *[-1] * (seen.ndim - 2)),
-                f"It takes {channels} channel(s): give so many channel_names in its StimulusFormat.",
-            )
-    if facts.is_still:
-        yield seen.movedim(1, -1), "It has channels last: begin its forward with x = x.movedim(1, -1)."
-        yield stimulus.expand(-1, -1, 40, -1, -1), "It takes movies: give the frame_rate in its StimulusFormat."
-        return
-    yield (
-        seen.transpose(1, 2),
-        "It takes [batch, time, channels, height, width]: begin its forward with x = x.transpose(1, 2).",
+    return (
+        way_out(model.network, stimulus, model.stimulus_format.is_still, arguments)
+        or "Check channel_names, height, width and frame_rate of its StimulusFormat, and time_steps."
     )
-    yield seen.movedim(1, -1), "It has channels last: begin its forward with x = x.movedim(1, -1)."
-    yield seen[:, :, 0], "It takes still images: give frame_rate=None in its StimulusFormat."
-    frames = stimulus.shape[2]
-    yield torch.cat([seen] * 4, dim=2), f"It needs a longer stimulus: give time_steps of more than {frames}."
 
 
 def _check_shape(model: RetinaModel, responses: Sequence[int], time_steps: int, session: str | None) -> None:
@@ -162,17 +117,17 @@ def _check_shape(model: RetinaModel, responses: Sequence[int], time_steps: int, 
     if shape == (1, frames, neurons):
         return
     if shape == (1, neurons, frames):
-        way_out = "It has neurons and time exchanged: let its forward return responses.mT, the right order of the "
-        way_out += "network's output."
+        change = "It has neurons and time exchanged: let its forward return responses.mT, the right order of the "
+        change += "network's output."
     elif shape[:2] == (1, frames):
-        way_out = f"Give neurons_per_session={shape[2]}, or leave it out."
+        change = f"Give neurons_per_session={shape[2]}, or leave it out."
     elif shape[0] == 1 and shape[2] == neurons and shape[1] <= time_steps:
-        way_out = f"Give frames_lost={time_steps - shape[1]} in its StimulusFormat, or leave it out."
+        change = f"Give frames_lost={time_steps - shape[1]} in its StimulusFormat, or leave it out."
     else:
-        way_out = f"Check frames_lost={lost}, neurons_per_session, and the order of the network's output."
+        change = f"Check frames_lost={lost}, neurons_per_session, and the order of the network's output."
     raise InvalidValueError(
         f"Model '{model.name}' answered a stimulus of {time_steps} frames with responses of shape {shape}, but "
-        f"[batch, time', neurons] should be (1, {frames}, {neurons}). {way_out}"
+        f"[batch, time', neurons] should be (1, {frames}, {neurons}). {change}"
     )
 
 

@@ -51,6 +51,12 @@ CASES = {
 }
 ARGUMENTS = {
     "missing": (": int = 3", ": int", "{}", "{module}.Net needs hidden, which init_args has to give ({file}, line 2)"),
+    "missing, of any type": (
+        "hidden: int = 3",
+        "more, hidden, rate=0.0",
+        "{more: 1}",
+        "Net needs the argument hidden: put it into init_args, or give it a default ({file}, line 2).",
+    ),
     "unknown": ("", "", "{hiden: 4}", "{module}.Net has no argument hiden ({file}, line 2). Do you mean hidden?"),
     "of a wrong kind": (
         "",
@@ -69,13 +75,13 @@ def refused(tmp_path, monkeypatch, capsys, request):
     monkeypatch.delenv("MEI_LIGHTNING_TRACEBACK")
     module = "".join(filter(str.isalnum, request.node.name))
 
-    def refusal(text, *expected, arguments="{}", weights="null"):
+    def refusal(text, *expected, arguments="{}", weights="null", options=()):
         if text is not None:
             (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
         configuration = CONFIGURATION.format(module=module, arguments=arguments, weights=weights)
         (tmp_path / "own.yaml").write_text(configuration, encoding="utf-8")
         with pytest.raises(SystemExit) as ended:
-            main(["fit", "--config=own.yaml"])
+            main(["fit", "--config=own.yaml", *(option.replace("{module}", module) for option in options)])
         assert ended.value.code == 2
         said = capsys.readouterr().err
         (line,) = (line for line in said.splitlines() if line.startswith("error: "))
@@ -109,3 +115,50 @@ def test_the_traceback_is_there_on_request(refused, monkeypatch):
     monkeypatch.setenv("MEI_LIGHTNING_TRACEBACK", "1")
     with pytest.raises(Exception, match="division by zero"):
         main(["fit", "--config=own.yaml"])
+
+
+OBJECTIVE = """import mei_lightning as ml
+class Weighed(ml.NeuronObjective):
+    def __init__(self, model, neurons, response_reducer, factor, offset):
+        raise AssertionError("made")
+class Halved(ml.Constraint):
+    def __init__(self, factor, **others):
+        super().__init__()
+class Less(Halved):
+    def __init__(self, other=1, **others):
+        super().__init__(**others)
+        raise AssertionError("made")
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("objective={module}.Weighed", "Weighed needs the arguments factor, offset: put them into init_args, or"),
+        ("constraint={module}.Less", "Less needs the argument factor: put it into init_args, or"),
+        (
+            "constraint={class_path: mei_lightning.Compose, init_args: {constraints: [{class_path: {module}.Less}]}}",
+            "Less needs the argument factor: put it into init_args, or",
+        ),
+    ],
+)
+def test_an_argument_without_a_type_is_missed_in_any_class(refused, part, expected):
+    refused(f"{NETWORK}{OBJECTIVE}", expected, options=[f"--model.{part}"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("channel_names", "channels", "stimulus_format has no channels. Do you mean channel_names?"),
+        ("frame_rate", "framerate", "stimulus_format has no framerate. Do you mean frame_rate?"),
+        (
+            "height: 6, ",
+            "",
+            "stimulus_format of mei_lightning.RetinaModel needs height, which the configuration has to give.",
+        ),
+        ("height: 6, width: 5, ", "", "RetinaModel needs height, width, which the configuration has"),
+    ],
+)
+def test_a_name_of_the_format_that_is_wrong_or_missing_is_told_in_a_line(refused, monkeypatch, old, new, expected):
+    monkeypatch.setitem(globals(), "CONFIGURATION", CONFIGURATION.replace(old, new))
+    refused(NETWORK, "error: --model.retina: stimulus_format", expected)

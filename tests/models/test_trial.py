@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import mei_lightning as ml
 
 GREY = ml.StimulusFormat(("grey",), height=4, width=5, frame_rate=30.0)
+STILL_GREY = replace(GREY, frame_rate=None, frames_lost=0)
 
 
 class Network(nn.Module):
@@ -76,6 +77,31 @@ def test_a_network_of_one_length_keeps_what_it_is_given():
 def test_what_cannot_be_found_out_has_to_be_given():
     with pytest.raises(ValueError, match="number of neurons of a VideoNetwork could not be found out"):
         ml.RetinaModel(VideoNetwork(), VIDEO_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("network", "facts", "expected"),
+    [
+        (Network(channels=3), GREY, ["to have 3 channels, but got 1 channels", "It takes 3 channel(s): give so many"]),
+        (Network(size=(5, 4)), GREY, ["Kernel size", "It takes height=5 and width=4: exchange them"]),
+        (Network(), STILL_GREY, ["taken for a model of still images)", "It takes movies: give the frame_rate"]),
+        (Still(), GREY, ["Expected", "It takes still images: give frame_rate=None"]),
+        (Network(size=(7, 8)), GREY, ["Kernel size", "check channel_names, height, width and frame_rate"]),
+        (Network(lambda responses: [responses]), GREY, ["model 'Network' returned a list, where the responses alone"]),
+        (Network(lambda responses: responses[..., None]), GREY, ["responses have the shape (1, 38, 3, 1)"]),
+    ],
+)
+def test_neurons_that_cannot_be_counted_are_told_with_the_networks_error(network, facts, expected):
+    with pytest.raises(ml.MEIError) as refused:
+        ml.RetinaModel(network, facts)
+    for part in expected:
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize("neurons", [None, 3])
+def test_neurons_and_time_exchanged_are_told_where_neither_was_given(neurons):
+    with pytest.raises(ValueError, match=r"output of Network looks like \[batch, neurons, time'\].*last two axes"):
+        ml.RetinaModel(Network(lambda responses: responses.mT), GREY, neurons)
 
 
 def test_trying_leaves_no_trace():
@@ -304,7 +330,7 @@ class Transposing(nn.Module):
     ],
 )
 def test_exchanged_axes_are_found_where_there_are_as_many_neurons_as_frames(network, facts, neurons, asked):
-    with pytest.raises(ml.MEIError, match="a frame longer there is a response of one neuron more"):
+    with pytest.raises(ml.MEIError, match=r"et its forward return responses.mT, which is \[batch, time', neurons\]"):
         ml.MEIModule(ml.RetinaModel(network, facts, neurons), asked, time_steps=6)
 
 
@@ -314,3 +340,10 @@ def test_weights_without_a_size_are_refused_by_name():
         ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3)
     network(torch.zeros(1, 1, 4, 5))
     assert find(ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3), [0], max_steps=2).sizes["neuron"] == 1
+
+
+def test_responses_that_are_not_finite_are_told_as_such():
+    model = ml.RetinaModel(Network(lambda responses: responses * float("nan"), neurons=4), GREY)
+    with pytest.warns(UserWarning, match="of model .Network. to noise are not finite") as warned:
+        find(model, [0], time_steps=6, max_steps=1)
+    assert not any("made faster" in str(one.message) for one in warned)
