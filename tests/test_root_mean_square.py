@@ -56,7 +56,7 @@ def test_a_run_by_norm_goes_on_by_root_mean_square(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rms": 0.1, "norm": 3.0}, "norm=3 and rms=0.1 both say how large a stimulus is, in two ways: give one."),
+        ({"rms": 0.1, "norm": 3.0}, "norm=3.0 and rms=0.1 both say how large a stimulus is, in two ways: give one."),
         ({"rms": 0.1, "constraint": ml.FixedNorm(3.0)}, "Give either constraint, or norm (or rms), ranges and mask"),
         ({"rms": 0}, "rms=0 must be positive and finite"),
         ({"rms": math.nan}, "rms=nan must be positive"),

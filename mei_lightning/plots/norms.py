@@ -20,6 +20,7 @@ from mei_lightning.plots.style import (
     NO_TYPE,
     STYLE,
     WIDTH,
+    NotebookFigure,
     channel_colors,
     drawing,
     neuron_types,
@@ -117,7 +118,7 @@ def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neu
     width, height = _BESIDE + norms * tile + (norms - 1) * _BETWEEN + 0.15, 0.75 + neurons * row_height
     with mpl.rc_context(STYLE):
         if figure is None:
-            figure = Figure(figsize=(width, height))
+            figure = NotebookFigure(figsize=(width, height))
         grid = figure.add_gridspec(
             neurons,
             norms,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from test_figures import landscape, population, responses, starts
+from test_plots_of_norms import by_norm
 
 import mei_lightning as ml
 
@@ -24,6 +25,8 @@ SHOWN = {
     "plot_cross_responses": lambda: ml.plot_cross_responses(responses()),
     "plot_chromatic_landscape": lambda: ml.plot_chromatic_landscape(landscape()),
     "plot_seed_stability": lambda: ml.plot_seed_stability(starts()),
+    "plot_score_by_norm": lambda: ml.plot_score_by_norm(by_norm()),
+    "plot_meis_by_norm": lambda: ml.plot_meis_by_norm(by_norm()),
 }
 
 
