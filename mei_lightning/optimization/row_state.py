@@ -91,15 +91,17 @@ class RowState(nn.Module):
         """
         self.status.masked_fill_(rows & self.active, int(status))
 
-    def retire_some(self, numbers: Tensor, which: Tensor, status: Status) -> None:
-        """End the optimisation of those of some rows, by their numbers, that a mask of them tells."""
-        everywhere = torch.zeros_like(self.active)
-        everywhere[numbers] = which
-        self.retire(everywhere, status)
+    def retire_some(self, numbers: Tensor, which: Tensor, status: Status | Tensor) -> None:
+        """End the optimisation of some rows.
 
-    def have_risen(self, numbers: Tensor, values: Tensor) -> Tensor:
-        """Which of some rows, whose values are given, have taken steps and are the best that they have been."""
-        return (self.steps[numbers] > 0) & _at_best(values, self.best_value[numbers])
+        Args:
+            numbers: of rows, ``[n]``.
+            which: mask ``[n]`` of those that end; those that are done already keep their status.
+            status: the reason, or that of each, ``[n]``.
+        """
+        own = self.status[numbers]
+        ended = which & (own == Status.ACTIVE)
+        self.status[numbers] = torch.where(ended, int(status) if isinstance(status, Status) else status, own)
 
     def begin(self, numbers: Tensor, stimulus: Tensor) -> None:
         """Let rows begin anew from feasible stimuli."""
@@ -110,7 +112,7 @@ class RowState(nn.Module):
             zero[numbers] = 0
         self.begun[numbers] += 1
 
-    def keep_best(self, numbers: Tensor, stimulus: Tensor, scores: Tensor, values: Tensor) -> None:
+    def keep_best(self, numbers: Tensor, stimulus: Tensor, scores: Tensor, values: Tensor) -> Tensor:
         """Take in the stimuli of some rows, with their scores and values; rows without a finite one end.
 
         Args:
@@ -118,13 +120,16 @@ class RowState(nn.Module):
             stimulus: ``[n, channels, time, height, width]``.
             scores: ``[n]``.
             values: ``[n]``.
+
+        Returns:
+            Mask ``[n]`` of rows that are the best, up to rounding, that they have been.
         """
         finite = scores.isfinite() & values.isfinite()
         # A row that became done since the last check is still computed, but must end as if it were not.
         counts = finite & self.active[numbers]
         best = torch.where(counts, torch.maximum(values, self.best_value[numbers]), self.best_value[numbers])
         # At the optimum the last iterate is kept: rounding, which varies with the batch, must not choose among them.
-        kept = counts & _at_best(values, best)
+        kept = counts & (values >= best - ROUNDING * best.abs())
         self.best_value[numbers] = best
         self.best_score[numbers] = torch.where(kept, scores, self.best_score[numbers])
 
@@ -137,10 +142,7 @@ class RowState(nn.Module):
 
         put_rows(self.best_stimulus, numbers, best_of)
         self.retire_some(numbers, ~finite, Status.NOT_FINITE)
-
-
-def _at_best(values: Tensor, best: Tensor) -> Tensor:
-    return values >= best - ROUNDING * best.abs()
+        return kept
 
 
 def certain(rows: Tensor) -> bool:

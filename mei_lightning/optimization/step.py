@@ -24,7 +24,7 @@ class Step:
 
     Attributes:
         before: the parameters at its beginning, ``[n, ...]``.
-        values: of the rows at its beginning, ``[n]``.
+        at_best: rows ``[n]`` that are at its beginning the best that they have been.
         evaluated: the parameters where the objective was evaluated last.
         steepness: the norm of each row's gradient at the beginning, ``[n]``.
         projected_fraction: which part of each row's gradient the projection behind a parameterisation left, ``[n]``.
@@ -36,7 +36,7 @@ class Step:
     space: StimulusSpace
     max_steps: int | None
     before: Tensor | None = None
-    values: Tensor | None = None
+    at_best: Tensor | None = None
     evaluated: Tensor | None = None
     steepness: Tensor | None = None
     projected_fraction: Tensor | None = None
@@ -55,13 +55,14 @@ class Step:
         flat_steps, fraction = self.rows.flat_steps, self.projected_fraction
         flat_steps[self.index] = (flat_steps[self.index] + 1) * (steepness == 0)
         flat = flat_steps[self.index] >= patience
-        if fraction is not None:
-            self.rows.retire_some(self.index, flat & (fraction == 0), Status.CONVERGED)
-        if self.values is not None:
+        done = torch.zeros_like(flat) if fraction is None else fraction == 0
+        if self.at_best is not None:
             # At a maximum that is flat, as that of a saturated neuron.
-            self.rows.retire_some(self.index, flat & self.rows.have_risen(self.index, self.values), Status.CONVERGED)
-        self.rows.retire_some(self.index, flat, Status.NO_GRADIENT)
-        self.rows.retire_some(self.index, ~steepness.isfinite(), Status.NOT_FINITE)
+            done |= self.at_best & (self.rows.steps[self.index] > 0)
+        finite = steepness.isfinite()
+        status = torch.where(done, int(Status.CONVERGED), int(Status.NO_GRADIENT))
+        status = torch.where(finite, status, int(Status.NOT_FINITE)).to(self.rows.status.dtype)
+        self.rows.retire_some(self.index, flat | ~finite, status)
 
     def settle(self, part: slice, after: Tensor, normalised: bool = True) -> Tensor:
         """Where some of the rows, a slice of them, are after they have moved: feasible, or still where they were.

@@ -197,8 +197,10 @@ class StimulusModule(RowModule):
             stimulus.register_hook(self.gradient_filter)
         scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if step.before is None:
-            step.before, step.values = parameters.detach(), values.detach()
-            self.rows.keep_best(self._computed.index, stimulus.detach(), scores.detach(), step.values)
+            step.before = parameters.detach()
+            step.at_best = self.rows.keep_best(
+                self._computed.index, stimulus.detach(), scores.detach(), values.detach()
+            )
         return -(self._perturbed_values(stimulus) if self.robustness else values).sum()
 
     def _perturbed_values(self, stimulus: Tensor) -> Tensor:
