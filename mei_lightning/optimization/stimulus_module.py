@@ -198,9 +198,10 @@ class StimulusModule(RowModule):
         scores, values = self.evaluate(stimulus.detach() if self.robustness else stimulus)
         if step.before is None:
             step.before = parameters.detach()
-            step.at_best = self.rows.keep_best(
-                self._computed.index, stimulus.detach(), scores.detach(), values.detach()
-            )
+            kept = self.rows.keep_best(self._computed.index, stimulus.detach(), scores.detach(), values.detach())
+            if not self.robustness:
+                # The gradient of a perturbed stimulus tells nothing of the stimulus itself.
+                step.at_best = kept
         return -(self._perturbed_values(stimulus) if self.robustness else values).sum()
 
     def _perturbed_values(self, stimulus: Tensor) -> Tensor:
