@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import tempfile
 from dataclasses import replace
 
@@ -35,6 +36,9 @@ needs_fork = pytest.mark.skipif(
 os.environ["MEI_LIGHTNING_TRACEBACK"] = "1"
 # Models this small only lose by sharing work among threads, and much so on a busy machine.
 torch.set_num_threads(1)
+
+# A shell starts what runs in the background deaf to interrupts, and so would be the processes of tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine any example may take long.
 settings.register_profile("without deadline", deadline=None)
