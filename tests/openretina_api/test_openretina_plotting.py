@@ -25,6 +25,8 @@ def theirs():
 
 
 def test_figures_are_saved_where_openretina_saves_them(tmp_path, theirs):
+    # Those of other tests.
+    plt.close("all")
     for number, names in enumerate((theirs, openretina_api)):
         folder = tmp_path / str(number) / "new"
         figure, _ = plt.subplots()
