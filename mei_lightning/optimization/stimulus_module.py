@@ -199,9 +199,8 @@ class StimulusModule(RowModule):
         if step.before is None:
             step.before = parameters.detach()
             kept = self.rows.keep_best(self._computed.index, stimulus.detach(), scores.detach(), values.detach())
-            if not self.robustness:
-                # The gradient of a perturbed stimulus tells nothing of the stimulus itself.
-                step.at_best = kept
+            # The gradient of a perturbed stimulus tells nothing of the stimulus itself.
+            step.at_best = None if self.robustness else kept
         return -(self._perturbed_values(stimulus) if self.robustness else values).sum()
 
     def _perturbed_values(self, stimulus: Tensor) -> Tensor:
