@@ -1,10 +1,11 @@
 """What differs between devices: which one is chosen, what new tensors go to, and how exactly it computes."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
@@ -58,15 +59,37 @@ def check_device(device: torch.device, precision: torch.dtype) -> None:
         )
 
 
-@contextmanager
-def defaults_like(values: Tensor) -> Iterator[None]:
+class _DoubleByDefault:
+    """Double precision is PyTorch's default while any thread is inside, since it has one for all threads."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._before = torch.float32
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float64)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.set_default_dtype(self._before)
+
+
+_DOUBLE = _DoubleByDefault()
+
+
+def defaults_like(values: Tensor) -> AbstractContextManager[Any]:
     """Make new tensors where some values are, and in double precision if they are, unless they say otherwise.
 
     Networks that were made for one device, or in double precision, count on it.
     """
-    precision = torch.float64 if values.dtype == torch.float64 else torch.float32
-    with _defaults(values.device, precision):
-        yield
+    return _double_on(values.device) if values.dtype == torch.float64 else _device_by_default(values.device)
 
 
 @contextmanager
@@ -78,7 +101,9 @@ def usual_modes() -> Iterator[None]:
     tensors have (no ``torch.autocast``), and so that gradients can be asked for (no ``torch.inference_mode``).
     """
     with ExitStack() as left:
-        left.enter_context(_defaults(torch.device("cpu"), torch.float32))
+        left.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        left.enter_context(_device_by_default(torch.device("cpu")))
         # Lightning lets gradients be taken for a fit, and leaves it at that.
         left.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
         if torch.is_inference_mode_enabled():
@@ -101,11 +126,10 @@ def in_usual_modes(function: Callable[Arguments, Result]) -> Callable[Arguments,
 
 
 @contextmanager
-def _defaults(device: torch.device, precision: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(precision)
-    try:
-        with nullcontext() if torch.get_default_device().type == device.type else device:
-            yield
-    finally:
-        torch.set_default_dtype(before)
+def _double_on(device: torch.device) -> Iterator[None]:
+    with _device_by_default(device), _DOUBLE:
+        yield
+
+
+def _device_by_default(device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if torch.get_default_device().type == device.type else device

@@ -281,9 +281,10 @@ def _norm_and_range(settings: MEISettings, shape: Sequence[int]) -> NormAndRange
     assert mask is None or isinstance(mask, Tensor)
     free = math.prod(shape) if mask is None else free_entries(mask, shape)
     norm, ranges = settings.norm_of(free), _ranges(settings.ranges, channels=shape[0])
+    constraint = NormAndRange(norm, ranges, mask=mask)
     if settings.norm is None and settings.rms is None:
         _warn_of_ranges_without_middle(ranges or [], norm)
-    return NormAndRange(norm, ranges, mask=mask)
+    return constraint
 
 
 def _warn_of_ranges_without_middle(ranges: ChannelRanges, norm: float) -> None:

@@ -35,7 +35,6 @@ from mei_lightning.starting_points.seeded_noise import default_norm
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _IN_DOCSTRINGS = "settings: as for ``MEISettings``."
-_IN_DOCSTRINGS = "settings: as for ``MEISettings``."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +162,9 @@ class MEISettings:
                 least = 1 if name in ("time_steps", "rows_per_device") else None
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         object.__setattr__(self, "seed", whole_number("seed", self.seed))
+        way_out = ", or left out; a list of them for find_meis or on the command line"
         for name in NAMES:
             if getattr(self, name) is not None:
-                way_out = ", or left out; a list of them for find_meis or on the command line"
                 object.__setattr__(self, name, positive_number(name, getattr(self, name), way_out))
         if self.ranges is not None:
             object.__setattr__(self, "ranges", pairs("ranges", self.ranges))
@@ -187,10 +186,8 @@ class MEISettings:
 
     def _check_constraint(self) -> None:
         check_one_size(self.norm, self.rms)
-        if self.constraint is None:
-            return
-        check_instance("constraint", self.constraint, Constraint, "NormAndRange(norm=30.0)")
-        if any(value is not None for value in (self.norm, self.rms, self.ranges, self.mask)):
+        others = (self.norm, self.rms, self.ranges, self.mask)
+        if self.constraint is not None and any(value is not None for value in others):
             raise InvalidValueError(
                 "Give either constraint, or norm (or rms), ranges and mask: NormAndRange(norm, ranges, mask=...) holds "
                 "all of them."

@@ -1,10 +1,13 @@
 """PyTorch's default precision is a matter of the user's: nothing here depends on it, and it is as it was afterwards."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from conftest import STILL_FORMAT, StillNetwork, assert_same_meis, find, linear_model, video_model
 
 import mei_lightning as ml
+from mei_lightning.devices import defaults_like
 
 NEURONS = [("monday", 0), ("tuesday", 1)]
 OPTIONS = {"time_steps": 9, "max_steps": 4}
@@ -68,3 +71,20 @@ def test_a_linear_neuron_has_its_kernel():
     kernels = linear_model().network.kernels[[0, 2]].detach()
     expected = 3.0 * kernels / kernels.flatten(1).norm(dim=1)[:, None, None, None, None]
     torch.testing.assert_close(torch.tensor(meis["stimulus"].values).double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_threads_that_leave_a_network_do_not_take_its_default_from_those_inside():
+    """Blocks of rows are computed on several threads; PyTorch's default is one for all of them."""
+    values = torch.zeros(1, dtype=torch.float64)
+    first, second = defaults_like(values), defaults_like(values)
+    with ThreadPoolExecutor(1) as another:
+        another.submit(first.__enter__).result()
+        with second:
+            another.submit(first.__exit__, None, None, None).result()
+            assert torch.get_default_dtype() == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_networks_of_single_precision_leave_the_default_alone(monkeypatch):
+    monkeypatch.setattr(torch, "set_default_dtype", lambda _: pytest.fail("the default was set"))
+    video_model()(torch.zeros(1, 2, 9, 6, 5), "monday")

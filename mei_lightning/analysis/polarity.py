@@ -13,6 +13,7 @@ from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.models.precision import precision_of_stimuli
 from mei_lightning.neurons import NeuronOrGroup
 from mei_lightning.objectives import MeanReducer, NeuronObjective
 
@@ -136,7 +137,7 @@ def responses_to_steps(
     # Light, dark and background are three rows of a neuron.
     signs = np.array([1.0, -1.0, 0.0])
     objective = NeuronObjective(model, [neuron for neuron in neurons for _ in signs], MeanReducer())
-    kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    kind = precision_of_stimuli(model) or torch.float32
 
     def stimuli(rows: list[int]) -> Tensor:
         numbers, kinds = np.divmod(rows, len(signs))

@@ -100,9 +100,7 @@ class MEICommandLine(LightningCLI):
         """Put in what a run needs and the user has not chosen: strategy, logger, progress bar."""
         chosen, results = self._get(self.config_init, "trainer"), self._get(self.config_init, "results")
         if self._one_of_several:
-            results.directory = str(
-                Path(results.directory) / directory_of_norm(self.model.problem.space.constraint.norm)
-            )
+            results.directory = str(Path(results.directory) / directory_of_norm(self.model.problem.norm))
         self.trainer_defaults["callbacks"] = [
             *([] if chosen.enable_progress_bar is False else [StepProgressBar()]),
             TimeLimit(),

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mei_lightning.devices import defaults_like
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.network_errors import OF_NETWORKS, responses_alone, way_out, what_it_says
+from mei_lightning.models.precision import like_weights
 
 _FRAMES = (40, 80, 160, 320)
 """Lengths of stimuli to try, until one is long enough."""
@@ -67,7 +69,7 @@ def neurons_of(network: nn.Module, size: Sequence[int], is_still: bool) -> int |
     assert first_error is not None
     change = None
     if isinstance(first_error, OF_NETWORKS):
-        change = way_out(network, _as_weights(network, stimuli[0]), is_still, {})
+        change = way_out(network, like_weights(network, stimuli[0]), is_still, {})
     raise _unknown(network, stimuli[0], is_still, what_it_says(first_error), change) from first_error
 
 
@@ -103,16 +105,12 @@ def _movie(size: Sequence[int], frames: int) -> Tensor:
     return torch.zeros(1, channels, frames, height, width)
 
 
-def _as_weights(network: nn.Module, stimulus: Tensor) -> Tensor:
-    weight = next((one for one in network.parameters() if one.is_floating_point()), stimulus)
-    return stimulus.to(weight.device, weight.dtype)
-
-
 @torch.no_grad()
 def _answer(network: nn.Module, stimulus: Tensor, session: str | int | None) -> object:
     arguments = {} if session is None else {"data_key": session}
-    with torch.random.fork_rng(devices=[]):
-        return network(_as_weights(network, stimulus), **arguments)
+    shown = like_weights(network, stimulus)
+    with torch.random.fork_rng(devices=[]), defaults_like(shown):
+        return network(shown, **arguments)
 
 
 def _responses(network: nn.Module, stimulus: Tensor, session: str | int | None) -> Tensor | None:

@@ -6,7 +6,14 @@ from torch import Tensor, nn
 
 def precision_of_weights(model: nn.Module) -> torch.dtype | None:
     """That of the first weight of a model, None if it has none."""
-    return next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
+    weight = _first_weight(model)
+    return None if weight is None else weight.dtype
+
+
+def like_weights(model: nn.Module, values: Tensor) -> Tensor:
+    """Values where the first weight of a model is, and in its precision; as they are if it has none."""
+    weight = _first_weight(model)
+    return values if weight is None else values.to(weight.device, weight.dtype)
 
 
 def precision_of_stimuli(model: nn.Module) -> torch.dtype | None:
@@ -35,6 +42,10 @@ def in_own_precision(read_out: nn.Module, model: nn.Module) -> nn.Module:
     """A read-out of a model that is shown stimuli as the model takes them, and whose responses are as they are used."""
     precision = precision_of_weights(model)
     return _InOwnPrecision(read_out, precision) if precision is not None and _is_low(precision) else read_out
+
+
+def _first_weight(model: nn.Module) -> Tensor | None:
+    return next((weight for weight in model.parameters() if weight.is_floating_point()), None)
 
 
 def _is_low(precision: torch.dtype) -> bool:

@@ -10,6 +10,7 @@ from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, MEIErr
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.coupling import check_rows_are_apart
 from mei_lightning.models.network_errors import NO_GRAD, OF_NETWORKS, way_out, what_it_says
+from mei_lightning.models.precision import like_weights
 from mei_lightning.models.read_out import session_responses
 
 _DEVIATION = 0.2
@@ -57,10 +58,9 @@ def try_model(model: RetinaModel, time_steps: int, sessions: Sequence[str | None
 
 
 def _noise(model: RetinaModel, batch: int, time_steps: int) -> Tensor:
-    weight = next((one for one in model.parameters() if one.is_floating_point()), torch.zeros(()))
     generator = torch.Generator("cpu").manual_seed(0)
     noise = torch.randn(model.stimulus_shape(time_steps, batch), generator=generator, device="cpu")
-    return _DEVIATION * noise.to(weight.device, weight.dtype)
+    return _DEVIATION * like_weights(model, noise)
 
 
 def _answer(model: RetinaModel, stimulus: Tensor, session: str | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mei_lightning.arguments import whole_number
 from mei_lightning.constraints import Constraint
+from mei_lightning.gradients import backward, recomputes
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.objectives import Objective
 from mei_lightning.optimization.logs import values_of_scores, values_of_stimuli
@@ -31,6 +32,7 @@ class ComputedRows:
         objective: of these rows.
         seeds: of their perturbations, on the host.
         steps: that they have taken, on the host; None without perturbations.
+        recomputed: what ``recomputes`` says of their loss; None before the first step.
     """
 
     numbers: list[int]
@@ -38,9 +40,17 @@ class ComputedRows:
     objective: Objective
     seeds: Tensor | None = None
     steps: Tensor | None = None
+    recomputed: bool | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def backward(self, loss: Tensor, evaluated: Tensor, **options: Any) -> None:
+        """Take the gradient of the loss of these rows with respect to what was evaluated."""
+        # Perturbed, each step may be that of other members of an ensemble.
+        if self.recomputed is None or self.seeds is not None:
+            self.recomputed = recomputes(loss)
+        backward(loss, evaluated, self.recomputed, **options)
 
 
 class RowModule(LightningModule):

@@ -16,7 +16,6 @@ from mei_lightning.callbacks.usual_modes import UsualModes
 from mei_lightning.constraints import Constraint, as_constraint
 from mei_lightning.devices import check_device, in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
-from mei_lightning.gradients import backward
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.models.precision import as_used
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
@@ -223,7 +222,7 @@ class StimulusModule(RowModule):
         assert evaluated is not None
         if not loss.requires_grad:
             refuse_without_gradient(self.objective)
-        backward(loss, evaluated, **kwargs)
+        self._computed.backward(loss, evaluated, **kwargs)
         gradient = evaluated.grad
         if gradient is None:
             refuse_without_gradient(self.objective)

@@ -10,7 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from mei_lightning.exceptions import InvalidValueError, NothingThereError
+from mei_lightning.paths import local_path
 from mei_lightning.results.configuration import configuration_differences, read_configuration
+from mei_lightning.results.dataset import open_meis
 from mei_lightning.results.place import STORE
 from mei_lightning.results.schema import INTERRUPTED, PENDING
 
@@ -36,10 +38,10 @@ def open_norms(directory: str | Path) -> xr.Dataset:
         ValueError: if the norms have been found with different settings.
     """
     found: dict[float, xr.Dataset] = {}
-    for store in Path(directory).glob(f"{_PREFIX}*/{STORE}"):
+    for store in local_path("directory", directory).glob(f"{_PREFIX}*/{STORE}"):
         norm = _number(store.parent.name.removeprefix(_PREFIX))
         if norm is not None:
-            found[norm] = xr.open_zarr(store, chunks=None)
+            found[norm] = open_meis(store)
     if not found:
         raise NothingThereError(f"There are no MEIs of several norms in {directory}, such as norm_5/{STORE}.")
     return joined_norms({norm: found[norm] for norm in sorted(found)})

@@ -128,6 +128,16 @@ def test_a_checkpointed_network_leaves_no_gradients():
     assert module.steps.tolist() == [3, 3]
 
 
+def test_whether_a_network_is_checkpointed_is_looked_up_once_for_the_rows_of_a_selection(monkeypatch):
+    """It takes a walk over the whole history of a loss, which no step has time for."""
+    looked = []
+    monkeypatch.setattr("mei_lightning.optimization.row_module.recomputes", lambda loss: bool(looked.append(loss)))
+    module = ml.StimulusModule(lambda stimuli: Plain()(stimuli)[:, :, 0].mean(1), movie(), check_interval=2)
+    fit(module, 6)
+    assert module.steps.tolist() == [6, 6]
+    assert len(looked) == 1
+
+
 @pytest.mark.parametrize("step", ["_with_frozen_cores", "_with_fast_convolutions"])
 def test_a_step_of_preparation_that_fails_is_left_out_with_a_word(step, expected, monkeypatch, caplog):
     def fails(*_):

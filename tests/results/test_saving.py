@@ -51,8 +51,15 @@ RETURNED = {
     "find_diverse_stimuli": lambda directory: ml.find_diverse_stimuli(
         MODEL, [0], number=2, search="quick", max_steps=2, progress_bar=False
     ),
+    "find_meis, several norms": lambda directory: find(MODEL, [0], norm=[1, 2], **SETTINGS),
+    "open_norms": lambda directory: opened_norms(directory / "norms"),
     "find_receptive_fields": lambda directory: ml.find_receptive_fields(MODEL, [0]),
 }
+
+
+def opened_norms(directory):
+    find(MODEL, [0, 1], norm=[1, 2], directory=directory, **SETTINGS)
+    return ml.open_norms(directory)
 
 
 def opened(directory):
