@@ -1,7 +1,6 @@
 """What differs between devices: which one is chosen, what new tensors go to, and how exactly it computes."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
@@ -13,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.shared_state import SharedByThreads
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -59,29 +59,16 @@ def check_device(device: torch.device, precision: torch.dtype) -> None:
         )
 
 
-class _DoubleByDefault:
-    """Double precision is PyTorch's default while any thread is inside, since it has one for all threads."""
+def _by_default(precision: torch.dtype) -> SharedByThreads:
+    def change() -> Callable[[], None]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(precision)
+        return lambda: torch.set_default_dtype(before)
 
-    def __init__(self) -> None:
-        self._inside = 0
-        self._before = torch.float32
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._before = torch.get_default_dtype()
-                torch.set_default_dtype(torch.float64)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                torch.set_default_dtype(self._before)
+    return SharedByThreads(change)
 
 
-_DOUBLE = _DoubleByDefault()
+_SINGLE_BY_DEFAULT, _DOUBLE_BY_DEFAULT = _by_default(torch.float32), _by_default(torch.float64)
 
 
 def defaults_like(values: Tensor) -> AbstractContextManager[Any]:
@@ -101,8 +88,7 @@ def usual_modes() -> Iterator[None]:
     tensors have (no ``torch.autocast``), and so that gradients can be asked for (no ``torch.inference_mode``).
     """
     with ExitStack() as left:
-        left.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
+        left.enter_context(_SINGLE_BY_DEFAULT)
         left.enter_context(_device_by_default(torch.device("cpu")))
         # Lightning lets gradients be taken for a fit, and leaves it at that.
         left.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
@@ -127,7 +113,7 @@ def in_usual_modes(function: Callable[Arguments, Result]) -> Callable[Arguments,
 
 @contextmanager
 def _double_on(device: torch.device) -> Iterator[None]:
-    with _device_by_default(device), _DOUBLE:
+    with _device_by_default(device), _DOUBLE_BY_DEFAULT:
         yield
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import STILL_FORMAT, StillNetwork, assert_same_meis, find, linear_model, video_model
 
 import mei_lightning as ml
-from mei_lightning.devices import defaults_like
+from mei_lightning.devices import defaults_like, usual_modes
 
 NEURONS = [("monday", 0), ("tuesday", 1)]
 OPTIONS = {"time_steps": 9, "max_steps": 4}
@@ -83,6 +83,16 @@ def test_threads_that_leave_a_network_do_not_take_its_default_from_those_inside(
             another.submit(first.__exit__, None, None, None).result()
             assert torch.get_default_dtype() == torch.float64
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.usefixtures("double_by_default")
+def test_threads_that_come_and_go_leave_the_users_default():
+    first, second = usual_modes(), usual_modes()
+    with ThreadPoolExecutor(1) as another:
+        another.submit(first.__enter__).result()
+        with second:
+            another.submit(first.__exit__, None, None, None).result()
+            assert torch.get_default_dtype() == torch.float32
 
 
 def test_networks_of_single_precision_leave_the_default_alone(monkeypatch):

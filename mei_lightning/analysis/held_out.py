@@ -12,14 +12,13 @@ from torch import nn
 
 from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.devices import in_usual_modes
-from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
-from mei_lightning.paths import local_path
 from mei_lightning.results.dataset import check_store, groups_of, open_meis, reducer_of
-from mei_lightning.results.disk_errors import check_writable
+from mei_lightning.results.disk_errors import free_place
 from mei_lightning.results.store import VERSION_ATTRIBUTE, MEIStore
 
 HELD_OUT_SCORE = "held_out_score"
@@ -65,7 +64,7 @@ def score_held_out(
     """
     store = check_store(store)
     meis = open_meis(store)
-    table = None if target is None else _free(local_path("target", target))
+    table = None if target is None else free_place("target", target)
     if table is None and VERSION_ATTRIBUTE in meis.attrs:
         MEIStore(store).check_writable(" (target='held_out.csv', on the command line --target)")
     model = load_model(retina, allow_unpickling=allow_unpickling)
@@ -100,13 +99,6 @@ def score_held_out(
         # The attributes are those of the run; without them xarray would write none.
         result.to_dataset().assign_attrs(meis.attrs).to_zarr(store, mode="a", zarr_format=2, consolidated=True)
     return result.assign_coords(neuron=meis["neuron"])
-
-
-def _free(table: Path) -> Path:
-    if table.exists():
-        raise AlreadyThereError(f"{table} exists already and is not overwritten. Give another name, or move it.")
-    check_writable(table.parent)
-    return table
 
 
 def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[int]) -> None:

@@ -5,17 +5,15 @@ from typing import Any
 
 import xarray as xr
 
-from mei_lightning.exceptions import AlreadyThereError
 from mei_lightning.methods.clusters import cluster_by_stimulus
 from mei_lightning.methods.diverse import find_diverse_stimuli
 from mei_lightning.methods.invariance import find_invariance_paths
 from mei_lightning.methods.receptive_field import find_receptive_fields
 from mei_lightning.methods.surround import find_surrounds
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.paths import local_path
 from mei_lightning.problem import Neurons
 from mei_lightning.results.dataset import save_dataset
-from mei_lightning.results.disk_errors import check_writable
+from mei_lightning.results.disk_errors import free_place
 
 
 def diverse(model: RetinaModel | str, neurons: Neurons, target: Path, **options: Any) -> None:
@@ -26,7 +24,7 @@ def diverse(model: RetinaModel | str, neurons: Neurons, target: Path, **options:
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    target = _free(target)
+    target = free_place("target", target)
     _save(find_diverse_stimuli(model, neurons, **options), target)
 
 
@@ -38,7 +36,7 @@ def surround(model: RetinaModel | str, neurons: Neurons, target: Path, **options
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    target = _free(target)
+    target = free_place("target", target)
     _save(find_surrounds(model, neurons, **options), target)
 
 
@@ -50,7 +48,7 @@ def invariance(model: RetinaModel | str, neurons: Neurons, target: Path, **optio
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    target = _free(target)
+    target = free_place("target", target)
     _save(find_invariance_paths(model, neurons, **options), target)
 
 
@@ -62,7 +60,7 @@ def receptive_field(model: RetinaModel | str, neurons: Neurons, target: Path, **
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    target = _free(target)
+    target = free_place("target", target)
     _save(find_receptive_fields(model, neurons, **options), target)
 
 
@@ -74,20 +72,10 @@ def cluster(model: RetinaModel | str, neurons: Neurons, target: Path, **options:
         neurons: the neurons, as for fit.
         target: where to save the dataset, a zarr store.
     """
-    target = _free(target)
+    target = free_place("target", target)
     found = cluster_by_stimulus(model, neurons, **options)
     _save(found, target)
     print(found["cluster"].to_series().value_counts().sort_index().rename("neurons").to_string())
-
-
-def _free(target: Path) -> Path:
-    target = local_path("target", target)
-    if target.exists():
-        raise AlreadyThereError(
-            f"{target} exists already; results are not overwritten. Give another target, or move it."
-        )
-    check_writable(target.parent)
-    return target
 
 
 def _save(found: xr.Dataset, target: Path) -> None:

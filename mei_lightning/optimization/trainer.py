@@ -5,12 +5,14 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
+
+from mei_lightning.shared_state import SharedByThreads
 
 _QUIET: dict[str, Any] = {
     "max_epochs": -1,
@@ -24,16 +26,19 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(s
 """Which callbacks listen to."""
 
 
-@contextmanager
-def silent_lightning() -> Iterator[None]:
-    """Keep Lightning from saying, each time that a trainer is made, what hardware there is, and what else it offers."""
+def _quieten_lightning() -> Callable[[], None]:
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return lambda: logger.setLevel(level)
+
+
+_QUIET_LIGHTNING = SharedByThreads(_quieten_lightning)
+
+
+def silent_lightning() -> AbstractContextManager[None]:
+    """Keep Lightning from saying, each time that a trainer is made, what hardware there is, and what else it offers."""
+    return _QUIET_LIGHTNING
 
 
 @contextmanager

@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 
 from mei_lightning.constraints import ChannelRanges
-from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, NothingThereError
+from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.neurons import Neuron, check_neuron_indices, group_label, group_of_label
 from mei_lightning.objectives import MaxReducer, MeanReducer, NeuronObjective, Reducer, SliceMeanReducer
 from mei_lightning.paths import local_path
 from mei_lightning.results.configuration import as_data, ranges_from, ranges_in, read_configuration
-from mei_lightning.results.disk_errors import check_writable
+from mei_lightning.results.disk_errors import free_place
 
 _RANGES = "channel_ranges"
 """The attribute with the ranges of the channels."""
@@ -170,10 +170,7 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     Raises:
         FileExistsError: if there is something at ``path`` already: results are never overwritten.
     """
-    path = local_path("path", path)
-    if path.exists():
-        raise AlreadyThereError(f"{path} exists already; results are not overwritten. Give another place, or move it.")
-    check_writable(path.parent)
+    path = free_place("path", path)
     one_neuron = {
         str(name): {"chunks": (1, *values.shape[1:])} for name, values in dataset.items() if "time" in values.dims
     }

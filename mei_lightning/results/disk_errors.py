@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mei_lightning.exceptions import FullDiskError, NotPermittedError
+from mei_lightning.exceptions import AlreadyThereError, FullDiskError, NotPermittedError
+from mei_lightning.paths import local_path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -32,6 +33,27 @@ def check_writable(directory: Path, way_out: str = "") -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=place):
             pass
+
+
+def free_place(name: str, path: str | Path) -> Path:
+    """Where something new is to be made, before any work for it.
+
+    Args:
+        name: of the argument.
+        path: its value.
+
+    Raises:
+        FileExistsError: if there is something already: results are never overwritten.
+        OSError: if nothing can be made there.
+        ValueError: as ``local_path``.
+    """
+    place = local_path(name, path)
+    if place.exists():
+        raise AlreadyThereError(
+            f"{place} exists already; results are not overwritten. Give another {name}, or move it."
+        )
+    check_writable(place.parent)
+    return place
 
 
 @contextmanager

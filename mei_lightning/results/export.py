@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from mei_lightning.exceptions import AlreadyThereError, InvalidValueError, MissingPackageError, NothingThereError
+from mei_lightning.exceptions import InvalidValueError, MissingPackageError, NothingThereError
 from mei_lightning.paths import local_path
-from mei_lightning.results.disk_errors import check_writable
+from mei_lightning.results.disk_errors import free_place
 from mei_lightning.results.replacing import replace
 
 
@@ -42,17 +42,16 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
         raise InvalidValueError(f"{target} ends in '{target.suffix}'; MEIs are exported to files in .nc, .h5 or .npz.")
     if not store_path.exists():
         raise NothingThereError(f"There is no store of MEIs at {store_path}.")
-    if target.exists():
-        raise AlreadyThereError(f"{target} exists already and is not overwritten. Give another name, or move it.")
     if write is _write_netcdf:
         _check_netcdf_packages(target.suffix)
-    check_writable(target.parent)
+    free_place("target", target)
     hidden = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}.partial")
     try:
         write(store_path, hidden)
         replace(hidden, target)
-    finally:
+    except BaseException:
         hidden.unlink(missing_ok=True)
+        raise
     return target
 
 

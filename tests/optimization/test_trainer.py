@@ -1,5 +1,8 @@
 """A Lightning trainer of one's own."""
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import xarray as xr
 from conftest import assert_same_meis, find, read, still_model, video_model
@@ -10,6 +13,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 import mei_lightning as ml
 from mei_lightning.cli.main import main
 from mei_lightning.optimization.strategies import cluster_plugins
+from mei_lightning.optimization.trainer import silent_lightning
 
 NEURONS = [("monday", 0), ("tuesday", 1)]
 SETTINGS = {"time_steps": 9, "norm": 3.0, "search": "quick"}
@@ -92,3 +96,15 @@ def test_the_first_process_names_the_directory_for_all(tmp_path, monkeypatch):
     meis = find(still_model(), [0], directory=tmp_path / "second", max_steps=2, restarts=1)
     assert meis.identical(xr.open_zarr(tmp_path / "first" / "meis.zarr", chunks=None).drop_encoding())
     assert not (tmp_path / "second").exists()
+
+
+def test_lightning_speaks_again_after_threads_have_silenced_it():
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    first, second = silent_lightning(), silent_lightning()
+    with ThreadPoolExecutor(1) as another:
+        another.submit(first.__enter__).result()
+        with second:
+            another.submit(first.__exit__, None, None, None).result()
+            assert not logger.isEnabledFor(logging.INFO)
+    assert logger.level == level
