@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import ContextDecorator
 
 
-class SharedByThreads(AbstractContextManager[None]):
+class SharedByThreads(ContextDecorator):
     """A state of the whole process that is changed while any thread is inside.
 
     Each thread that put back what it had found would put back what another one had set.

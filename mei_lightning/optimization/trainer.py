@@ -6,7 +6,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -36,7 +36,7 @@ def _quieten_lightning() -> Callable[[], None]:
 _QUIET_LIGHTNING = SharedByThreads(_quieten_lightning)
 
 
-def silent_lightning() -> AbstractContextManager[None]:
+def silent_lightning() -> SharedByThreads:
     """Keep Lightning from saying, each time that a trainer is made, what hardware there is, and what else it offers."""
     return _QUIET_LIGHTNING
 
