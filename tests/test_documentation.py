@@ -1,0 +1,117 @@
+"""What the README and the documentation tell a user to do works, page by page and in the order of the page."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import matplotlib
+import pytest
+from documentation import PAGES, README, ROOT, blocks, listings
+
+# The continuous integration runs these themselves.
+RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh", "bash scripts/docs.sh"}
+# Notebooks are run when the documentation is built.
+NOTEBOOKS = {"ten_minutes.md"}
+SHOWN_ONLY = {
+    # What it prints, pictures of trees, headers of files.
+    "text",
+    # Commands for machines that a test does not have: see NOT_RUN.
+    "console",
+    "matlab",
+}
+NOT_RUN: dict[str, str] = {}
+"""Why what stands in a block of the console is not run, by its first words."""
+
+
+def runnable(page):
+    return [block for block in blocks(page) if block.language in ("python", "bash", "yaml") or block.file]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if runnable(page) and page.name not in NOTEBOOKS],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_page_does_what_it_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = {"__name__": page.stem}
+    for block in runnable(page):
+        if block.file:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            exec(compile(block.text, str(page), "exec"), names)
+        elif block.language == "bash":
+            for command in commands_of(block):
+                run(command, tmp_path)
+        else:
+            pytest.fail(f"A block of {block.language} without a caption, in which its file is named:\n{block.text}")
+
+
+def commands_of(block):
+    return [line for line in block.text.replace("\\\n", " ").splitlines() if line and line not in RUN_BY_CI]
+
+
+def run(command, directory):
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": str(directory)}
+    if command.startswith("tensorboard"):
+        with subprocess.Popen([*shlex.split(command), "--port", "6093"], cwd=directory, env=environment) as server:
+            try:
+                assert "TensorBoard" in answer_of("http://localhost:6093")
+            finally:
+                server.terminate()
+        return
+    result = subprocess.run(shlex.split(command), cwd=directory, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+
+
+def answer_of(address):
+    for _ in range(120):
+        try:
+            return urllib.request.urlopen(address).read().decode()
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"Nothing answers at {address}.")
+
+
+def test_every_block_is_run_or_known_not_to_be():
+    for page in PAGES:
+        for block in blocks(page):
+            known = block.language in SHOWN_ONLY or block.file or block.language in ("python", "bash", "yaml")
+            assert known or page.name in NOTEBOOKS or block.language.startswith("{"), (page, block)
+            if block.language == "console":
+                assert any(block.text.startswith(words) for words in NOT_RUN), (page, block.text)
+
+
+def test_commands_of_the_gate_are_in_the_readme():
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    commands = [line for text in listings(README, "bash") for line in text.splitlines()]
+    for command in ("bash scripts/quickstart.sh", "bash scripts/test.sh"):
+        assert command in commands
+        assert command in gate
+
+
+def test_papers_that_recipes_are_named_after_are_in_the_references():
+    references = (ROOT / "docs" / "references.md").read_text(encoding="utf-8").replace("ö", "oe").lower()
+    named = {re.match(r"([a-z]+)_(\d{4})", path.stem) for path in (ROOT / "scripts" / "configs").glob("*.yaml")}
+    papers = {match.groups() for match in named if match}
+    assert len(papers) > 5
+    for author, year in papers:
+        assert re.search(rf"- {author}[^-]*? {year}\. ", references), (author, year)
+
+
+def test_pictures_and_linked_files_exist():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text):
+            if "://" not in target and not target.startswith("mailto:"):
+                place = page.parent / target
+                assert place.exists() or place.with_suffix(".md").exists(), (page, target)
