@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mei_lightning.acceleration.blocks import ROWS_LAST
 from mei_lightning.acceleration.rounding import summing_precision
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.models.finite_weights import with_finite_weights
 from mei_lightning.models.precision import as_shown_to, as_used
 from mei_lightning.neurons import Neuron, check_neuron_indices
 
@@ -35,6 +36,7 @@ class SessionReadOut(nn.Module):
     def __init__(self, model: nn.Module, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> None:
         super().__init__()
         self.model = model
+        self.finite_model = with_finite_weights(model)
         self._to_all_rows = rows is None
         self._sessions: list[tuple[str | None, list[int]]] = []
         places_of_sessions, order = _by_session(neurons)
@@ -54,13 +56,21 @@ class SessionReadOut(nn.Module):
         for number, (session, extremes) in enumerate(self._sessions):
             neurons = self.get_buffer(f"neurons_{number}")
             shown = stimulus if self._to_all_rows else stimulus[self.get_buffer(f"rows_{number}")]
-            responses = session_responses(self.model, shown, session)
+            responses = self._responses(shown, session)
             check_neuron_indices(extremes, responses.shape[-1], session)
             if self._to_all_rows:
                 members.append(responses[:, :, neurons].permute(2, 0, 1))
             else:
                 members.append(responses[self.get_buffer(f"places_{number}"), :, neurons])
         return torch.cat(members)[self.order]
+
+    def _responses(self, shown: Tensor, session: str | None) -> Tensor:
+        if self.finite_model is None or not (torch.is_grad_enabled() and shown.requires_grad):
+            return session_responses(self.model, shown, session)
+        with torch.no_grad():
+            responses = session_responses(self.model, shown, session)
+        differentiable = session_responses(self.finite_model, shown, session)
+        return responses + (differentiable - differentiable.detach())
 
 
 class MaskReadOut(nn.Module):
