@@ -21,7 +21,9 @@ from openretina_checkpoints import (
     write_unified_checkpoint,
 )
 
+from mei_lightning.acceleration.prepare import prepare
 from mei_lightning.models.openretina import OpenRetinaModel
+from mei_lightning.neurons import Neuron
 from mei_lightning.openretina_api import load_core_readout_from_remote
 
 GREEN_UV_MEAN, GREEN_UV_SD = (37.417, 36.132), (28.905, 39.841)
@@ -366,3 +368,28 @@ def test_the_drop_in_loader_asks_for_consent_by_environment_variable(checkpoint)
 def test_the_drop_in_loader_knows_the_built_in_models_without_consent(name):
     model = load_core_readout_from_remote(name, "meta")
     assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence", "error:.*runs as it is")
+def test_a_recurrent_core_has_the_right_gradient_when_prepared():
+    core = {
+        "_target_": "openretina.modules.core.gru_core.ConvGRUCore",
+        "temporal_kernel_sizes": [5, 3],
+        "spatial_kernel_sizes": [7, 5],
+        "hidden_padding": True,
+        "input_padding": False,
+        "use_gru": True,
+        "gru_kwargs": {"rec_channels": 8, "input_kern": 3, "rec_kern": 3},
+    }
+    model = OpenRetinaModel.from_module(unified_core_readout(core=core))
+    neuron = Neuron(next(iter(SESSIONS)), 2)
+    stimulus = random_stimulus(model, batch=1, frames=12).requires_grad_()
+    prepared = prepare(model, stimulus.shape)
+    (gradient,) = torch.autograd.grad(prepared.read_out([0], [neuron])(stimulus).sum(), stimulus)
+    for seed in range(3):
+        move = random_stimulus(model, batch=1, frames=12, seed=seed)
+        ahead, behind = (stimulus.detach() + step * move for step in (1e-2, -1e-2))
+        with torch.no_grad():
+            # Its cell makes a state in single precision, whatever it is given.
+            rise = (model(ahead, neuron.session) - model(behind, neuron.session))[..., neuron.index].sum() / 2e-2
+        assert (gradient * move).sum().item() == pytest.approx(rise.item(), rel=1e-2)
