@@ -44,6 +44,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="the first case of each test that is not marked as slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    """In a quick run every kind of thing is tested once: the first case of each test, unless it is slow."""
+    if not config.getoption("--quick"):
+        return
+    seen, kept, left_out = set(), [], []
+    for item in items:
+        test = (item.path, getattr(item, "cls", None), getattr(item, "originalname", item.name))
+        if test in seen or item.get_closest_marker("slow"):
+            left_out.append(item)
+        else:
+            kept.append(item)
+            seen.add(test)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
+
 VIDEO_FORMAT = ml.StimulusFormat(("green", "UV"), height=6, width=5, frame_rate=30.0, pixel_size=50.0, frames_lost=2)
 STILL_FORMAT = ml.StimulusFormat(("luminance",), height=7, width=6)
 SESSIONS = {"monday": 4, "tuesday": 3}
