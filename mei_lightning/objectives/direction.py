@@ -27,6 +27,13 @@ class DirectionObjective(NeuronObjective):
     Raises:
         ValueError: if a direction does not fit its group, or is zero or not finite; and as for ``NeuronObjective``.
         IndexError: as for ``NeuronObjective``.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> stimuli = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).reshape(2, 1, 1, 1, 2)
+        >>> objective = ml.DirectionObjective(model, [[0, 1], [0, 1]], ml.MeanReducer(), direction=[0.0, 1.0])
+        >>> objective(stimuli)
+        tensor([0.8000, 1.0000])
     """
 
     def __init__(
