@@ -75,7 +75,7 @@ def find_meis(
             default one.
 
     Returns:
-        A labelled dataset with dimensions ``neuron, channel, time, y, x, response_time, restart``. Variables:
+        A labelled dataset with dimensions ``neuron, channel, time, y, x, response_time, restart``. Its variables are
         ``stimulus`` (in the model's units), ``score``, ``response`` (the trace to the stimulus), ``status``, ``steps``,
         ``best_restart`` and ``seed`` (which noise it is from), ``restart_scores`` (NaN for those that were given up
         early), ``score_spread`` (their standard deviation relative to the score) and ``restart_similarity`` (mean

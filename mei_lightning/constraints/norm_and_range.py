@@ -45,11 +45,6 @@ class NormAndRange(Constraint):
         tensor([3., 4.])
     """
 
-    low: Tensor | None
-    high: Tensor | None
-    mask: Tensor | None
-    frozen: Tensor | None
-
     def __init__(
         self,
         norm: float | None = None,
@@ -75,6 +70,11 @@ class NormAndRange(Constraint):
         self.norm = norm
         self.ranges = None if ranges is None else tuple(ranges)
         self.norm_is: Literal["fixed", "maximal"] = norm_is
+        # Here and not in the class, where the reference would take them for the types of the arguments.
+        self.low: Tensor | None
+        self.high: Tensor | None
+        self.mask: Tensor | None
+        self.frozen: Tensor | None
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
         self.register_buffer("mask", None if mask is None else free_pixels(mask), persistent=False)

@@ -32,8 +32,9 @@ def load_model(
         centred_readouts: read every neuron of an openretina model out at the centre of the visual field.
 
     Returns:
-        The model: called with stimuli ``[batch, channels, time, height, width]`` it returns responses ``[batch, time',
-        neurons]``; ``neurons`` is the table of its neurons, ``stimulus_format`` says what its stimulus is.
+        The model. Called with stimuli ``[batch, channels, time, height, width]`` it returns responses
+        ``[batch, time', neurons]``; ``neurons`` is the table of its neurons, ``stimulus_format`` says what its stimulus
+        is.
 
     Raises:
         ValueError: if there is no model of that name, or a model cannot be centred.

@@ -75,8 +75,6 @@ class OpenRetinaModel(SessionsModel):
         mei_lightning.exceptions.NotPermittedError: ... If you trust the source, consent with allow_unpickling=True ...
     """
 
-    source: str | None
-
     def __init__(
         self,
         source: str | Path,
