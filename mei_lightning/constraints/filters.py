@@ -1,11 +1,11 @@
 """Gaussian low-pass filters."""
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_positive
 from mei_lightning.constraints.base import Constraint
 from mei_lightning.exceptions import InvalidValueError
 
@@ -46,7 +46,7 @@ class _LowPass(Constraint):
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
+        if not is_positive(sigma):
             raise InvalidValueError(f"{type(self).__name__}(sigma={sigma}) must be positive and finite.")
         self.sigma = sigma
 

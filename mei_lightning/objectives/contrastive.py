@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.models.read_out import session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of, groups_of
 from mei_lightning.objectives.base import Objective
 from mei_lightning.objectives.reducers import Reducer
 from mei_lightning.objectives.responses import GroupResponses, NeuronObjective
@@ -106,7 +106,8 @@ class ContrastObjective(NeuronObjective):
         temperature: the difference t between scores that counts as large, in the unit of the responses.
 
     Raises:
-        ValueError: if a row has no other group, the temperature is not positive; and as for ``NeuronObjective``.
+        ValueError: if a row has no other group, there is not one list of others for each row, or the temperature is not
+            positive; and as for ``NeuronObjective``.
         IndexError: as for ``NeuronObjective``.
 
     Example:
@@ -134,6 +135,10 @@ class ContrastObjective(NeuronObjective):
         _check_contrast([1 + len(groups) for groups in others], temperature)
         # Before the module itself is initialised, which reads all groups out.
         self.others = [[group_of(target, sessions_of(model)) for target in groups] for groups in others]
+        if len(self.others) != (rows := len(groups_of(neurons, sessions_of(model)))):
+            raise InvalidValueError(
+                f"others has {len(self.others)} list(s) of groups for {rows} row(s) of neurons: give one for each row."
+            )
         self.temperature = temperature
         super().__init__(model, neurons, response_reducer)
 

@@ -40,7 +40,7 @@ class DirectionObjective(NeuronObjective):
         self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer, direction: Values
     ) -> None:
         super().__init__(model, neurons, response_reducer)
-        self.direction = for_each_row("direction", direction, len(neurons), dimensions=1)
+        self.direction = for_each_row("direction", direction, len(self.groups), dimensions=1)
         for group, own in zip(self.groups, self.direction, strict=True):
             if len(group) != len(own) or not any(own):
                 raise InvalidValueError(

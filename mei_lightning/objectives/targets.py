@@ -45,7 +45,7 @@ class TargetLevelObjective(NeuronObjective):
         level: float | Sequence[float],
     ) -> None:
         super().__init__(model, neurons, response_reducer)
-        self.level = for_each_row("level", level, len(neurons), dimensions=0)
+        self.level = for_each_row("level", level, len(self.groups), dimensions=0)
 
     def select_rows(self, rows: Sequence[int]) -> None:
         """Become the objective of only these rows, with their own levels."""
@@ -86,7 +86,7 @@ class TargetTraceObjective(NeuronObjective):
         self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer, trace: Values
     ) -> None:
         super().__init__(model, neurons, response_reducer)
-        self.trace = for_each_row("trace", trace, len(neurons), dimensions=1)
+        self.trace = for_each_row("trace", trace, len(self.groups), dimensions=1)
 
     def select_rows(self, rows: Sequence[int]) -> None:
         """Become the objective of only these rows, with their own traces."""
