@@ -6,7 +6,20 @@ and is a defect of the package or of a user's own code.
 
 
 class MEIError(Exception):
-    """Something that was asked for and cannot be done."""
+    """Something that was asked for and cannot be done; the message names the bad value and the way out.
+
+    Each error that the package raises is one, and one of Python's own too, which the documentation names: a
+    ``ValueError``, ``TypeError``, ``IndexError``, ``FileNotFoundError``, ``FileExistsError``, ``BlockingIOError``,
+    ``PermissionError``, ``OSError``, ``RuntimeError``, ``ImportError`` or ``ConnectionError``. One of these that is no
+    ``MEIError`` comes from elsewhere: from a network or an objective of your own, or from a defect of the package.
+
+    Example:
+        >>> try:
+        ...     ml.find_meis("simulated", [("session_1", 60)])
+        ... except ml.MEIError as error:
+        ...     print(error)
+        Session 'session_1' has no neuron 60: its 36 neurons are 0 to 35.
+    """
 
 
 class InvalidValueError(MEIError, ValueError):

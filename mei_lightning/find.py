@@ -51,7 +51,11 @@ def find_meis(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> xr.Dataset:
-    """Find the maximally exciting input of each neuron.
+    """Find the maximally exciting input of each neuron: of all stimuli of a norm that to which it responds most.
+
+    The response is that of the model, and the stimulus is found by gradient ascent (Erhan et al. 2009, technical report
+    1341, Université de Montréal, "Visualizing higher-layer features of a deep network"; for neurons Walker et al. 2019,
+    Nature Neuroscience 22, "Inception loops discover what excites neurons most using deep predictive models").
 
     Args:
         model: a model from ``load_model``, a module of your own as ``RetinaModel(...)``, or a name.
@@ -71,7 +75,7 @@ def find_meis(
             default one.
 
     Returns:
-        A labelled dataset with dimensions ``neuron, channel, time, y, x, response_time, restart``. Variables:
+        A labelled dataset with dimensions ``neuron, channel, time, y, x, response_time, restart``. Its variables are
         ``stimulus`` (in the model's units), ``score``, ``response`` (the trace to the stimulus), ``status``, ``steps``,
         ``best_restart`` and ``seed`` (which noise it is from), ``restart_scores`` (NaN for those that were given up
         early), ``score_spread`` (their standard deviation relative to the score) and ``restart_similarity`` (mean
@@ -89,7 +93,20 @@ def find_meis(
             has been computed by then.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
+        BlockingIOError: if another run is writing to the directory.
+        PermissionError, OSError: if the directory cannot be written to, or its disk is full.
+        RuntimeError: if the device has no memory for a single stimulus.
         KeyboardInterrupt: if you interrupt it, once what was found is on disk.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], search="quick", max_steps=4, progress_bar=False)
+        >>> meis.stimulus.dims
+        ('neuron', 'channel', 'time', 'y', 'x')
+        >>> mei = meis.stimulus.sel(neuron="session_1/0", channel="UV")  # one of two channels
+        >>> mei.shape
+        (40, 18, 16)
+        >>> meis.response.shape  # the first 20 frames fill the receptive field
+        (1, 20)
     """
     devices = plain(devices)  # type: ignore[assignment]
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)

@@ -14,7 +14,26 @@ from mei_lightning.exceptions import InvalidTypeError, InvalidValueError, Unknow
 
 @dataclass(frozen=True)
 class Neuron:
-    """A neuron of a model: its session (None for a model without sessions) and its index there."""
+    """A neuron of a model.
+
+    Wherever the package takes one, ``(session, index)`` does as well, and an index for a model without sessions.
+
+    Args:
+        session: the name of its session, a text or a whole number, which is kept as text; None for a model without
+            sessions.
+        index: its number in the session, from 0.
+
+    Raises:
+        TypeError: if the session is neither a text nor a whole number.
+
+    Example:
+        >>> ml.Neuron("session_1", 5).label
+        'session_1/5'
+        >>> ml.Neuron(None, 3).label
+        '3'
+        >>> ml.Neuron(20240105, 5)
+        Neuron(session='20240105', index=5)
+    """
 
     session: str | None
     index: int

@@ -35,13 +35,24 @@ def squared_differences(stimulus: Tensor, dim: int) -> Tensor:
 class Regularizer(nn.Module):
     """A cost ``[rows]`` of stimuli ``[rows, channels, time, height, width]``, each row on its own.
 
-    Derive from it for a cost of your own, and multiply by ``self.factor`` what ``forward`` returns.
+    Derive from it for a cost of your own, and multiply by ``self.factor`` what ``forward`` returns. Costs add and
+    scale: ``TemporalSmoothness() + 2.0 * SpatialTotalVariation()``. An optimisation subtracts them from the score.
 
     Args:
         factor: what the cost is multiplied by.
 
     Raises:
         ValueError: if the factor is not finite.
+
+    Example:
+        >>> class Energy(ml.Regularizer):
+        ...     def forward(self, stimulus):
+        ...         return self.factor * stimulus.square().flatten(1).sum(dim=1)
+        >>> stimuli = torch.tensor([[3.0, 4.0], [0.0, 1.0]]).reshape(2, 1, 1, 1, 2)
+        >>> Energy(factor=0.1)(stimuli)
+        tensor([2.5000, 0.1000])
+        >>> (Energy() + 2.0 * ml.SpatialTotalVariation())(stimuli)
+        tensor([27., 3.])
     """
 
     def __init__(self, factor: float = 1.0) -> None:
@@ -152,7 +163,13 @@ class RangePenalty(Regularizer):
         factor: what the cost is multiplied by.
 
     Raises:
-        ValueError: if a range is not a pair or its low exceeds its high.
+        ValueError: if a range is not a pair or its low exceeds its high, or the factor is not finite; in ``forward``,
+            if there are not as many ranges as channels.
+
+    Example:
+        >>> penalty = ml.RangePenalty([(-1.0, 1.0)])
+        >>> penalty(torch.tensor([3.0, 0.0, -2.0]).reshape(1, 1, 1, 1, 3))  # 2 above, and 1 below
+        tensor([3.])
     """
 
     low: Tensor
@@ -182,7 +199,22 @@ class RangePenalty(Regularizer):
 
 
 class TemporalTotalVariation(Regularizer):
-    """``factor * sum |x[t + 1] - x[t]|`` over all pixels and channels; 0 for a still image."""
+    """Total variation in time: ``factor * sum |x[t + 1] - x[t]|`` over all pixels and channels; 0 for a still image.
+
+    A change costs by its size, be it sudden or gradual, so that sudden ones may stay (Rudin, Osher and Fatemi 1992,
+    Physica D 60, "Nonlinear total variation based noise removal algorithms").
+
+    Args:
+        factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: if the factor is not finite.
+
+    Example:
+        >>> cost = ml.TemporalTotalVariation(factor=0.5)
+        >>> cost(torch.tensor([0.0, 2.0, 3.0, -1.0]).reshape(1, 1, 4, 1, 1))  # half of 2 + 1 + 4
+        tensor([3.5000])
+    """
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The cost ``[rows]``."""
@@ -190,9 +222,22 @@ class TemporalTotalVariation(Regularizer):
 
 
 class SpatialTotalVariation(Regularizer):
-    """``factor * (sum |x[i + 1, j] - x[i, j]| + sum |x[i, j + 1] - x[i, j]|)`` over all frames and channels.
+    """Total variation in space, over neighbours along height (i) and along width (j).
 
-    The anisotropic total variation, over neighbours along height (i) and along width (j).
+    ``factor * (sum |x[i + 1, j] - x[i, j]| + sum |x[i, j + 1] - x[i, j]|)`` over all frames and channels: the
+    anisotropic form of the total variation of Rudin, Osher and Fatemi 1992 (Physica D 60, "Nonlinear total variation
+    based noise removal algorithms"). It leaves edges sharp, where ``SpatialSmoothness`` blurs them.
+
+    Args:
+        factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: if the factor is not finite.
+
+    Example:
+        >>> picture = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 1, 1, 2, 2)
+        >>> ml.SpatialTotalVariation()(picture)  # 2 + 2 along height, 1 + 1 along width
+        tensor([6.])
     """
 
     def forward(self, stimulus: Tensor) -> Tensor:
@@ -201,7 +246,21 @@ class SpatialTotalVariation(Regularizer):
 
 
 class TemporalSmoothness(Regularizer):
-    """Lack of smoothness in time, ``factor * sum (x[t + 1] - x[t])^2`` over all pixels; 0 for a still image."""
+    """Lack of smoothness in time, ``factor * sum (x[t + 1] - x[t])^2`` over all pixels and channels.
+
+    It is 0 for a still image. Sudden changes cost more than gradual ones of the same size.
+
+    Args:
+        factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: if the factor is not finite.
+
+    Example:
+        >>> cost = ml.TemporalSmoothness()
+        >>> cost(torch.tensor([0.0, 2.0, 3.0, -1.0]).reshape(1, 1, 4, 1, 1))  # 4 + 1 + 16
+        tensor([21.])
+    """
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """The cost ``[rows]``."""
@@ -212,6 +271,17 @@ class SpatialSmoothness(Regularizer):
     """Lack of smoothness in space, over neighbours along height (i) and along width (j).
 
     ``factor * (sum (x[i + 1, j] - x[i, j])^2 + sum (x[i, j + 1] - x[i, j])^2)`` over all frames and channels.
+
+    Args:
+        factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: if the factor is not finite.
+
+    Example:
+        >>> picture = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 1, 1, 2, 2)
+        >>> ml.SpatialSmoothness()(picture)  # 4 + 4 along height, 1 + 1 along width
+        tensor([10.])
     """
 
     def forward(self, stimulus: Tensor) -> Tensor:

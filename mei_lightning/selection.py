@@ -25,6 +25,19 @@ class NeuronSelection:
         seed: determines the random choice.
         together: a column of the table: neurons with the same value in it are one group, which shares a stimulus.
             "session" makes each session's population a group.
+
+    Raises:
+        TypeError: if an argument is of a wrong type.
+        ValueError: if the seed is negative. What a model does not have is refused by ``of``.
+
+    Example:
+        >>> model = ml.load_model("simulated")
+        >>> chosen = ml.NeuronSelection(sessions=["session_1"], where={"type": "on_off"})
+        >>> [neuron.label for neuron in chosen.of(model)]
+        ['session_1/4', 'session_1/12', 'session_1/20', 'session_1/28']
+        >>> by_type = ml.NeuronSelection(together="type").of(model)  # for find_meis: one stimulus for each type
+        >>> len(by_type)
+        8
     """
 
     sessions: Sequence[str | int] | None = None

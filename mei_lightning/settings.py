@@ -97,6 +97,17 @@ class MEISettings:
     Raises:
         ValueError: if a value is none that a run could have with any model.
         TypeError: if an argument is of a wrong type.
+        FileNotFoundError: if there is no mask at the path given.
+
+    Example:
+        >>> settings = ml.MEISettings(time_steps=25, rms=0.5)
+        >>> problem = ml.MEIProblem("simulated", [("session_1", 0)], settings)
+        >>> problem.shape, problem.norm  # 0.5 times the root of 2 * 25 * 18 * 16
+        ((2, 25, 18, 16), 60.0)
+        >>> ml.MEISettings(time_steps=0)
+        Traceback (most recent call last):
+        ...
+        mei_lightning.exceptions.InvalidValueError: time_steps=0 must be at least 1.
     """
 
     time_steps: int | None = None

@@ -19,6 +19,8 @@ DOCUMENTED = [name for name in ml.__all__ if inspect.isclass(getattr(ml, name)) 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_example(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # An example shows what happens without it.
+    monkeypatch.delenv("MEI_LIGHTNING_ALLOW_UNPICKLING", raising=False)
     plt.switch_backend("Agg")
     names = {"ml": ml, "np": np, "torch": torch, "plt": plt}
     text = inspect.getdoc(getattr(ml, name)) or ""

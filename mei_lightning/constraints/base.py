@@ -14,6 +14,16 @@ class Constraint(nn.Module):
 
     Derive from it for a constraint of your own: ``forward`` returns a new tensor of the same shape. Where it keeps
     channels to ranges, let ``channel_ranges`` say so: logs and analyses tell from it which values are at a limit.
+    ``check`` and ``check_stimulus`` refuse, before any step, stimuli that cannot meet it, with a ``ValueError``.
+
+    Example:
+        >>> class OnlyBright(ml.Constraint):
+        ...     def forward(self, stimulus):
+        ...         return stimulus.clamp(min=0.0)
+        >>> constraint = ml.Compose([OnlyBright(), ml.FixedNorm(5.0)])
+        >>> stimulus = torch.tensor([-7.0, 6.0, 8.0]).reshape(1, 1, 1, 1, 3)
+        >>> constraint(stimulus).flatten().round(decimals=3)
+        tensor([0., 3., 4.])
     """
 
     def forward(self, stimulus: Tensor) -> Tensor:

@@ -14,16 +14,23 @@ from mei_lightning.exceptions import InvalidValueError
 class Compose(Constraint):
     """Constraints applied one after the other; only the last one holds exactly.
 
-    Example:
-        >>> Compose([SpatialLowPass(1.0), NormAndRange(30.0, [(-0.65, 6.27), (-0.91, 6.27)])])
-        Compose(
-          (0): SpatialLowPass(sigma=1)
-          (1): NormAndRange(norm=30, norm_is='fixed', ranges=((-0.65, 6.27), (-0.91, 6.27)))
-        )
+    ``find_meis`` makes one of a list: ``constraint=[SpatialLowPass(1.0), NormAndRange(30.0)]``.
+
+    Args:
+        constraints: in their order; those of a ``Compose`` among them become constraints of this one.
 
     Raises:
         ValueError: if there are no constraints, or a norm, range or mask is followed by something else, which would
             undo it.
+
+    Example:
+        >>> smooth = ml.Compose([ml.TemporalLowPass(sigma=2.0), ml.FixedNorm(5.0)])
+        >>> flicker = torch.tensor([1.0, -1.0]).repeat(10) + 1.0  # 2, 0, 2, 0 and so on
+        >>> stimulus = smooth(flicker.reshape(1, 1, 20, 1, 1))
+        >>> stimulus.norm().round(decimals=3)
+        tensor(5.)
+        >>> stimulus.flatten()[8:12].round(decimals=1)  # the mean is left, 5 / sqrt(20)
+        tensor([1.1000, 1.1000, 1.1000, 1.1000])
     """
 
     def __init__(self, constraints: Iterable[Constraint]) -> None:

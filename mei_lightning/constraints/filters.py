@@ -1,11 +1,11 @@
 """Gaussian low-pass filters."""
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import is_positive
 from mei_lightning.constraints.base import Constraint
 from mei_lightning.exceptions import InvalidValueError
 
@@ -46,7 +46,7 @@ class _LowPass(Constraint):
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
+        if not is_positive(sigma):
             raise InvalidValueError(f"{type(self).__name__}(sigma={sigma}) must be positive and finite.")
         self.sigma = sigma
 
@@ -62,24 +62,51 @@ class _LowPass(Constraint):
 
 
 class TemporalLowPass(_LowPass):
-    """Gaussian smoothing over time, as in `gaussian_filter`.
+    """Gaussian smoothing over time.
 
-    Not a projection: applied after each step, it smooths again what earlier steps have left.
+    The Gaussian is truncated at 4 sigma and has unit sum, so that what is steady stays as it is; before the first and
+    after the last frame these go on. Not a projection: applied after each step, it smooths again what earlier steps
+    have left.
 
     Args:
         sigma: standard deviation in frames.
+
+    Raises:
+        ValueError: if sigma is not positive and finite.
+
+    Example:
+        >>> flash = torch.zeros(1, 1, 21, 4, 4)
+        >>> flash[:, :, 10] = 1.0
+        >>> smoothed = ml.TemporalLowPass(sigma=2.0)(flash)[0, 0, :, 0, 0]
+        >>> smoothed[10]  # of a Gaussian of 2 frames, 1 / (2 sqrt(2 pi))
+        tensor(0.1995)
+        >>> smoothed.sum().round(decimals=3)
+        tensor(1.)
     """
 
     dims = (2,)
 
 
 class SpatialLowPass(_LowPass):
-    """Gaussian smoothing over height and width, as in `gaussian_filter`.
+    """Gaussian smoothing over height and width.
 
-    Not a projection: applied after each step, it smooths again what earlier steps have left.
+    The Gaussian is truncated at 4 sigma and has unit sum, so that what is uniform stays as it is; the pixels at the
+    borders go on beyond them. Not a projection: applied after each step, it smooths again what earlier steps have left.
 
     Args:
         sigma: standard deviation in pixels.
+
+    Raises:
+        ValueError: if sigma is not positive and finite.
+
+    Example:
+        >>> spot = torch.zeros(1, 1, 1, 21, 21)
+        >>> spot[..., 10, 10] = 1.0
+        >>> smoothed = ml.SpatialLowPass(sigma=1.0)(spot)
+        >>> smoothed.max()  # of a Gaussian of 1 pixel, 1 / (2 pi)
+        tensor(0.1592)
+        >>> smoothed.sum().round(decimals=3)
+        tensor(1.)
     """
 
     dims = (3, 4)

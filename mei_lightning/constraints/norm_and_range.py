@@ -17,7 +17,11 @@ from mei_lightning.exceptions import InvalidValueError
 class NormAndRange(Constraint):
     """An L2 norm and a range for each channel, both holding together exactly; some pixels may be frozen.
 
-    See `project_norm_and_range` for the projection. Frozen pixels take a given value and are outside the norm.
+    A row x becomes ``clip(s * x, low, high)`` with one number s for the whole row: with a maximal norm the nearest
+    stimulus that meets both (the Euclidean projection), with a fixed norm the one of that norm and within the ranges
+    whose inner product with x is largest. The norm holds to 1e-6 of its value in single precision. A row whose signs
+    ask for bounds that are too close to 0 gets as large a norm as these allow. Frozen pixels take a given value and are
+    outside the norm.
 
     Args:
         norm: L2 norm of a stimulus over all its free entries, in the model's units; None for none.
@@ -30,13 +34,16 @@ class NormAndRange(Constraint):
 
     Raises:
         ValueError: if there is nothing to constrain, the norm is not positive, a range is empty or, with a norm,
-            does not contain 0, the mask is not of zeros and ones, or ``frozen`` is given without a mask.
-    """
+            does not contain 0, the mask is not of zeros and ones, or ``frozen`` is given without a mask. What does
+            not fit the shape of the stimuli, or cannot be reached with it, is refused by ``check``.
+        TypeError: if the norm is no number.
 
-    low: Tensor | None
-    high: Tensor | None
-    mask: Tensor | None
-    frozen: Tensor | None
+    Example:
+        >>> constraint = ml.NormAndRange(norm=5.0, ranges=[(-4.0, 4.0)])
+        >>> stimulus = torch.tensor([1.0, 10.0]).reshape(1, 1, 1, 1, 2)
+        >>> constraint(stimulus).flatten().round(decimals=3)  # 10 becomes 4, so that 3 is left for the other pixel
+        tensor([3., 4.])
+    """
 
     def __init__(
         self,
@@ -63,6 +70,11 @@ class NormAndRange(Constraint):
         self.norm = norm
         self.ranges = None if ranges is None else tuple(ranges)
         self.norm_is: Literal["fixed", "maximal"] = norm_is
+        # Here and not in the class, where the reference would take them for the types of the arguments.
+        self.low: Tensor | None
+        self.high: Tensor | None
+        self.mask: Tensor | None
+        self.frozen: Tensor | None
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
         self.register_buffer("mask", None if mask is None else free_pixels(mask), persistent=False)
@@ -139,7 +151,24 @@ class NormAndRange(Constraint):
 
 
 class FixedNorm(NormAndRange):
-    """Each row has this L2 norm over its free entries; see `NormAndRange` for the arguments."""
+    """Each row has this L2 norm over its free entries.
+
+    Args:
+        norm: the L2 norm of a stimulus over all its free entries, in the model's units.
+        mask: which pixels are free (True or 1) and which frozen (False or 0): ``[channels]``, or any shape that
+            broadcasts to ``[channels, time, height, width]``. None: all are free.
+        frozen: the value of frozen pixels: a number, or a tensor of a shape as that of ``mask``.
+
+    Raises:
+        ValueError: if the norm is not positive, the mask is not of zeros and ones, or ``frozen`` is given without one.
+        TypeError: if the norm is no number.
+
+    Example:
+        >>> constraint = ml.FixedNorm(10.0)
+        >>> stimulus = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 1, 2)  # of norm 5
+        >>> constraint(stimulus).flatten().round(decimals=3)
+        tensor([6., 8.])
+    """
 
     def __init__(
         self,
@@ -152,7 +181,24 @@ class FixedNorm(NormAndRange):
 
 
 class MaximalNorm(NormAndRange):
-    """Each row has at most this L2 norm over its free entries; see `NormAndRange` for the arguments."""
+    """Each row has at most this L2 norm over its free entries; a row of a smaller norm stays as it is.
+
+    Args:
+        norm: the largest L2 norm of a stimulus over all its free entries, in the model's units.
+        mask: which pixels are free (True or 1) and which frozen (False or 0): ``[channels]``, or any shape that
+            broadcasts to ``[channels, time, height, width]``. None: all are free.
+        frozen: the value of frozen pixels: a number, or a tensor of a shape as that of ``mask``.
+
+    Raises:
+        ValueError: if the norm is not positive, the mask is not of zeros and ones, or ``frozen`` is given without one.
+        TypeError: if the norm is no number.
+
+    Example:
+        >>> constraint = ml.MaximalNorm(10.0)
+        >>> stimuli = torch.tensor([[3.0, 4.0], [30.0, 40.0]]).reshape(2, 1, 1, 1, 2)  # of norms 5 and 50
+        >>> constraint(stimuli).flatten(1).norm(dim=1).round(decimals=3)
+        tensor([ 5., 10.])
+    """
 
     def __init__(
         self,
@@ -165,7 +211,26 @@ class MaximalNorm(NormAndRange):
 
 
 class ChannelRange(NormAndRange):
-    """The values of each channel stay within its range; see `NormAndRange` for the arguments."""
+    """The values of each channel are clipped to its range.
+
+    Args:
+        ranges: one ``(low, high)`` for each channel, in the model's units; None, for one number or for a pair, means
+            unbounded.
+        mask: which pixels are free (True or 1) and which frozen (False or 0): ``[channels]``, or any shape that
+            broadcasts to ``[channels, time, height, width]``. None: all are free.
+        frozen: the value of frozen pixels: a number, or a tensor of a shape as that of ``mask``.
+
+    Raises:
+        ValueError: if a range is empty or no pair, the mask is not of zeros and ones, or ``frozen`` is given without
+            one.
+
+    Example:
+        >>> constraint = ml.ChannelRange([(-1.0, 1.0), (0.0, None)])
+        >>> stimulus = torch.tensor([[-3.0, 3.0], [-3.0, 3.0]]).reshape(1, 2, 1, 1, 2)  # two channels
+        >>> constraint(stimulus).reshape(2, 2)
+        tensor([[-1., 1.],
+                [ 0., 3.]])
+    """
 
     def __init__(
         self,
@@ -181,7 +246,7 @@ class RescaleThenClip(Constraint):
     """Scale each row to a norm, then clip each channel to its range: the rule of Höfling et al. 2024 (eLife 86860).
 
     For reproducing published stimuli. Clipping takes away some of the norm, the more the larger the steps are; in
-    `NormAndRange` both hold.
+    ``NormAndRange`` both hold.
 
     Args:
         norm: L2 norm before clipping, in the model's units.
@@ -189,6 +254,12 @@ class RescaleThenClip(Constraint):
 
     Raises:
         ValueError: if the norm is not positive or a range is empty.
+
+    Example:
+        >>> constraint = ml.RescaleThenClip(10.0, [(-7.0, 7.0)])
+        >>> stimulus = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 1, 2)
+        >>> constraint(stimulus).flatten().round(decimals=3)  # 6 and 8 had norm 10; 6 and 7 have less
+        tensor([6., 7.])
     """
 
     def __init__(self, norm: float, ranges: ChannelRanges) -> None:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from mei_lightning.arguments import plain, several
 from mei_lightning.exceptions import InvalidValueError
 
 ChannelRanges = Sequence[tuple[float | None, float | None] | None]
@@ -16,14 +18,15 @@ def range_bounds(ranges: ChannelRanges) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds, each ``[channels]``, of one ``(low, high)`` for each channel; None becomes infinite.
 
     Raises:
-        ValueError: if a range is not a pair, holds NaN, or its low exceeds its high.
+        ValueError: if a range is not a pair of numbers, holds NaN, or its low exceeds its high.
     """
     bounds = []
-    for channel, pair in enumerate(ranges):
-        if pair is not None and len(pair) != 2:
+    for channel, pair in enumerate(several(ranges)):
+        limits = (None, None) if pair is None else several(pair)
+        if len(limits) != 2 or not all(one is None or isinstance(plain(one), Real) for one in limits):
             raise InvalidValueError(f"The range of channel {channel} must be (low, high) or None, not {pair!r}.")
-        low, high = (None, None) if pair is None else pair
-        bound = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        low, high = limits
+        bound = (-math.inf if low is None else float(low), math.inf if high is None else float(high))  # type: ignore[arg-type]
         if not bound[0] <= bound[1]:
             raise InvalidValueError(f"The range {pair!r} of channel {channel} is empty: low must not exceed high.")
         bounds.append(bound)

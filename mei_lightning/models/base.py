@@ -40,7 +40,16 @@ class StimulusFormat:
             receptive field minus one); by default a ``RetinaModel`` finds out by trying.
 
     Raises:
-        ValueError: if a size is not positive, or ``mean`` or ``sd`` does not have one value for each channel.
+        ValueError: if a size is not positive, two channels have the same name, or ``mean`` or ``sd`` does not have one
+            value for each channel.
+        TypeError: if an argument is of a wrong type.
+
+    Example:
+        >>> facts = ml.StimulusFormat(("green", "UV"), height=18, width=16, frame_rate=30.0, pixel_size=50.0)
+        >>> facts.height * facts.pixel_size, facts.width * facts.pixel_size  # micrometres on the retina
+        (900.0, 800.0)
+        >>> ml.StimulusFormat(("luminance",), height=32, width=32).is_still
+        True
     """
 
     channel_names: tuple[str, ...]
@@ -126,10 +135,23 @@ class RetinaModel(nn.Module):
 
     The network is put into evaluation mode and its weights stop requiring gradients.
 
+    The model is called as ``model(stimulus)``, or ``model(stimulus, data_key=session)``, with stimuli
+    ``[batch, channels, time, height, width]``, of one frame for still images, and returns responses
+    ``[batch, time', neurons]`` in the network's own unit.
+
     Raises:
         ValueError: if there are no neurons, or the weights are not the network's.
         FileNotFoundError: if there is no file of weights.
         TypeError: if an argument is of a wrong type.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("luminance",), height=4, width=3))
+        >>> model.neurons_per_session  # found out by trying
+        {'': 3}
+        >>> images = torch.zeros(model.stimulus_shape(time_steps=1, num_batches=5))
+        >>> model(images).shape  # rows, response frames, neurons
+        torch.Size([5, 1, 3])
     """
 
     def __init__(

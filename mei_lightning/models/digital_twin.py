@@ -191,8 +191,11 @@ def start_from_moving_gabors(layer: SpaceTimeConvolution) -> None:
 class DigitalTwin(SessionsModel):
     """A trained model of the simulated retina's neurons, made as such models are made of recorded neurons.
 
-    Its sessions and neurons are those of `SimulatedRetina`, so that what is found on the twin can be tried out on the
-    cells themselves. ``scripts/train_digital_twin.py`` trains it.
+    Its sessions and neurons are those of ``SimulatedRetina``, so that what is found on the twin can be tried out on the
+    cells themselves. Its stimuli are as those of Höfling et al. 2024 (eLife 86860) at low resolution: green and UV,
+    18 x 16 pixels of 50 micrometres, 30 frames per second; a response is 20 frames shorter. The network is, as in that
+    paper, a core that all sessions share and a Gaussian readout of each neuron. ``scripts/train_digital_twin.py``
+    trains it.
 
     Args:
         weights: a safetensors file written by the training script; the weights that come with the package by default.
@@ -201,6 +204,14 @@ class DigitalTwin(SessionsModel):
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file does not hold weights of a digital twin.
+
+    Example:
+        >>> twin = ml.DigitalTwin()
+        >>> twin.neurons.loc[5, "type"]
+        'direction_selective'
+        >>> stimulus = torch.zeros(twin.stimulus_shape(time_steps=40))
+        >>> twin(stimulus, data_key="session_1").shape  # 20 frames fewer, of 36 neurons
+        torch.Size([1, 20, 36])
     """
 
     def __init__(self, weights: str | Path | None = None, centred_readouts: bool = False) -> None:
@@ -223,7 +234,7 @@ class DigitalTwin(SessionsModel):
 
     @property
     def neurons(self) -> pd.DataFrame:
-        """A row for each neuron, with the columns of `SimulatedRetina.neurons`."""
+        """A row for each neuron, with the columns of ``SimulatedRetina.neurons``."""
         return self._neurons.copy()
 
     def _read_out(self, rows: Sequence[int] | None, neurons: Sequence[Neuron]) -> nn.Module:

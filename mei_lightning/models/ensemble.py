@@ -24,6 +24,14 @@ class Ensemble(RetinaModel):
     Raises:
         ValueError: if there are no members, or two members differ in stimulus format or sessions.
         TypeError: if a member is not a :class:`~mei_lightning.models.base.RetinaModel`.
+
+    Example:
+        >>> facts = ml.StimulusFormat(("luminance",), height=1, width=2)
+        >>> linear = ml.RetinaModel(torch.nn.Flatten(), facts)  # each pixel is a neuron
+        >>> rectified = ml.RetinaModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU()), facts)
+        >>> ensemble = ml.Ensemble([linear, rectified])
+        >>> ensemble(torch.tensor([-2.0, 4.0]).reshape(1, 1, 1, 1, 2))
+        tensor([[[-1.,  4.]]])
     """
 
     def __init__(self, members: Sequence[RetinaModel], name: str = "Ensemble") -> None:
@@ -74,11 +82,22 @@ def select_members(model: RetinaModel, members: Sequence[int]) -> Ensemble:
 
     Args:
         model: an ``Ensemble``, or openretina's ensemble as ``load_model`` returns it.
-        members: their positions.
+        members: their positions, from 0.
+
+    Returns:
+        A model of the same sessions and neurons, even if there is one member only.
 
     Raises:
-        TypeError: if the model is not an ensemble.
+        TypeError: if the model is not an ensemble, or a position not a whole number.
         ValueError: if no member is named, one twice, or one that the ensemble does not have.
+
+    Example:
+        >>> facts = ml.StimulusFormat(("luminance",), height=4, width=3)
+        >>> networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)) for _ in range(3)]
+        >>> ensemble = ml.Ensemble([ml.RetinaModel(network, facts) for network in networks])
+        >>> part = ml.select_members(ensemble, [0, 2])
+        >>> part.name, len(part.members)
+        ('Ensemble (members 0, 2)', 2)
     """
     members = whole_numbers("members", members)
     existing = model.members

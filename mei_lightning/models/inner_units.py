@@ -39,6 +39,13 @@ class InnerUnits(RetinaModel):
     Raises:
         ValueError: if there is no such layer or session, the pass does not lead through it, its output has another
             form, or the position is outside the feature map.
+
+    Example:
+        >>> units = ml.InnerUnits(ml.load_model("digital_twin"), "core.0", position="centre")
+        >>> units.neurons_per_session  # a neuron for each channel of the layer
+        {'': 48}
+        >>> units(torch.zeros(units.stimulus_shape(time_steps=40))).shape
+        torch.Size([1, 20, 48])
     """
 
     def __init__(

@@ -31,11 +31,26 @@ def load_model(
             author put into them (see :class:`~mei_lightning.models.openretina.OpenRetinaModel`).
         centred_readouts: read every neuron of an openretina model out at the centre of the visual field.
 
+    Returns:
+        The model. Called with stimuli ``[batch, channels, time, height, width]`` it returns responses
+        ``[batch, time', neurons]``; ``neurons`` is the table of its neurons, ``stimulus_format`` says what its stimulus
+        is.
+
     Raises:
         ValueError: if there is no model of that name, or a model cannot be centred.
         TypeError: if a module in memory does not say what its stimulus is; wrap it in a :class:`RetinaModel`.
         FileNotFoundError, PermissionError, ImportError, ConnectionError: as
             :class:`~mei_lightning.models.openretina.OpenRetinaModel`.
+
+    Example:
+        >>> model = ml.load_model("simulated")
+        >>> model.neurons_per_session
+        {'session_1': 36, 'session_2': 36, 'session_3': 36}
+        >>> print(model.neurons.loc[:2, ["session", "index", "type"]])
+             session  index           type
+        0  session_1      0   on_sustained
+        1  session_1      1   on_transient
+        2  session_1      2  off_sustained
     """
     flag("allow_unpickling", allow_unpickling)
     flag("centred_readouts", centred_readouts)

@@ -67,9 +67,13 @@ class OpenRetinaModel(SessionsModel):
         ValueError: if the hub does not have the name, the file holds no openretina model, or the readouts cannot be
             centred.
         ConnectionError: if the download fails.
-    """
 
-    source: str | None
+    Example:
+        >>> ml.OpenRetinaModel("hoefling_2024_base_low_res")
+        Traceback (most recent call last):
+        ...
+        mei_lightning.exceptions.NotPermittedError: ... If you trust the source, consent with allow_unpickling=True ...
+    """
 
     def __init__(
         self,

@@ -18,6 +18,19 @@ class Objective(nn.Module):
 
     Objectives add, subtract and scale: ``IncreaseObjective(...) - 0.5 * IncreaseObjective(...)``. Arguments of the
     constructor, kept as attributes of the same names, become part of the results' configuration.
+
+    ``forward`` gets stimuli ``[rows, channels, time, height, width]`` in the model's units, and returns scores
+    ``[rows]``, larger for better ones. A row's score must not depend on other rows.
+
+    Example:
+        >>> class Brightness(ml.Objective):
+        ...     def forward(self, stimulus):
+        ...         return stimulus.flatten(1).mean(dim=1)
+        >>> stimuli = torch.ones(2, 1, 10, 4, 4)  # two rows
+        >>> Brightness()(stimuli)
+        tensor([1., 1.])
+        >>> (5.0 * Brightness() - 2.0 * Brightness())(stimuli)
+        tensor([3., 3.])
     """
 
     def forward(self, stimulus: Tensor) -> Tensor:

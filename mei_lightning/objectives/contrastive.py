@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, sessions_of
 from mei_lightning.models.read_out import session_responses
-from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of
+from mei_lightning.neurons import Neuron, NeuronOrGroup, check_neuron_indices, group_label, group_of, groups_of
 from mei_lightning.objectives.base import Objective
 from mei_lightning.objectives.reducers import Reducer
 from mei_lightning.objectives.responses import GroupResponses, NeuronObjective
@@ -37,7 +37,8 @@ class ContrastiveNeuronObjective(Objective):
     """The most discriminative stimulus of a group of neurons against others, the same groups for every row.
 
     ``s_on / t - log(1/K sum_k exp(s_k / t))`` over the group's score and those of the other groups, K in all; a
-    group's score is the mean of its neurons' reduced responses (Burg et al. 2024, ICLR).
+    group's score is the mean of its neurons' reduced responses (Burg et al. 2024, ICLR, "Most discriminative stimuli
+    for functional cell type clustering"). It is 0 where all groups respond alike, and at most ``log K``.
 
     Args:
         model: as for ``IncreaseObjective``.
@@ -50,6 +51,14 @@ class ContrastiveNeuronObjective(Objective):
     Raises:
         ValueError: if a group is empty, there is none to tell the first one from, or the temperature is not positive.
         IndexError: in ``forward``, if the session has no such neuron.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> objective = ml.ContrastiveNeuronObjective(model, [0], [[1], [2]], None, ml.MeanReducer())
+        >>> objective(torch.tensor([7.0, 7.0, 7.0]).reshape(1, 1, 1, 1, 3))  # nothing tells neuron 0 from the others
+        tensor([0.])
+        >>> objective(torch.tensor([70.0, 0.0, 0.0]).reshape(1, 1, 1, 1, 3))  # log 3, the most there is
+        tensor([1.0986])
     """
 
     def __init__(
@@ -83,7 +92,11 @@ class ContrastiveNeuronObjective(Objective):
 
 
 class ContrastObjective(NeuronObjective):
-    """Each row's own neuron or group against other groups: the first of K in ``contrast``.
+    """Each row's own neuron or group against other groups, which can be different ones for each row.
+
+    ``s_0 / t - log(1/K sum_k exp(s_k / t))`` with ``s_0`` the reduced mean response of the row's own group and ``s_k``
+    those of all K groups, its own among them (Burg et al. 2024, ICLR, "Most discriminative stimuli for functional cell
+    type clustering"). It is 0 where all groups respond alike, and at most ``log K``.
 
     Args:
         model: as for ``NeuronObjective``.
@@ -93,8 +106,17 @@ class ContrastObjective(NeuronObjective):
         temperature: the difference t between scores that counts as large, in the unit of the responses.
 
     Raises:
-        ValueError: if a row has no other group, the temperature is not positive; and as for ``NeuronObjective``.
+        ValueError: if a row has no other group, there is not one list of others for each row, or the temperature is not
+            positive; and as for ``NeuronObjective``.
         IndexError: as for ``NeuronObjective``.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> others = [[1], [0, 2]]  # neuron 0 against neuron 1, neuron 1 against both others
+        >>> objective = ml.ContrastObjective(model, [0, 1], ml.MeanReducer(), others)
+        >>> stimuli = torch.tensor([[70.0, 0.0, 0.0], [0.0, 70.0, 0.0]]).reshape(2, 1, 1, 1, 3)
+        >>> objective(stimuli)  # log 2 and log 3, the most there is
+        tensor([0.6931, 1.0986])
     """
 
     row_of_group: Tensor
@@ -113,6 +135,10 @@ class ContrastObjective(NeuronObjective):
         _check_contrast([1 + len(groups) for groups in others], temperature)
         # Before the module itself is initialised, which reads all groups out.
         self.others = [[group_of(target, sessions_of(model)) for target in groups] for groups in others]
+        if len(self.others) != (rows := len(groups_of(neurons, sessions_of(model)))):
+            raise InvalidValueError(
+                f"others has {len(self.others)} list(s) of groups for {rows} row(s) of neurons: give one for each row."
+            )
         self.temperature = temperature
         super().__init__(model, neurons, response_reducer)
 
@@ -151,7 +177,9 @@ class DiscriminativeObjective(ContrastObjective):
     """The most discriminative stimulus of each cell group against all the other groups.
 
     For group i of K, ``s_i / t - log(1/K sum_k exp(s_k / t))`` with ``s_k`` the reduced mean response of group k
-    (Burg et al. 2024, ICLR). A row depends on which groups it is told apart from, not on the others' stimuli.
+    (Burg et al. 2024, ICLR, "Most discriminative stimuli for functional cell type clustering"): 0 where all groups
+    respond alike, and at most ``log K``. A row depends on which groups it is told apart from, not on the others'
+    stimuli.
 
     Args:
         model: as for ``NeuronObjective``.
@@ -163,6 +191,13 @@ class DiscriminativeObjective(ContrastObjective):
         ValueError: if there are fewer than two groups, one is empty, the temperature is not positive, or a
             ``RetinaModel`` has no such session.
         IndexError: as for ``NeuronObjective``.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> objective = ml.DiscriminativeObjective(model, [[0, 1], [2]], ml.MeanReducer())
+        >>> stimuli = torch.tensor([[70.0, 70.0, 0.0], [5.0, 5.0, 5.0]]).reshape(2, 1, 1, 1, 3)
+        >>> objective(stimuli)  # log 2, the most of two groups; and 0, as both groups respond alike
+        tensor([0.6931, 0.0000])
     """
 
     def __init__(
@@ -196,6 +231,13 @@ class OneHotObjective(ContrastObjective):
         ValueError: if a neuron has no neighbours, or not as many as asked for, places are needed and not known, the
             temperature is not positive, or there is no such session.
         IndexError: if there is no such neuron.
+
+    Example:
+        >>> facts = ml.StimulusFormat(("luminance",), height=1, width=3)
+        >>> model = ml.RetinaModel(torch.nn.Flatten(), facts)  # each pixel is a neuron
+        >>> objective = ml.OneHotObjective(model, [0], ml.MeanReducer())
+        >>> objective(torch.tensor([70.0, 0.0, 0.0]).reshape(1, 1, 1, 1, 3))  # log 3, the most of three neurons
+        tensor([1.0986])
     """
 
     def __init__(

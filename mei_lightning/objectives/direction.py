@@ -27,13 +27,20 @@ class DirectionObjective(NeuronObjective):
     Raises:
         ValueError: if a direction does not fit its group, or is zero or not finite; and as for ``NeuronObjective``.
         IndexError: as for ``NeuronObjective``.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> stimuli = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).reshape(2, 1, 1, 1, 2)
+        >>> objective = ml.DirectionObjective(model, [[0, 1], [0, 1]], ml.MeanReducer(), direction=[0.0, 1.0])
+        >>> objective(stimuli)
+        tensor([0.8000, 1.0000])
     """
 
     def __init__(
         self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer, direction: Values
     ) -> None:
         super().__init__(model, neurons, response_reducer)
-        self.direction = for_each_row("direction", direction, len(neurons), dimensions=1)
+        self.direction = for_each_row("direction", direction, len(self.groups), dimensions=1)
         for group, own in zip(self.groups, self.direction, strict=True):
             if len(group) != len(own) or not any(own):
                 raise InvalidValueError(

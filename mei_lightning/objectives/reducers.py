@@ -17,6 +17,16 @@ class Reducer:
 
     Args:
         axis: the time axis of the responses; 0 in all objectives of this package.
+
+    Raises:
+        TypeError: if the axis is not a whole number.
+
+    Example:
+        >>> class MedianReducer(ml.Reducer):
+        ...     def forward(self, responses):
+        ...         return responses.median(dim=self.axis).values
+        >>> MedianReducer().forward(torch.tensor([[0.0, 3.0], [1.0, 4.0], [8.0, 5.0]]))  # three frames of two rows
+        tensor([1., 4.])
     """
 
     def __init__(self, axis: int = 0) -> None:
@@ -31,10 +41,17 @@ class Reducer:
 
 
 class MeanReducer(Reducer):
-    """The mean response over time.
+    """The mean response over time, of all response frames.
 
     Args:
         axis: the time axis of the responses; 0 in all objectives of this package.
+
+    Raises:
+        TypeError: if the axis is not a whole number.
+
+    Example:
+        >>> ml.MeanReducer().forward(torch.tensor([[0.0, 3.0], [1.0, 4.0], [8.0, 5.0]]))  # three frames of two rows
+        tensor([3., 4.])
     """
 
     def forward(self, responses: Tensor) -> Tensor:
@@ -43,10 +60,17 @@ class MeanReducer(Reducer):
 
 
 class MaxReducer(Reducer):
-    """The largest response over time.
+    """The largest response over time, of all response frames.
 
     Args:
         axis: the time axis of the responses; 0 in all objectives of this package.
+
+    Raises:
+        TypeError: if the axis is not a whole number.
+
+    Example:
+        >>> ml.MaxReducer().forward(torch.tensor([[0.0, 3.0], [1.0, 4.0], [8.0, 5.0]]))  # three frames of two rows
+        tensor([8., 5.])
     """
 
     def forward(self, responses: Tensor) -> Tensor:
@@ -63,7 +87,14 @@ class SliceMeanReducer(Reducer):
         length: number of response frames in the window.
 
     Raises:
-        ValueError: if the window is empty or starts before the response.
+        ValueError: if the window is empty or starts before the response; in ``forward``, if it reaches outside the
+            response.
+        TypeError: if a number is not whole.
+
+    Example:
+        >>> reducer = ml.SliceMeanReducer(axis=0, start=10, length=3)
+        >>> reducer.forward(torch.arange(20.0))  # the mean of 10, 11 and 12
+        tensor(11.)
     """
 
     def __init__(self, axis: int, start: int, length: int) -> None:
@@ -105,7 +136,14 @@ class WindowContrastReducer(Reducer):
         against_length: number of its response frames.
 
     Raises:
-        ValueError: if a window is empty or starts before the response.
+        ValueError: if a window is empty or starts before the response; in ``forward``, if it reaches outside the
+            response.
+        TypeError: if a number is not whole.
+
+    Example:
+        >>> transient = ml.WindowContrastReducer(axis=0, start=0, length=2, against_start=2, against_length=3)
+        >>> transient.forward(torch.tensor([4.0, 6.0, 1.0, 1.0, 1.0]))
+        tensor(4.)
     """
 
     def __init__(self, axis: int, start: int, length: int, against_start: int, against_length: int) -> None:

@@ -37,6 +37,13 @@ class IncreaseObjective(Objective):
     Raises:
         IndexError: in ``forward``, if the session has no such neuron.
         ValueError: if no neuron is given; in ``forward``, if a reducer's window reaches outside the response.
+        TypeError: if the model cannot be called, the reducer is not one, or an index is not a whole number.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> objective = ml.IncreaseObjective(model, [0, 2], None, ml.MeanReducer())
+        >>> objective(torch.tensor([1.0, 2.0, 5.0]).reshape(1, 1, 1, 1, 3))  # the mean of neurons 0 and 2
+        tensor([3.])
     """
 
     def __init__(
@@ -61,7 +68,25 @@ class IncreaseObjective(Objective):
 
 
 class DecreaseObjective(IncreaseObjective):
-    """The negative mean response of some neurons of one session; arguments as for ``IncreaseObjective``."""
+    """The negative mean response of some neurons of one session, the same neurons for every row.
+
+    What maximises it suppresses the neurons.
+
+    Args:
+        model: as for ``IncreaseObjective``.
+        neuron_indices: one neuron of the session, or a group whose mean response counts.
+        data_key: the session; None for a model without sessions.
+        response_reducer: turns responses ``[time', rows]`` into ``[rows]``.
+
+    Raises:
+        IndexError, ValueError, TypeError: as for ``IncreaseObjective``.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> objective = ml.DecreaseObjective(model, [0, 2], None, ml.MeanReducer())
+        >>> objective(torch.tensor([1.0, 2.0, 5.0]).reshape(1, 1, 1, 1, 3))
+        tensor([-3.])
+    """
 
     def forward(self, stimulus: Tensor) -> Tensor:
         """Scores ``[rows]`` of stimuli ``[rows, channels, time, height, width]``."""
@@ -140,6 +165,17 @@ class NeuronObjective(Objective):
     Raises:
         ValueError: if there are no rows, a group is empty, or a ``RetinaModel`` has no such session.
         IndexError: if a ``RetinaModel`` has no such neuron; in ``forward``, if any other model has not.
+        TypeError: if the model cannot be called, or the reducer is not one.
+
+    Example:
+        >>> model = torch.nn.Flatten()  # each pixel is a neuron, which responds with the pixel's value
+        >>> stimulus = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 6.0]]).reshape(2, 1, 1, 1, 3)
+        >>> objective = ml.NeuronObjective(model, [0, [1, 2]], ml.MeanReducer())  # a neuron, and a group
+        >>> objective(stimulus)
+        tensor([3., 4.])
+        >>> others = ml.NeuronObjective(model, [1, 0], ml.MeanReducer())
+        >>> (objective - 0.5 * others)(torch.ones(2, 1, 1, 1, 3))
+        tensor([0.5000, 0.5000])
     """
 
     def __init__(self, model: nn.Module, neurons: Sequence[NeuronOrGroup], response_reducer: Reducer) -> None:

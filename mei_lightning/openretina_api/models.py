@@ -53,15 +53,30 @@ def load_core_readout_model(
 def load_core_readout_from_remote(
     model_path: str, device: str | torch.device, cache_directory_path: str | os.PathLike[str] | None = None
 ) -> SessionsModel:
-    """The same as ``load_core_readout_model``, which openretina has under two names.
+    """Load a model with the call that openretina uses, for code that only changes its imports.
+
+    An openretina model is unpickled, and this call has no argument for your consent to it: set the environment
+    variable ``MEI_LIGHTNING_ALLOW_UNPICKLING=1``. ``load_core_readout_model`` is another name for this function.
 
     Args:
-        model_path: its ``model_path_or_name``.
-        device: where to put the model.
-        cache_directory_path: where downloads are kept.
+        model_path: a name on openretina's hub, the path of a checkpoint, or a built-in model (``"digital_twin"``,
+            ``"simulated"``; these need neither openretina nor consent).
+        device: where to put the model, e.g. ``"cpu"`` or ``"cuda"``.
+        cache_directory_path: where downloads are kept; openretina's own cache by default.
+
+    Returns:
+        The model, called as ``model(stimulus, data_key=session)``. What openretina itself would return is its
+        ``network``, whose ``readout``, ``core`` and ``data_info`` are the model's too.
 
     Raises:
         FileNotFoundError, PermissionError, ImportError, ValueError, ConnectionError: as :class:`OpenRetinaModel`.
+
+    Example:
+        >>> model = ml.load_core_readout_from_remote("digital_twin", "cpu")
+        >>> model.stimulus_shape(time_steps=40)
+        (1, 2, 40, 18, 16)
+        >>> model.readout["session_1"].outdims  # neurons of the session
+        36
     """
     return load_core_readout_model(model_path, device, cache_directory_path)
 

@@ -27,10 +27,20 @@ T = TypeVar("T")
 
 
 class OptimizationStopper:
-    """Stops after a number of iterations.
+    """Stops ``optimize_stimulus`` after a number of iterations.
 
     Args:
         max_iterations: the number; None for no limit.
+
+    Example:
+        >>> stimulus = torch.zeros(1, 1, 3, 2, 2)
+        >>> def steps(parameters):
+        ...     return torch.optim.SGD(parameters, lr=0.5)
+        >>> def score(stimulus):
+        ...     return stimulus.flatten(1).sum(dim=1)
+        >>> ml.optimize_stimulus(stimulus, steps, score, ml.OptimizationStopper(max_iterations=10))
+        >>> stimulus.unique()  # ten steps of 0.5
+        tensor([5.])
     """
 
     def __init__(self, max_iterations: int | None) -> None:
@@ -44,10 +54,17 @@ class OptimizationStopper:
 class EarlyStopper(OptimizationStopper):
     """Stops once the loss has not fallen by more than ``min_delta`` for ``patience`` iterations in a row.
 
+    The loss is minus the score plus the costs, the sum over all rows. openretina's stops only once the loss rises.
+
     Args:
         max_iterations: stop after so many iterations in any case; None for no limit.
         patience: iterations without progress.
         min_delta: the least fall of the loss that counts as progress.
+
+    Example:
+        >>> stopper = ml.EarlyStopper(max_iterations=100, patience=2)
+        >>> [stopper.early_stop(loss) for loss in [5.0, 4.0, 4.0, 4.5]]
+        [False, False, False, True]
     """
 
     def __init__(self, max_iterations: int | None = None, patience: int = 1, min_delta: float = 0.0) -> None:
@@ -71,8 +88,17 @@ class ChangeNormJointlyClipRangeSeparately(NormAndRange):
     """Norm and range of each channel, both holding together (openretina's leaves the norm too small).
 
     Args:
-        min_max_values: one ``(low, high)`` for each channel, None for unbounded.
-        norm: L2 norm of each stimulus; None for none.
+        min_max_values: one ``(low, high)`` for each channel, in the model's units; None for unbounded.
+        norm: L2 norm of each stimulus, in the model's units; None for none.
+
+    Raises:
+        ValueError, TypeError: as for ``NormAndRange``.
+
+    Example:
+        >>> postprocessor = ml.ChangeNormJointlyClipRangeSeparately(min_max_values=[(-4.0, 4.0)], norm=5.0)
+        >>> stimulus = torch.tensor([1.0, 10.0]).reshape(1, 1, 1, 1, 2)
+        >>> postprocessor.process(stimulus).flatten().round(decimals=3)
+        tensor([3., 4.])
     """
 
     def __init__(self, min_max_values: Iterable[tuple[float | None, float | None]], norm: float | None) -> None:
@@ -82,12 +108,21 @@ class ChangeNormJointlyClipRangeSeparately(NormAndRange):
 
 
 class TemporalGaussianLowPassFilterProcessor(TemporalLowPass):
-    """Gaussian smoothing over time.
+    """Gaussian smoothing over time, as by ``TemporalLowPass`` (openretina's darkens the first and last frames).
 
     Args:
         sigma: standard deviation in frames.
         kernel_size: accepted for openretina's callers; the kernel is always as long as its Gaussian.
         device: accepted for openretina's callers; the filter runs where the stimulus is.
+
+    Raises:
+        ValueError: if sigma is not positive and finite.
+
+    Example:
+        >>> postprocessor = ml.TemporalGaussianLowPassFilterProcessor(sigma=1.0, kernel_size=9)
+        >>> steady = torch.ones(1, 2, 40, 18, 16)
+        >>> postprocessor.process(steady).min().round(decimals=3)  # first and last frame are not darker
+        tensor(1.)
     """
 
     def __init__(self, sigma: float, kernel_size: int, device: str = "cpu") -> None:
@@ -117,9 +152,18 @@ class RangeRegularizationLoss(Regularizer):
     openretina's function needs it.
 
     Args:
-        min_max_values: one ``(low, high)`` for each channel, None for unbounded.
-        max_norm: the L2 norm beyond which a stimulus costs; None for none.
+        min_max_values: one ``(low, high)`` for each channel, in the model's units; None for unbounded.
+        max_norm: the L2 norm beyond which a stimulus costs, in the model's units; None for none.
         factor: what the cost is multiplied by.
+
+    Raises:
+        ValueError: as for ``RangePenalty``.
+
+    Example:
+        >>> loss = ml.RangeRegularizationLoss(min_max_values=[(-2.0, 2.0)], max_norm=3.0)
+        >>> stimulus = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 1, 2)
+        >>> loss.forward(stimulus)  # 1 and 2 beyond the range, 5 - 3 beyond the norm
+        tensor(5.)
     """
 
     def __init__(
@@ -175,13 +219,26 @@ def optimize_stimulus(
     Args:
         stimulus: ``[rows, channels, time, height, width]``; each row is a problem of its own.
         optimizer_init_fn: makes the torch optimizer for ``[stimulus]``.
-        objective_object: what to maximise.
+        objective_object: what to maximise: an objective of this package or of openretina, or a function from stimuli
+            to scores ``[rows]``.
         optimization_stopper: when to stop.
-        stimulus_regularization_loss: costs to subtract.
-        stimulus_postprocessor: applied in turn after each step.
+        stimulus_regularization_loss: costs to subtract, one or a list.
+        stimulus_postprocessor: applied after each step; of a list, one after the other.
 
     Raises:
         ValueError: if something does not fit the stimulus; it is unchanged then.
+        TypeError: if the objective is not one.
+
+    Example:
+        >>> from functools import partial
+        >>> model = ml.load_model("simulated")
+        >>> objective = ml.IncreaseObjective(model, [0], "session_1", ml.MeanReducer())
+        >>> stimulus = torch.zeros(model.stimulus_shape(time_steps=30), requires_grad=True)
+        >>> before = objective(stimulus).item()
+        >>> steps = partial(torch.optim.SGD, lr=10.0)
+        >>> ml.optimize_stimulus(stimulus, steps, objective, ml.OptimizationStopper(max_iterations=5))
+        >>> objective(stimulus).item() > 2 * before
+        True
     """
     module = StimulusModule(
         objective_object,  # type: ignore[arg-type]

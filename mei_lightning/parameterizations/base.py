@@ -28,6 +28,16 @@ class Parameterization(nn.Module):
         shape: ``[channels, time, height, width]`` of the stimuli, once it is made for them (``for_stimuli``).
         finds_parameters: whether ``parameters_of`` finds parameters of a given stimulus; if not, it only makes a
             beginning from it, and optimised stimuli cannot be shifted in time and optimised again.
+
+    Example:
+        >>> class Still(ml.Parameterization):  # the same picture in each frame
+        ...     def forward(self, parameters):
+        ...         return parameters[:, :, None].expand(-1, -1, self.shape[1], -1, -1)
+        ...     def parameters_of(self, stimulus):
+        ...         return stimulus.mean(dim=2)
+        >>> still = Still().for_stimuli((1, 2, 40, 18, 16))
+        >>> still(torch.zeros(1, 2, 18, 16)).shape
+        torch.Size([1, 2, 40, 18, 16])
     """
 
     shape: torch.Size | None = None

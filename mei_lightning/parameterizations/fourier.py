@@ -41,6 +41,15 @@ class Fourier(Parameterization):
     Raises:
         ValueError: if a band is no pair of numbers or empty, or a number is not positive; in ``for_stimuli``, if the
             frame rate or pixel size that a band needs is not known, or a stimulus has no frequency within the bands.
+
+    Example:
+        >>> facts = ml.StimulusFormat(("luminance",), height=4, width=4, frame_rate=30.0)
+        >>> slow = ml.Fourier(temporal=(1.0, 4.0)).for_stimuli((1, 1, 30, 4, 4), facts)
+        >>> flash = torch.zeros(1, 1, 30, 4, 4)
+        >>> flash[:, :, 15] = 1.0  # all temporal frequencies
+        >>> shown = slow(slow.parameters_of(flash))[0, 0, :, 0, 0]
+        >>> (torch.fft.rfft(shown).abs() > 0.01).nonzero().flatten()  # in Hz, as the stimulus lasts 1 s
+        tensor([1, 2, 3, 4])
     """
 
     scale: Tensor

@@ -42,6 +42,14 @@ class ImplicitNetwork(Parameterization):
 
     Raises:
         ValueError: if a number is not positive, or the number of units not whole.
+
+    Example:
+        >>> network = ml.ImplicitNetwork(hidden=16).for_stimuli((1, 2, 40, 18, 16))
+        >>> weights = network.parameters_of(torch.randn(1, 2, 40, 18, 16))
+        >>> weights.shape  # (3 + 1) * 16 + (16 + 1) * 16 + (16 + 1) * 2
+        torch.Size([1, 370])
+        >>> network(weights).shape  # 23040 values made of them
+        torch.Size([1, 2, 40, 18, 16])
     """
 
     finds_parameters = False

@@ -25,6 +25,14 @@ class LowRank(Parameterization):
     Raises:
         ValueError: if the rank is not a positive whole number; in ``for_stimuli``, if the stimulus has fewer
             frames or pixels.
+
+    Example:
+        >>> separable = ml.LowRank(rank=1).for_stimuli((1, 2, 40, 18, 16))
+        >>> parameters = separable.parameters_of(torch.randn(1, 2, 40, 18, 16))
+        >>> parameters.shape  # of each channel, 40 for the course in time and 18 * 16 for the picture
+        torch.Size([1, 2, 328])
+        >>> torch.linalg.matrix_rank(separable(parameters).flatten(3))
+        tensor([[1, 1]])
     """
 
     def __init__(self, rank: int = 1) -> None:

@@ -30,6 +30,15 @@ class Pyramid(Parameterization):
     Raises:
         ValueError: unless the number of levels is whole and positive, or in ``for_stimuli`` so many that the
             coarsest have one sample each.
+
+    Example:
+        >>> pyramid = ml.Pyramid(levels=2).for_stimuli((1, 1, 8, 8, 8))
+        >>> stimulus = torch.randn(1, 1, 8, 8, 8)
+        >>> parameters = pyramid.parameters_of(stimulus)
+        >>> parameters.shape  # 8 * 8 * 8 fine samples, and 4 * 4 * 4 coarse ones
+        torch.Size([1, 1, 576])
+        >>> torch.allclose(pyramid(parameters), stimulus, atol=1e-4)
+        True
     """
 
     def __init__(self, levels: int = 3) -> None:

@@ -120,6 +120,11 @@ def test_one_hot_keeps_the_neighbours_down_and_its_neuron_up(simulated):
     [
         (lambda: ml.DiscriminativeObjective(VIDEO, NEURONS[:1], ml.MeanReducer()), ValueError, "only one group"),
         (lambda: ml.DiscriminativeObjective(VIDEO, NEURONS, ml.MeanReducer(), 0.0), ValueError, "temperature=0.0 must"),
+        (
+            lambda: ml.ContrastObjective(VIDEO, NEURONS[:2], ml.MeanReducer(), [[("monday", 1)]]),
+            ml.MEIError,
+            r"others has 1 list\(s\) of groups for 2 row\(s\)",
+        ),
         (lambda: ml.ContrastiveNeuronObjective(VIDEO, [0], [], "monday", ml.MeanReducer()), ValueError, "only one"),
         (lambda: ml.ContrastiveNeuronObjective(VIDEO, [0], [[]], "monday", ml.MeanReducer()), ValueError, "no neurons"),
         (

@@ -125,6 +125,11 @@ def test_a_contrast_of_windows_tells_transient_from_sustained_cells(simulated):
     assert (early > 10 * np.array(resting)).all()
 
 
+def test_a_single_neuron_is_one_row():
+    alone, in_a_list = (ml.TargetLevelObjective(VIDEO, these, WINDOW, 0.8) for these in (NEURONS[0], NEURONS[:1]))
+    assert alone(stimuli(1)).tolist() == in_a_list(stimuli(1)).tolist()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
