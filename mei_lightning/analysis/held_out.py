@@ -61,6 +61,13 @@ def score_held_out(
         ValueError: if it is no store, or one of another version, the model has no such members, sessions or neurons,
             its stimulus has another shape, it found the MEIs itself, or the run's reducer is not known here.
         OSError: if the store cannot be written to; nothing has been computed by then.
+
+    Example:
+        >>> meis = ml.find_meis("digital_twin", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> store = ml.save_dataset(meis, "meis.zarr")
+        >>> scores = ml.score_held_out(store, "simulated", progress_bar=False)  # the cell that the twin was trained on
+        >>> bool(abs(scores.item() / meis.score.item() - 1) < 0.2)
+        True
     """
     store = check_store(store)
     meis = open_meis(store)

@@ -52,6 +52,14 @@ class ResultsWriter(Callback):
         BlockingIOError: at the start of the fit, if another run is writing to the directory.
         PermissionError: at the start of the fit, if the directory cannot be written.
         OSError: if the disk is full; what had been written is safe.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.MEIModule("simulated", [("session_1", 0)], max_steps=4)
+        >>> writer = ml.ResultsWriter("results", report=False)
+        >>> Trainer(callbacks=[writer], logger=False, enable_progress_bar=False).fit(module)
+        >>> ml.MEIStore("results/meis.zarr").finished()  # the numbers of the neurons that are done
+        {0}
     """
 
     store: MEIStore

@@ -40,6 +40,17 @@ class StimulusLogger(Callback):
 
     Raises:
         ValueError: if ``every_n_checks`` is not positive; at the start of the fit, if a neuron is not in the run.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.loggers import TensorBoardLogger
+        >>> from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        >>> module = ml.StimulusModule(lambda stimuli: stimuli[:, 0, 0, 0, 0], torch.randn(2, 2, 6, 8, 8), max_steps=4)
+        >>> logger = TensorBoardLogger("logs")
+        >>> pictures = ml.StimulusLogger([module.labels[0]], every_n_checks=10)
+        >>> Trainer(logger=logger, callbacks=[pictures], max_epochs=-1, enable_progress_bar=False).fit(module)
+        >>> sorted(EventAccumulator(logger.log_dir).Reload().Tags()["images"])
+        ['row_0/composition', 'row_0/frames', 'row_0/stimulus']
     """
 
     def __init__(self, neurons: Sequence[str] | None = None, every_n_checks: int = 2) -> None:

@@ -75,6 +75,16 @@ def find_surrounds(
     Raises:
         ValueError: if an argument does not fit, or a centre fills the image.
         IndexError: if a session has no such neuron.
+
+    Example:
+        >>> found = ml.find_surrounds(
+        ...     "simulated", [("session_1", 0)], suppressing=True, max_steps=8, search="quick", progress_bar=False
+        ... )
+        >>> bool(found.score < found.centre_score)
+        True
+        >>> whole = found.stimulus.where(found.centre_mask, 0.0)
+        >>> bool((whole == found.centre).all())  # inside, the MEI is as it was
+        True
     """
     if starts < 1:
         raise InvalidValueError(f"starts={starts} must be at least 1.")

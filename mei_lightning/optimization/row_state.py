@@ -16,7 +16,17 @@ ROUNDING = 1e-6
 
 
 class Status(IntEnum):
-    """How the optimisation of a row stands."""
+    """How the optimisation of a row stands.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.StimulusModule(lambda stimuli: stimuli[:, 0, 0, 0, 0], torch.randn(2, 1, 1, 3, 3), max_steps=5)
+        >>> [ml.Status(status).name for status in module.status.tolist()]
+        ['ACTIVE', 'ACTIVE']
+        >>> Trainer(max_epochs=-1, logger=False, enable_progress_bar=False).fit(module)
+        >>> [ml.Status(status).label for status in module.status.tolist()]
+        ['step limit', 'step limit']
+    """
 
     EMPTY = -1
     ACTIVE = 0

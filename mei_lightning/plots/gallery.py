@@ -38,6 +38,13 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
 
     Raises:
         ValueError: if no neuron has a finite stimulus, or ``per_type`` is not positive.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2)]
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> figure = ml.plot_gallery(meis.assign_coords(type=("neuron", ["ON", "OFF"])), per_type=1)
+        >>> len(figure.axes)  # for each of two types one in space and one in time
+        4
     """
     if per_type < 1:
         raise InvalidValueError(f"A gallery shows at least one MEI of each type, got {per_type=}.")

@@ -86,6 +86,14 @@ def plot_stimulus_composition(
 
     Raises:
         ValueError: if the stimulus, the format, the response, the window or the frames to shade do not go together.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> in_time, in_frequency, in_space = Figure().subplots(1, 3)
+        >>> stimulus = torch.sin(torch.arange(30.0)).view(1, 30, 1, 1).expand(2, 30, 18, 16)  # green, UV
+        >>> ml.plot_stimulus_composition(stimulus, in_time, in_frequency, in_space)
+        >>> in_time.get_xlabel(), in_frequency.get_xlabel()
+        ('time (s)', 'frequency (Hz)')
     """
     values = stimulus_as_array(stimulus)
     facts = stimulus_format or assumed_stimulus_format(values.shape)
@@ -144,6 +152,12 @@ def plot_mei(dataset: xr.Dataset, neuron: str, figure: Figure | None = None) -> 
 
     Raises:
         ValueError: if the dataset has no neuron of that label.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> figure = ml.plot_mei(meis, "session_1/0")
+        >>> [ax.get_title() for ax in figure.axes[1:]]  # below the frames
+        ['Space (share explained)', 'Spectrum (dotted: mean)', 'Time', 'Response (shaded: objective)']
     """
     labels = [str(label) for label in dataset["neuron"].values]
     if neuron not in labels:
@@ -183,6 +197,13 @@ def plot_meis(
 
     Raises:
         ValueError: if the dataset has no neurons, or ``max_neurons`` is not positive.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2)]
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> figure = ml.plot_meis(meis)
+        >>> figure.texts[0].get_text(), len(figure.axes)  # each in space and in time
+        ('simulated: MEIs of 2 neurons', 4)
     """
     count = dataset.sizes["neuron"]
     if count == 0 or max_neurons < 1:

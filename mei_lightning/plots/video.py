@@ -158,6 +158,13 @@ def save_stimulus_to_mp4_video(
     Raises:
         ValueError: if the path does not end in ``.mp4``, the first frame is not in the stimulus, ``fps`` is not
             positive, or as ``stimulus_to_rgb_frames``.
+
+    Example:
+        >>> import av
+        >>> ml.save_stimulus_to_mp4_video(torch.randn(2, 10, 18, 16), "stimulus.mp4", fps=5)  # green, UV
+        >>> with av.open("stimulus.mp4") as video:
+        ...     print(video.streams.video[0].frames, video.streams.video[0].average_rate)  # frames, Hz
+        10 5
     """
     filepath = _with_suffix(filepath, ".mp4")
     frames, rate = _frames_and_rate(
@@ -179,6 +186,13 @@ def save_stimulus_to_animated_png(
 
     Raises:
         ValueError: if the path does not end in ``.png``, or as ``save_stimulus_to_mp4_video``.
+
+    Example:
+        >>> from PIL import Image
+        >>> ml.save_stimulus_to_animated_png(torch.randn(2, 10, 18, 16), "stimulus.png")  # green, UV
+        >>> with Image.open("stimulus.png") as picture:
+        ...     print(picture.n_frames, picture.size)  # 22 x 22 for each of 16 x 18 pixels
+        10 (352, 396)
     """
     filepath = _with_suffix(filepath, ".png")
     data = animated_png_bytes(
@@ -224,6 +238,13 @@ def save_stimulus_to_gif(
 
     Raises:
         ValueError: if the path does not end in ``.gif``, or as ``save_stimulus_to_mp4_video``.
+
+    Example:
+        >>> from PIL import Image
+        >>> ml.save_stimulus_to_gif(torch.randn(1, 10, 18, 16), "stimulus.gif", fps=10)  # grey
+        >>> with Image.open("stimulus.gif") as picture:
+        ...     print(picture.n_frames, picture.info["duration"])  # ms of a frame
+        10 100
     """
     filepath = _with_suffix(filepath, ".gif")
     frames, rate = _frames_and_rate(
@@ -251,6 +272,14 @@ def save_meis_to_mp4_video(
 
     Raises:
         ValueError: if the path does not end in ``.mp4``, the dataset has no neurons, or ``fps`` is not positive.
+
+    Example:
+        >>> import av
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> ml.save_meis_to_mp4_video(meis, "meis.mp4")
+        >>> with av.open("meis.mp4") as video:
+        ...     print(video.streams.video[0].frames, video.streams.video[0].average_rate)  # frames, Hz
+        40 30
     """
     filepath = _with_suffix(filepath, ".mp4")
     if dataset.sizes["neuron"] == 0:

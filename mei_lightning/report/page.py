@@ -82,6 +82,13 @@ def write_report(
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
         PermissionError: if its directory cannot be written to; nothing has been drawn by then.
         ValueError: if ``store`` has no neurons.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> store = ml.save_dataset(meis, "meis.zarr")
+        >>> page = ml.write_report(store)
+        >>> page.name, "session_1/0" in page.read_text(encoding="utf-8")
+        ('report.html', True)
     """
     target = check_report(store, target, overwrite, directory)
     store = check_store(store)

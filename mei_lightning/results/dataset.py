@@ -169,6 +169,13 @@ def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
 
     Raises:
         FileExistsError: if there is something at ``path`` already: results are never overwritten.
+
+    Example:
+        >>> import xarray as xr
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> path = ml.save_dataset(meis, "meis.zarr")
+        >>> xr.open_zarr(path, chunks=None).stimulus.shape
+        (1, 2, 40, 18, 16)
     """
     path = free_place("path", path)
     one_neuron = {

@@ -53,6 +53,25 @@ class MEIResult:
         seed: 63-bit, of the best restart.
         restart_scores: ``[restart]``; NaN for those that were given up early.
         restart_similarity: how alike the restarts' stimuli are; NaN with one restart.
+
+    Example:
+        >>> problem = ml.MEIProblem("simulated", [("session_1", 0)], ml.MEISettings(restarts=1))
+        >>> store = ml.MEIStore.create("meis.zarr", problem.description, problem.configuration)
+        >>> result = ml.MEIResult(
+        ...     number=0,
+        ...     stimulus=np.ones((2, 40, 18, 16)),
+        ...     response=np.full(20, 7.0),
+        ...     score=7.0,
+        ...     status="converged",
+        ...     steps=30,
+        ...     best_restart=0,
+        ...     seed=1,
+        ...     restart_scores=np.array([7.0]),
+        ...     restart_similarity=np.nan,
+        ... )
+        >>> store.write(result)
+        >>> store.finished()
+        {0}
     """
 
     number: int
@@ -87,6 +106,17 @@ class MEIStore:
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
         ValueError: if it is something else, or a store of another version.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+        >>> network[1].weight.data = torch.eye(2)
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=1, width=2))
+        >>> found = ml.find_meis(model, [0, 1], norm=3.0, directory="results", progress_bar=False)
+                 converged  median score  median steps
+        ...
+        >>> store = ml.MEIStore("results/meis.zarr")
+        >>> store.configuration["neurons"], sorted(store.finished())
+        (['0', '1'], [0, 1])
     """
 
     def __init__(self, path: str | Path, lasting: bool = True) -> None:
