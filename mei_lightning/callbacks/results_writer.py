@@ -18,8 +18,9 @@ from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.strategies import tells_of_a_lost_process
 from mei_lightning.paths import local_path
-from mei_lightning.plots.stimuli import plot_mei, plot_meis
-from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
+from mei_lightning.plots.frames import COLORS, dataset_stimulus_format
+from mei_lightning.plots.meis import plot_mei, plot_meis
+from mei_lightning.plots.video import save_meis_to_mp4_video
 from mei_lightning.results.dataset import open_meis
 from mei_lightning.results.lock import RunLock
 from mei_lightning.results.place import STORE

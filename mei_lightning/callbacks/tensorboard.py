@@ -18,8 +18,10 @@ from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stimulus_module import StimulusModule
-from mei_lightning.plots.stimuli import contact_sheet, plot_meis, plot_stimulus_composition
-from mei_lightning.plots.video import COLORS, animated_png_bytes
+from mei_lightning.plots.frames import COLORS
+from mei_lightning.plots.meis import plot_meis
+from mei_lightning.plots.stimuli import contact_sheet, plot_stimulus_composition
+from mei_lightning.plots.video import animated_png_bytes
 from mei_lightning.results.configuration import as_text
 from mei_lightning.wording import first_few
 

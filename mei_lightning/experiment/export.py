@@ -17,7 +17,7 @@ from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.experiment.description import describe_experiment, readme_of
 from mei_lightning.experiment.frames import ProjectorStimuli, projector_stimuli
 from mei_lightning.paths import local_path
-from mei_lightning.plots.video import Frames
+from mei_lightning.plots.frames import Frames
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace

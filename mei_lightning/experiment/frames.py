@@ -24,7 +24,7 @@ from mei_lightning.experiment.levels import (
     words_for_light,
 )
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.plots.video import Frames, dataset_stimulus_format, projector_levels
+from mei_lightning.plots.frames import Frames, dataset_stimulus_format, projector_levels
 from mei_lightning.results.configuration import as_data
 
 

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, shade, window_of
+from mei_lightning.plots.frames import dataset_stimulus_format
 from mei_lightning.plots.style import STYLE, WIDTH, NotebookFigure, channel_colors, neuron_types, readable, tidy
-from mei_lightning.plots.video import dataset_stimulus_format
 
 _TRACE_SHARE = 0.25
 _LABEL_SHARE = 0.175

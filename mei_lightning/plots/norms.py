@@ -16,6 +16,7 @@ from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, draw_traces, maps_and_limit, shade, window_of, write
+from mei_lightning.plots.frames import dataset_stimulus_format
 from mei_lightning.plots.style import (
     NO_TYPE,
     STYLE,
@@ -28,7 +29,6 @@ from mei_lightning.plots.style import (
     tidy,
     type_looks,
 )
-from mei_lightning.plots.video import dataset_stimulus_format
 
 _MOST_NAMED = 10
 """So many neurons have a colour and a name each; more have the colours of their types."""
