@@ -66,6 +66,7 @@ def chromatic_landscape(
     Raises:
         ValueError: if there is no such neuron or it has no MEI, the MEIs do not have two channels, one of the channels
             is zero, no contrasts are given, or the model does not fit.
+        IndexError: if a session of the model has no such neuron.
 
     Example:
         >>> meis = ml.find_meis("simulated", [("session_1", 7)], max_steps=4, progress_bar=False)  # UV ON, green OFF

@@ -48,6 +48,7 @@ class ResultsWriter(Callback):
         lasting: whether what is written outlives a power failure; without, nothing waits for the disk.
 
     Raises:
+        TypeError: at the start of the fit, if the module is no ``MEIModule``.
         ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
             what the runs differ.
         BlockingIOError: at the start of the fit, if another run is writing to the directory.

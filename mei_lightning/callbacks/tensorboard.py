@@ -42,6 +42,7 @@ class StimulusLogger(Callback):
 
     Raises:
         ValueError: if ``every_n_checks`` is not positive; at the start of the fit, if a neuron is not in the run.
+        TypeError: at the start of the fit, if the module is no ``StimulusModule``.
 
     Example:
         >>> from lightning.pytorch import Trainer

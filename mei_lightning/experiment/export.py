@@ -57,6 +57,8 @@ def export_for_experiment(
     Raises:
         ValueError: as ``projector_stimuli``, or if ``video`` or ``screen_rate`` is something else; nothing is written.
         FileExistsError: if one of the files exists.
+        FileNotFoundError: if there is no store at the path.
+        PermissionError: if the directory cannot be written to.
 
     Example:
         >>> shown = [(-1.294, 7.528), (-0.907, 5.494)]  # green and UV that the projector has

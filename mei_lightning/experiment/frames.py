@@ -106,6 +106,9 @@ def projector_stimuli(
             array or a .npy or .csv file; the values that are sent make up for it. By default light is taken to be
             proportional to the value.
 
+    Returns:
+        The frames ``[frame, height, width, 3]``, 8-bit, with their times and what is known of them.
+
     Raises:
         ValueError: if there are values outside 0 to 255 and ``clip`` is False, a neuron does not exist or is not
             finished, mean and sd are not known, or an argument does not fit.

@@ -54,6 +54,7 @@ def find_diverse_stimuli(
     Raises:
         ValueError: if an argument does not fit, or an MEI's response is not positive.
         IndexError: if a session has no such neuron.
+        TypeError: if an option is none of these.
 
     Example:
         >>> on_off = [("session_1", 4)]

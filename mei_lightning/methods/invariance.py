@@ -64,6 +64,7 @@ def find_invariance_paths(
     Raises:
         ValueError: if an argument does not fit, or the ends have another shape than the MEIs.
         IndexError: if a session has no such neuron.
+        TypeError: if an option is none of these.
 
     Example:
         >>> on_off = [("session_1", 4)]

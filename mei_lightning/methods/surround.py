@@ -73,8 +73,9 @@ def find_surrounds(
         them.
 
     Raises:
-        ValueError: if an argument does not fit, or a centre fills the image.
+        ValueError: if an argument does not fit, a centre fills the image, or a ``constraint`` is given.
         IndexError: if a session has no such neuron.
+        TypeError: if an option is none of these.
 
     Example:
         >>> found = ml.find_surrounds(

@@ -83,6 +83,7 @@ class Search:
 
     Raises:
         ValueError: if a number is too small, or more starts are kept than there are.
+        TypeError: if a number is no whole number.
 
     Attributes:
         shifts: the best stimulus after the trial (``tried``) is moved to later times by these shares of its duration,
@@ -153,7 +154,8 @@ class MultiStart(Search):
             is nearly as good.
 
     Raises:
-        ValueError: if a number is too small, or more starts are kept than there are.
+        ValueError: if a number is too small, ``trial_steps`` is odd, or more starts are kept than there are.
+        TypeError: if a number of starts, steps or frames is no whole number, or a share is no number.
 
     Example:
         >>> search = ml.MultiStart(starts=4, keep=2, trial_steps=4, max_steps=8, shifts=())

@@ -83,6 +83,17 @@ class NotebookAxes(Axes):
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure in the format that the path ends in; text in PDF and SVG stays text that can be edited.
 
+    Args:
+        figure: the figure; of axes it is ``ax.figure``.
+        path: the file to make, e.g. ``.pdf``, ``.svg``, or ``.png`` with 300 pixels to an inch. What is there already
+            is replaced.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: if matplotlib does not know the format.
+
     Example:
         >>> from matplotlib.figure import Figure
         >>> figure = Figure(figsize=(2, 1))

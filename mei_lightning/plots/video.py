@@ -175,7 +175,8 @@ def save_meis_to_mp4_video(
         total: how many neurons there are; if the dataset has a part of them only, a line above says so.
 
     Raises:
-        ValueError: if the path does not end in ``.mp4``, the dataset has no neurons, or ``fps`` is not positive.
+        ValueError: if the path does not end in ``.mp4``, the dataset has no neurons or more than three channels, or
+            ``fps`` is not positive.
 
     Example:
         >>> import av

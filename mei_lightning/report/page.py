@@ -81,7 +81,7 @@ def write_report(
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
         PermissionError: if its directory cannot be written to; nothing has been drawn by then.
-        ValueError: if ``store`` has no neurons.
+        ValueError: if ``store`` has no neurons, or is no store of MEIs.
 
     Example:
         >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)

@@ -167,8 +167,16 @@ def check_store(path: str | Path) -> Path:
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     """Write a dataset as a zarr store with one chunk for each neuron; read it with ``xarray.open_zarr(path)``.
 
+    Args:
+        dataset: MEIs as ``find_meis`` returns them, or what a method or an analysis returns.
+        path: where to write, e.g. ``"meis.zarr"``; missing directories are made.
+
+    Returns:
+        ``path``.
+
     Raises:
         FileExistsError: if there is something at ``path`` already: results are never overwritten.
+        PermissionError: if its directory cannot be written to.
 
     Example:
         >>> import xarray as xr

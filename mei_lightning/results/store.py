@@ -32,8 +32,9 @@ from mei_lightning.results.schema import (
     values_of,
 )
 
-VERSION_ATTRIBUTE = "mei_store_version"
+_VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
+_RECORDS = "records"
 _NEURONS_PER_CHUNK = 4096
 _SAFE = "All neurons that were finished are safe in it"
 
@@ -136,7 +137,7 @@ class MEIStore:
         self._summary = {it.name: it.empty(sizes, self._stimulus_type) for it in self._variables}
         self._times = np.zeros(self._stimulus_shape[0], dtype=np.int64)
         self._chunks_to_collect: set[int] = set()
-        self._journal = Journal(self.path / "records")
+        self._journal = Journal(self.path / _RECORDS)
 
     @classmethod
     def create(
@@ -209,7 +210,7 @@ class MEIStore:
             OSError: if there is no space.
         """
         with explained(self.path, _SAFE, way_out):
-            for folder in ("records", "stimulus", *self._summary):
+            for folder in (_RECORDS, "stimulus", *self._summary):
                 with tempfile.TemporaryFile(dir=self.path / folder):
                     pass
 
@@ -337,13 +338,18 @@ class MEIStore:
             raise
 
 
+def is_of_run(path: Path) -> bool:
+    """Whether a store is one that a run fills, and not a copy of its dataset, which has the same attributes."""
+    return (path / _RECORDS).is_dir()
+
+
 def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dtype) -> None:
     sizes = description.sizes
     summary = {it.name: it.empty(sizes, dtype) for it in VARIABLES}
     dataset = description.assign(
         {it.name: (("neuron", *it.dimensions), summary[it.name], it.attributes()) for it in VARIABLES}
     )
-    dataset = dataset.assign_attrs(configuration=configuration, **{VERSION_ATTRIBUTE: _VERSION})
+    dataset = dataset.assign_attrs(configuration=configuration, **{_VERSION_ATTRIBUTE: _VERSION})
     rows = min(_NEURONS_PER_CHUNK, sizes["neuron"])
     chunks = {name: {"chunks": (rows, *array.shape[1:])} for name, array in summary.items()}
     dataset.to_zarr(path, mode="w-", zarr_format=2, encoding=chunks, consolidated=False)
@@ -358,7 +364,7 @@ def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dty
         attributes={"_ARRAY_DIMENSIONS": list(STIMULUS_DIMENSIONS), "units": "model units"},
     )
     zarr.consolidate_metadata(str(path), zarr_format=2)
-    (path / "records").mkdir()
+    (path / _RECORDS).mkdir()
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -366,7 +372,9 @@ def _attributes(path: Path) -> dict[str, Any]:
         raise NothingThereError(f"There is no store of MEIs at {path}.")
     try:
         attributes = json.loads((path / ".zattrs").read_bytes())
-        version = attributes[VERSION_ATTRIBUTE]
+        version = attributes[_VERSION_ATTRIBUTE]
+        if not is_of_run(path):
+            raise FileNotFoundError(path / _RECORDS)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
         raise InvalidValueError(
             f"{path} is not a store of MEIs that a run could continue. Give another place."
