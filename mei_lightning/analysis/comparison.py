@@ -57,8 +57,8 @@ def compare_meis(
 
     Example:
         >>> cell = [("session_1", 0)]
-        >>> weak = ml.find_meis("simulated", cell, norm=10.0, progress_bar=False)
-        >>> strong = ml.find_meis("simulated", cell, norm=20.0, progress_bar=False)
+        >>> weak = ml.find_meis("simulated", cell, norm=10.0, search="quick", progress_bar=False)
+        >>> strong = ml.find_meis("simulated", cell, norm=20.0, search="quick", progress_bar=False)
         >>> compared = ml.compare_meis(weak, strong, ["simulated"], progress_bar=False)
         >>> print(f"{compared.aligned_similarity.item():.1f}")  # nearly the same but for the norm
         1.0

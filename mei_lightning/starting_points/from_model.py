@@ -26,7 +26,7 @@ class LinearReceptiveField(InitialStimuli):
 
     Example:
         >>> cell = [("session_1", 0)]  # a linear cell with a softplus
-        >>> usual = ml.find_meis("simulated", cell, progress_bar=False)
+        >>> usual = ml.find_meis("simulated", cell, search="quick", progress_bar=False)
         >>> one_step = ml.find_meis(
         ...     "simulated", cell, initial=ml.LinearReceptiveField(), restarts=1, max_steps=1, progress_bar=False
         ... )
