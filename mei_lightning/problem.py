@@ -129,7 +129,7 @@ class MEIProblem:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of stimuli: that of the model's weights, if it has any, but at least single precision."""
+        """The type of stimuli, that of the model's weights, if it has any, but at least single precision."""
         return precision_of_stimuli(self.model)
 
     @property

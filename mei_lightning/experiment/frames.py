@@ -62,7 +62,7 @@ class ProjectorStimuli:
 
     @property
     def presentations(self) -> pd.DataFrame:
-        """A row for each time that a stimulus is shown: ``neuron``, ``repeat``, ``first_frame`` and ``onset_s``."""
+        """A row for each showing of a stimulus, with ``neuron``, ``repeat``, ``first_frame`` and ``onset_s``."""
         first = self.frame_times[self.frame_times["frame"] == 0]
         return first.rename_axis("first_frame").reset_index()[["neuron", "repeat", "first_frame", "onset_s"]]
 
