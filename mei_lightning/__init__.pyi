@@ -102,11 +102,11 @@ from .plots.gallery import plot_gallery as plot_gallery
 from .plots.measures import plot_chromatic_contrast as plot_chromatic_contrast
 from .plots.measures import plot_measure as plot_measure
 from .plots.measures import plot_measures as plot_measures
+from .plots.meis import plot_mei as plot_mei
+from .plots.meis import plot_meis as plot_meis
 from .plots.norms import plot_meis_by_norm as plot_meis_by_norm
 from .plots.norms import plot_score_by_norm as plot_score_by_norm
 from .plots.stability import plot_seed_stability as plot_seed_stability
-from .plots.stimuli import plot_mei as plot_mei
-from .plots.stimuli import plot_meis as plot_meis
 from .plots.stimuli import plot_stimulus_composition as plot_stimulus_composition
 from .plots.style import save_figure as save_figure
 from .plots.video import save_meis_to_mp4_video as save_meis_to_mp4_video

@@ -66,6 +66,15 @@ class MEIProblem:
         ValueError: if a neuron, session, window, norm or range does not fit the model.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
+
+    Example:
+        >>> neurons = [("session_1", 0), [("session_1", 1), ("session_2", 1)]]  # one, and two that share a stimulus
+        >>> problem = ml.MEIProblem("simulated", neurons, ml.MEISettings(norm=10.0, search="quick"))
+        >>> problem.labels, problem.shape
+        (['session_1/0', 'session_1/1+session_2/1'], (2, 40, 18, 16))
+        >>> starts = problem.starts(0)  # initial stimuli of the first neuron: a row for each start
+        >>> starts.shape[0], problem.values([0, 0], starts).shape
+        (2, torch.Size([2]))
     """
 
     @in_usual_modes
@@ -120,7 +129,7 @@ class MEIProblem:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of stimuli: that of the model's weights, if it has any, but at least single precision."""
+        """The type of stimuli, that of the model's weights, if it has any, but at least single precision."""
         return precision_of_stimuli(self.model)
 
     @property

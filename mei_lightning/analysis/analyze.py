@@ -74,6 +74,18 @@ def analyze_meis(
         PermissionError: if the directory cannot be written to; nothing has been computed by then.
         ValueError: if ``store`` does not hold MEIs, or the model has no such sessions or another stimulus.
         IndexError: if the model has no such neurons.
+
+    Example:
+        >>> spot = torch.exp(-(torch.arange(-4, 5)[:, None] ** 2 + torch.arange(-4, 5) ** 2) / 4)
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(81, 2), torch.nn.Softplus())
+        >>> network[1].weight.data = torch.stack([spot.flatten(), -spot.flatten()])
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=9, width=9, pixel_size=50.0))
+        >>> store = ml.save_dataset(ml.find_meis(model, [0, 1], progress_bar=False), "meis.zarr")
+        >>> analysis = ml.analyze_meis(store, model, progress_bar=False)
+        >>> analysis.polarity.values.tolist()
+        ['ON', 'OFF']
+        >>> analysis.centre_size.values.round().tolist()  # sqrt(2) pixels of 50 um
+        [71.0, 71.0]
     """
     store = check_store(store)
     place = store.parent if directory is None else local_path("directory", directory)

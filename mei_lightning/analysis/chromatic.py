@@ -66,6 +66,16 @@ def chromatic_landscape(
     Raises:
         ValueError: if there is no such neuron or it has no MEI, the MEIs do not have two channels, one of the channels
             is zero, no contrasts are given, or the model does not fit.
+        IndexError: if a session of the model has no such neuron.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 7)], max_steps=4, progress_bar=False)  # UV ON, green OFF
+        >>> landscape = ml.chromatic_landscape("simulated", meis, "session_1/7", contrasts=[-1.0, 0.0, 1.0])
+        >>> dict(landscape.response.sizes)
+        {'green_contrast': 3, 'UV_contrast': 3}
+        >>> highest = landscape.response.argmax(["green_contrast", "UV_contrast"])  # where both are as in the MEI
+        >>> [float(landscape[name][place]) for name, place in highest.items()]
+        [1.0, 1.0]
     """
     meis = meis.drop_encoding()
     model = load_model(model)

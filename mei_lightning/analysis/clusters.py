@@ -45,6 +45,15 @@ def cluster_meis(measures: xr.Dataset, clusters: int | None = None, *, seed: int
 
     Raises:
         ValueError: if fewer than two neurons have an MEI, or ``clusters`` is not between 1 and their number.
+
+    Example:
+        >>> cells = [("session_1", index) for index in (0, 3, 8, 11)]  # ON sustained and OFF transient in turn
+        >>> meis = ml.find_meis("simulated", cells, search="quick", max_steps=8, progress_bar=False)
+        >>> found = ml.cluster_meis(ml.measure_meis(meis, "simulated", progress_bar=False), clusters=2)
+        >>> found.cluster.values[:2].tolist() == found.cluster.values[2:].tolist()
+        True
+        >>> found.attrs["adjusted_rand_index"]  # clusters are types
+        1.0
     """
     features = clustering_features(measures)
     present = np.isfinite(features.values).all(axis=1)

@@ -54,6 +54,17 @@ def compare_meis(
         ValueError: if both have no neuron in common, or stimuli of different shapes; if a model has no such session or
             takes other stimuli, or the run's reducer is not known here.
         IndexError: if a session of a model has no such neuron.
+
+    Example:
+        >>> cell = [("session_1", 0)]
+        >>> weak = ml.find_meis("simulated", cell, norm=10.0, search="quick", progress_bar=False)
+        >>> strong = ml.find_meis("simulated", cell, norm=20.0, search="quick", progress_bar=False)
+        >>> compared = ml.compare_meis(weak, strong, ["simulated"], progress_bar=False)
+        >>> print(f"{compared.aligned_similarity.item():.1f}")  # nearly the same but for the norm
+        1.0
+        >>> own, other = compared.response.sel(model="simulated", neuron="session_1/0").values
+        >>> bool(other > own)
+        True
     """
     meis = meis.drop_encoding()
     loaded = [load_model(model) for model in models]

@@ -61,6 +61,19 @@ def compare_with_standard_stimuli(
     Raises:
         ValueError: if no MEI is there, no stimuli are given, or the model does not fit.
         IndexError: if a session has no such neuron.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1, bias=False))
+        >>> network[1].weight.data = torch.eye(64)[27:28]  # sees a single pixel
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=8, width=8))
+        >>> meis = ml.find_meis(model, [0], norm=2.0, progress_bar=False)
+        >>> compared = ml.compare_with_standard_stimuli(model, meis, progress_bar=False)
+        >>> print(f"{compared.mei_response.item():.1f}")
+        2.0
+        >>> compared.kind.values.tolist()
+        ['chirp', 'spot', 'bar', 'grating', 'natural-like movie']
+        >>> bool(compared.excitation_ratio > 1)  # the best of all of them excites the neuron less
+        True
     """
     meis = meis.drop_encoding()
     model = load_model(model)

@@ -50,6 +50,15 @@ def cross_responses(
         ValueError: if the model has no such session, takes stimuli of another shape, or the run's reducer is not known
             here.
         IndexError: if a session has no such neuron.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2)]  # ON sustained and OFF sustained
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> responses = ml.cross_responses("simulated", meis, progress_bar=False)
+        >>> responses.sizes["neuron"], responses.sizes["mei"]
+        (2, 2)
+        >>> responses.argmax("mei").values.tolist()  # each responds most to its own
+        [0, 1]
     """
     meis = meis.drop_encoding()
     model = load_model(model)
@@ -108,6 +117,13 @@ def relative_responses(responses: xr.DataArray) -> xr.DataArray:
     Returns:
         ``[neuron, mei]``. Negative where the MEI of another neuron suppresses the neuron; NaN for a neuron that its
         own MEI does not excite above grey.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2)]  # ON sustained and OFF sustained
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> responses = ml.cross_responses("simulated", meis, progress_bar=False)
+        >>> np.diagonal(ml.relative_responses(responses)).tolist()
+        [1.0, 1.0]
     """
     grey = responses["grey_response"]
     own = xr.DataArray(np.diagonal(responses.values), dims="neuron", coords={"neuron": responses["neuron"]})
@@ -133,6 +149,17 @@ def selectivity_index(responses: xr.DataArray) -> xr.DataArray:
 
     Returns:
         The index ``[neuron]``, from -1 to 1; NaN where there is no MEI or no other neuron.
+
+    Example:
+        >>> import xarray as xr
+        >>> cells = ["a", "b"]  # b responds to the MEI of a as to grey, and a to that of b half as well as to its own
+        >>> responses = xr.DataArray(
+        ...     [[5.0, 3.0], [1.0, 9.0]],
+        ...     coords={"neuron": cells, "mei": cells, "grey_response": ("neuron", [1.0, 1.0])},
+        ...     dims=("neuron", "mei"),
+        ... )
+        >>> ml.selectivity_index(responses).values.round(2).tolist()  # (1 - 0) / (1 + 0), (1 - 1/2) / (1 + 1/2)
+        [1.0, 0.33]
     """
     excitation = relative_responses(responses).clip(min=0).values
     own = np.diagonal(excitation)
@@ -167,6 +194,22 @@ def type_responses(responses: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: if no types are known.
+
+    Example:
+        >>> import xarray as xr
+        >>> cells = ["a", "b", "c"]
+        >>> responses = xr.DataArray(
+        ...     [[4.0, 0.0, 1.0], [0.0, 4.0, 2.0], [0.0, 0.0, 4.0]],
+        ...     coords={
+        ...         "neuron": cells,
+        ...         "mei": cells,
+        ...         "grey_response": ("neuron", [0.0, 0.0, 0.0]),
+        ...         "type": ("neuron", ["ON", "ON", "OFF"]),
+        ...     },
+        ...     dims=("neuron", "mei"),
+        ... )
+        >>> ml.type_responses(responses).sel(cell_type="ON", mei_cell_type="OFF").item()  # of a and b, b is best placed
+        0.5
     """
     if "type" not in responses.coords:
         raise InvalidValueError("These responses have no types: the model's neuron table has no column 'type'.")
@@ -200,6 +243,14 @@ def type_selectivity_index(responses: xr.DataArray) -> xr.DataArray:
 
     Raises:
         ValueError: if no types are known.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2), ("session_1", 8)]  # two ON sustained, one OFF sustained
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> responses = ml.cross_responses("simulated", meis, progress_bar=False)
+        >>> index = ml.type_selectivity_index(responses)
+        >>> index.cell_type.values.tolist(), bool((index > 0.9).all())
+        (['off_sustained', 'on_sustained'], True)
     """
     table = type_responses(responses)
     return xr.DataArray(

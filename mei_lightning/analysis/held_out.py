@@ -18,8 +18,8 @@ from mei_lightning.models.ensemble import select_members
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import NeuronObjective, Reducer
 from mei_lightning.results.dataset import check_store, groups_of, open_meis, reducer_of
-from mei_lightning.results.disk_errors import free_place
-from mei_lightning.results.store import VERSION_ATTRIBUTE, MEIStore
+from mei_lightning.results.disk_errors import check_writable, free_place
+from mei_lightning.results.store import MEIStore, is_of_run
 
 HELD_OUT_SCORE = "held_out_score"
 
@@ -54,19 +54,28 @@ def score_held_out(
         progress_bar: whether to show one.
 
     Returns:
-        The held-out scores, ``[neuron]``.
+        The held-out scores, ``[neuron]``, in the model's units.
 
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
-        ValueError: if it is no store, or one of another version, the model has no such members, sessions or neurons,
-            its stimulus has another shape, it found the MEIs itself, or the run's reducer is not known here.
+        FileExistsError: if there is something at ``target``.
+        ValueError: if it is no store, or one of another version, the model has no such members or sessions, its
+            stimulus has another shape, it found the MEIs itself, or the run's reducer is not known here.
+        IndexError: if a session of the model has no such neuron.
         OSError: if the store cannot be written to; nothing has been computed by then.
+
+    Example:
+        >>> meis = ml.find_meis("digital_twin", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> store = ml.save_dataset(meis, "meis.zarr")
+        >>> scores = ml.score_held_out(store, "simulated", progress_bar=False)  # the cell that the twin was trained on
+        >>> bool(abs(scores.item() / meis.score.item() - 1) < 0.2)
+        True
     """
     store = check_store(store)
     meis = open_meis(store)
     table = None if target is None else free_place("target", target)
-    if table is None and VERSION_ATTRIBUTE in meis.attrs:
-        MEIStore(store).check_writable(" (target='held_out.csv', on the command line --target)")
+    if table is None:
+        _check_writable(store)
     model = load_model(retina, allow_unpickling=allow_unpickling)
     if members is not None:
         model = select_members(model, members)
@@ -99,6 +108,14 @@ def score_held_out(
         # The attributes are those of the run; without them xarray would write none.
         result.to_dataset().assign_attrs(meis.attrs).to_zarr(store, mode="a", zarr_format=2, consolidated=True)
     return result.assign_coords(neuron=meis["neuron"])
+
+
+def _check_writable(store: Path) -> None:
+    way_out = " (target='held_out.csv', on the command line --target)"
+    if is_of_run(store):
+        MEIStore(store).check_writable(way_out)
+    else:
+        check_writable(store, way_out)
 
 
 def _check_is_held_out(meis: xr.Dataset, model: RetinaModel, members: Sequence[int]) -> None:

@@ -73,6 +73,15 @@ def measure_meis(
     Raises:
         ValueError: if ``meis`` is not a dataset of MEIs, or the model has no such sessions or another stimulus.
         IndexError: if the model has no such neurons.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2)]
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> measures = ml.measure_meis(meis, "simulated", progress_bar=False)
+        >>> measures.type.values.tolist(), measures.polarity.values.tolist()
+        (['on_sustained', 'off_sustained'], ['ON', 'OFF'])
+        >>> measures.centre_size.attrs["units"], bool((measures.centre_size < 100).all())
+        ('um', True)
     """
     meis = meis.drop_encoding()
     _check_dataset(meis)
@@ -117,6 +126,14 @@ def measures_table(measures: xr.Dataset) -> pd.DataFrame:
         Indexed by ``neuron``, with the columns ``session``, ``index``, ``type`` if known, and a column for each measure
         that is one value, e.g. ``centre_size``, or one value for each channel, e.g. ``temporal_frequency_green``.
         Kernels are left out. Its ``attrs["units"]`` has the unit of each column, and ``attrs["long_name"]`` what it is.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> table = ml.measures_table(ml.measure_meis(meis, "simulated", progress_bar=False))
+        >>> table.loc["session_1/0", ["session", "type", "polarity"]].tolist()
+        ['session_1', 'on_sustained', 'ON']
+        >>> table.attrs["units"]["centre_size"], table.attrs["units"]["temporal_frequency_UV"]
+        ('um', 'Hz')
     """
     columns = {name: measures[name] for name in ("session", "index", "type") if name in measures.coords}
     for name, variable in measures.data_vars.items():

@@ -32,6 +32,13 @@ def most_similar_meis(meis: xr.Dataset, neuron: str | NeuronOrGroup, n: int = 5)
 
     Raises:
         ValueError: if there is no such neuron or it has no MEI, or ``n`` is not positive.
+
+    Example:
+        >>> cells = [("session_1", index) for index in (0, 2, 8)]  # 0 and 8 are ON sustained, 2 is OFF sustained
+        >>> meis = ml.find_meis("simulated", cells, max_steps=8, progress_bar=False)
+        >>> similar = ml.most_similar_meis(meis, "session_1/0")
+        >>> similar.neuron.values.tolist(), similar.values.round(1).tolist()
+        (['session_1/8', 'session_1/2'], [1.0, 0.1])
     """
     meis = meis.drop_encoding()
     if n < 1:

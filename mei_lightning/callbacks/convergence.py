@@ -24,6 +24,14 @@ class RowConvergence(Callback):
 
     Raises:
         ValueError: unless ``relative_gain >= 0`` and ``patience >= 1``.
+
+    Example:
+        >>> cell = [("session_1", 0)]
+        >>> soon = ml.RowConvergence(relative_gain=0.01, patience=2)
+        >>> early = ml.find_meis("simulated", cell, search="quick", callbacks=[soon], progress_bar=False)
+        >>> usual = ml.find_meis("simulated", cell, search="quick", progress_bar=False)
+        >>> early.status.item(), usual.status.item(), bool(early.steps < usual.steps)
+        ('converged', 'converged', True)
     """
 
     def __init__(self, relative_gain: float = 1e-3, patience: int = 5) -> None:

@@ -16,6 +16,15 @@ class StepProgressBar(TQDMProgressBar):
     It counts the neurons that are done, on all devices and in earlier runs, and says how many are done a minute and how
     long the others will take; of a module without named neurons, steps up to the step limit. Where standard error is
     neither a terminal nor a notebook (nohup, SLURM) there is a line of it every half minute.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.MEIModule("simulated", [("session_1", 0), ("session_1", 2)], max_steps=4)
+        >>> writer = ml.ResultsWriter("results", report=False)
+        >>> trainer = Trainer(callbacks=[ml.StepProgressBar(), writer], logger=False)
+        >>> trainer.fit(module)  # MEIs: 100% 2/2 neurons, 120 a minute, in 00:01
+        >>> trainer.progress_bar_callback.train_progress_bar.n
+        2
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

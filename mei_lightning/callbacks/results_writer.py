@@ -18,8 +18,9 @@ from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
 from mei_lightning.optimization.strategies import tells_of_a_lost_process
 from mei_lightning.paths import local_path
-from mei_lightning.plots.stimuli import plot_mei, plot_meis
-from mei_lightning.plots.video import COLORS, dataset_stimulus_format, save_meis_to_mp4_video
+from mei_lightning.plots.frames import COLORS, dataset_stimulus_format
+from mei_lightning.plots.meis import plot_mei, plot_meis
+from mei_lightning.plots.video import save_meis_to_mp4_video
 from mei_lightning.results.dataset import open_meis
 from mei_lightning.results.lock import RunLock
 from mei_lightning.results.place import STORE
@@ -47,11 +48,20 @@ class ResultsWriter(Callback):
         lasting: whether what is written outlives a power failure; without, nothing waits for the disk.
 
     Raises:
+        TypeError: at the start of the fit, if the module is no ``MEIModule``.
         ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
             what the runs differ.
         BlockingIOError: at the start of the fit, if another run is writing to the directory.
         PermissionError: at the start of the fit, if the directory cannot be written.
         OSError: if the disk is full; what had been written is safe.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.MEIModule("simulated", [("session_1", 0)], max_steps=4)
+        >>> writer = ml.ResultsWriter("results", report=False)
+        >>> Trainer(callbacks=[writer], logger=False, enable_progress_bar=False).fit(module)
+        >>> ml.MEIStore("results/meis.zarr").finished()  # the numbers of the neurons that are done
+        {0}
     """
 
     store: MEIStore

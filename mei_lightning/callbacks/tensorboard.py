@@ -18,8 +18,10 @@ from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.stimulus_module import StimulusModule
-from mei_lightning.plots.stimuli import contact_sheet, plot_meis, plot_stimulus_composition
-from mei_lightning.plots.video import COLORS, animated_png_bytes
+from mei_lightning.plots.frames import COLORS
+from mei_lightning.plots.meis import plot_meis
+from mei_lightning.plots.stimuli import contact_sheet, plot_stimulus_composition
+from mei_lightning.plots.video import animated_png_bytes
 from mei_lightning.results.configuration import as_text
 from mei_lightning.wording import first_few
 
@@ -40,6 +42,18 @@ class StimulusLogger(Callback):
 
     Raises:
         ValueError: if ``every_n_checks`` is not positive; at the start of the fit, if a neuron is not in the run.
+        TypeError: at the start of the fit, if the module is no ``StimulusModule``.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.loggers import TensorBoardLogger
+        >>> from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        >>> module = ml.StimulusModule(lambda stimuli: stimuli[:, 0, 0, 0, 0], torch.randn(2, 2, 6, 8, 8), max_steps=4)
+        >>> logger = TensorBoardLogger("logs")
+        >>> pictures = ml.StimulusLogger([module.labels[0]], every_n_checks=10)
+        >>> Trainer(logger=logger, callbacks=[pictures], max_epochs=-1, enable_progress_bar=False).fit(module)
+        >>> sorted(EventAccumulator(logger.log_dir).Reload().Tags()["images"])
+        ['row_0/composition', 'row_0/frames', 'row_0/stimulus']
     """
 
     def __init__(self, neurons: Sequence[str] | None = None, every_n_checks: int = 2) -> None:

@@ -21,6 +21,14 @@ class TimeLimit(Callback):
     All processes end together, and what they have found is on disk. In a SLURM job (``#SBATCH --signal=USR1@300`` sends
     the signal 300 s before the limit) the job is then put back into the queue, where the same command continues it.
     Nothing is done inside the signal handler but to remember the signal. Without effect on Windows, which lacks it.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.MEIModule("simulated", [("session_1", 0)], max_steps=4)
+        >>> callbacks = [ml.TimeLimit(), ml.ResultsWriter("results", report=False)]
+        >>> Trainer(callbacks=callbacks, logger=False, enable_progress_bar=False).fit(module)
+        >>> module.meis().status.item()  # there was time enough; else "interrupted"
+        'step limit'
     """
 
     _previous: Any = None

@@ -9,7 +9,7 @@ import xarray as xr
 from mei_lightning import __version__
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.experiment.frames import ProjectorStimuli
-from mei_lightning.plots.video import dataset_stimulus_format
+from mei_lightning.plots.frames import dataset_stimulus_format
 
 _FILES = {
     "stimuli.npy": "the frames, [frame, height, width, 3], 8-bit red, green, blue: numpy.load",

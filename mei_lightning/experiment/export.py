@@ -17,7 +17,7 @@ from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.experiment.description import describe_experiment, readme_of
 from mei_lightning.experiment.frames import ProjectorStimuli, projector_stimuli
 from mei_lightning.paths import local_path
-from mei_lightning.plots.video import Frames
+from mei_lightning.plots.frames import Frames
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
 from mei_lightning.results.replacing import replace
@@ -57,6 +57,17 @@ def export_for_experiment(
     Raises:
         ValueError: as ``projector_stimuli``, or if ``video`` or ``screen_rate`` is something else; nothing is written.
         FileExistsError: if one of the files exists.
+        FileNotFoundError: if there is no store at the path.
+        PermissionError: if the directory cannot be written to.
+
+    Example:
+        >>> shown = [(-1.294, 7.528), (-0.907, 5.494)]  # green and UV that the projector has
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], ranges=shown, max_steps=4, progress_bar=False)
+        >>> stimuli = ml.export_for_experiment(meis, "to_show", ["session_1/0"], gap=0.5)
+        >>> np.load("to_show/stimuli.npy").shape  # 15 frames of background, 40 of the MEI, 15 of background
+        (70, 18, 16, 3)
+        >>> stimuli.presentations[["neuron", "onset_s"]].values.tolist()
+        [['session_1/0', 0.5]]
     """
     if video not in ("mp4", "avi"):
         raise InvalidValueError(f"A lossless video is 'mp4' or 'avi', not {video!r}.")

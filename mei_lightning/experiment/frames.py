@@ -24,7 +24,7 @@ from mei_lightning.experiment.levels import (
     words_for_light,
 )
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.plots.video import Frames, dataset_stimulus_format, projector_levels
+from mei_lightning.plots.frames import Frames, dataset_stimulus_format, projector_levels
 from mei_lightning.results.configuration import as_data
 
 
@@ -43,6 +43,15 @@ class ProjectorStimuli:
             ``values`` there are, and how many of them are ``below`` 0 and ``above`` 255 once rounded.
         shown_as: what was chosen (gap, enlargement, repeats, seed of the order, trigger, light), and the values of red,
             green and blue that are sent for the background.
+
+    Example:
+        >>> shown = [(-1.294, 7.528), (-0.907, 5.494)]  # green and UV that the projector has
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], ranges=shown, max_steps=4, progress_bar=False)
+        >>> stimuli = ml.projector_stimuli(meis, ["session_1/0"], gap=1.0, repeats=2)
+        >>> stimuli.presentations["first_frame"].tolist()  # after 30 frames of background, and after 30 + 40 + 30
+        [30, 100]
+        >>> stimuli.levels[["channel", "colour", "background"]].values.tolist()
+        [['green', 'G', 37], ['UV', 'B', 36]]
     """
 
     frames: Frames
@@ -53,7 +62,7 @@ class ProjectorStimuli:
 
     @property
     def presentations(self) -> pd.DataFrame:
-        """A row for each time that a stimulus is shown: ``neuron``, ``repeat``, ``first_frame`` and ``onset_s``."""
+        """A row for each showing of a stimulus, with ``neuron``, ``repeat``, ``first_frame`` and ``onset_s``."""
         first = self.frame_times[self.frame_times["frame"] == 0]
         return first.rename_axis("first_frame").reset_index()[["neuron", "repeat", "first_frame", "onset_s"]]
 
@@ -97,9 +106,19 @@ def projector_stimuli(
             array or a .npy or .csv file; the values that are sent make up for it. By default light is taken to be
             proportional to the value.
 
+    Returns:
+        The frames ``[frame, height, width, 3]``, 8-bit, with their times and what is known of them.
+
     Raises:
         ValueError: if there are values outside 0 to 255 and ``clip`` is False, a neuron does not exist or is not
             finished, mean and sd are not known, or an argument does not fit.
+
+    Example:
+        >>> shown = [(-1.294, 7.528), (-0.907, 5.494)]  # green and UV that the projector has
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], ranges=shown, max_steps=4, progress_bar=False)
+        >>> stimuli = ml.projector_stimuli(meis, ["session_1/0"], gap=1.0, enlargement=4)
+        >>> stimuli.frames.shape, stimuli.frames.dtype  # 30 + 40 + 30 frames of 4 * 18 rows and 4 * 16 columns
+        ((100, 72, 64, 3), dtype('uint8'))
     """
     facts = dataset_stimulus_format(meis)
     rate = _rate(facts, frame_rate)

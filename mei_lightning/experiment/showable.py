@@ -7,7 +7,7 @@ import xarray as xr
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from mei_lightning.experiment.levels import BRIGHTEST, ranges_of_projector
-from mei_lightning.plots.video import dataset_stimulus_format
+from mei_lightning.plots.frames import dataset_stimulus_format
 from mei_lightning.wording import first_few
 
 _NEURONS_AT_A_TIME = 64

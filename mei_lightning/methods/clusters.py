@@ -85,6 +85,17 @@ def cluster_by_stimulus(
     Raises:
         ValueError: if an argument does not fit the model, or clusters, distinct or temperature is out of range.
         IndexError: if a session has no such neuron.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 4, bias=False), torch.nn.ReLU())
+        >>> network[1].weight.data = torch.eye(2)[[0, 1, 0, 1]]  # neurons 0 and 2 see one pixel, 1 and 3 the other
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=1, width=2))
+        >>> found = ml.cluster_by_stimulus(model, [0, 1, 2, 3], clusters=2, norm=10.0)
+        >>> (found.cluster.values[:, None] == found.cluster.values).astype(int)  # which neurons are together
+        array([[1, 0, 1, 0],
+               [0, 1, 0, 1],
+               [1, 0, 1, 0],
+               [0, 1, 0, 1]])
     """
     if not 0 < distinct < 1:
         raise InvalidValueError(f"distinct={distinct} has to be between 0 and 1.")

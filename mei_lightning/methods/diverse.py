@@ -54,6 +54,17 @@ def find_diverse_stimuli(
     Raises:
         ValueError: if an argument does not fit, or an MEI's response is not positive.
         IndexError: if a session has no such neuron.
+        TypeError: if an option is none of these.
+
+    Example:
+        >>> on_off = [("session_1", 4)]
+        >>> found = ml.find_diverse_stimuli(
+        ...     "simulated", on_off, number=2, least=0.8, max_steps=20, search="quick", progress_bar=False
+        ... )
+        >>> found.stimulus.sizes["number"], bool((found.share >= 0.8).all())  # of the response to the MEI
+        (2, True)
+        >>> bool(found.similarity.sel(number=0).values[0, 1] < 0.9)
+        True
     """
     if number < 2:
         raise InvalidValueError(f"number={number}: stimuli differ from each other if there are at least 2.")

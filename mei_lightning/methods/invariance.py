@@ -64,6 +64,15 @@ def find_invariance_paths(
     Raises:
         ValueError: if an argument does not fit, or the ends have another shape than the MEIs.
         IndexError: if a session has no such neuron.
+        TypeError: if an option is none of these.
+
+    Example:
+        >>> on_off = [("session_1", 4)]
+        >>> path = ml.find_invariance_paths(
+        ...     "simulated", on_off, points=3, max_steps=40, search="quick", progress_bar=False
+        ... )
+        >>> bool(abs(path.score / path.level - 1).max() < 0.02)  # the response stays the same
+        True
     """
     if points < 3:
         raise InvalidValueError(f"points={points}: a path has two ends and at least one point between them.")

@@ -49,6 +49,14 @@ def find_receptive_fields(
     Raises:
         ValueError: if an argument does not fit the model.
         IndexError: if a session has no such neuron.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1))
+        >>> network[1].weight.data = torch.tensor([[0.0, 3.0, -1.0, 0.0]])
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=2, width=2))
+        >>> ml.find_receptive_fields(model, [0]).stimulus.squeeze().values  # of a linear neuron its weights
+        array([[ 0.,  3.],
+               [-1.,  0.]], dtype=float32)
     """
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         retina = load_model(model).to("cpu")

@@ -73,8 +73,19 @@ def find_surrounds(
         them.
 
     Raises:
-        ValueError: if an argument does not fit, or a centre fills the image.
+        ValueError: if an argument does not fit, a centre fills the image, or a ``constraint`` is given.
         IndexError: if a session has no such neuron.
+        TypeError: if an option is none of these.
+
+    Example:
+        >>> found = ml.find_surrounds(
+        ...     "simulated", [("session_1", 0)], suppressing=True, max_steps=8, search="quick", progress_bar=False
+        ... )
+        >>> bool(found.score < found.centre_score)
+        True
+        >>> whole = found.stimulus.where(found.centre_mask, 0.0)
+        >>> bool((whole == found.centre).all())  # inside, the MEI is as it was
+        True
     """
     if starts < 1:
         raise InvalidValueError(f"starts={starts} must be at least 1.")

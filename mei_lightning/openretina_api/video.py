@@ -19,8 +19,9 @@ from torch import Tensor
 from mei_lightning.exceptions import InvalidValueError, MissingPackageError
 from mei_lightning.openretina_api.constants import pre_normalisation_values_18x16
 from mei_lightning.paths import local_path
-from mei_lightning.plots.video import MID_GREY, VISIBLE_SIDE, Frames, enlarge, write_mp4
+from mei_lightning.plots.frames import MID_GREY, VISIBLE_SIDE, Frames, enlarge
 from mei_lightning.plots.video import save_stimulus_to_mp4_video as save_stimulus_to_mp4_video
+from mei_lightning.plots.video import write_mp4
 
 _PLAYED_RATE = 20
 """Frames per second at which ``play_stimulus`` and ``play_sample_batch`` show stimuli."""

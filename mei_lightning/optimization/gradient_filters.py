@@ -12,6 +12,17 @@ class GradientFilter:
 
     Its settings belong to the configuration of a run: those arguments of the constructor that are kept as attributes of
     the same names or, if it has others, what ``__repr__`` tells.
+
+    Example:
+        >>> class OnlyUV(ml.GradientFilter):
+        ...     def __call__(self, gradient):
+        ...         return gradient * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1)
+        >>> meis = ml.find_meis(
+        ...     "simulated", [("session_1", 0)], gradient_filter=OnlyUV(), max_steps=8, progress_bar=False
+        ... )
+        >>> energy = meis.stimulus.std(["neuron", "time", "y", "x"])
+        >>> bool(energy.sel(channel="green") < 0.1 * energy.sel(channel="UV"))  # green has not grown
+        True
     """
 
     def __call__(self, gradient: Tensor) -> Tensor:
@@ -47,6 +58,15 @@ class GradientBlur(GradientFilter):
 
     Raises:
         ValueError: if one is negative or not finite.
+
+    Example:
+        >>> gradient = torch.zeros(1, 1, 1, 9, 9)
+        >>> gradient[..., 4, 4] = 1.0
+        >>> smooth = ml.GradientBlur(space=1.0)(gradient)
+        >>> print(f"{smooth.sum():.2f} {smooth.max():.2f}")  # the same sum, and 1 / (2 pi) in the middle
+        1.00 0.16
+        >>> blur = ml.GradientBlur(space=1.0, time=1.0)
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], gradient_filter=blur, max_steps=4, progress_bar=False)
     """
 
     def __init__(self, space: float = 0.0, time: float = 0.0) -> None:

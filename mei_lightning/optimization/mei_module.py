@@ -138,6 +138,15 @@ class MEIModule(ProblemModule):
         ValueError: if a neuron, session, window, norm or range does not fit the model.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.MEIModule("simulated", [("session_1", 0)], norm=10.0, max_steps=4)
+        >>> writer = ml.ResultsWriter("results", report=False)
+        >>> Trainer(callbacks=[writer], logger=False, enable_progress_bar=False).fit(module)
+        >>> meis = module.meis()
+        >>> print(meis.neuron.values, f"{(meis.stimulus**2).sum().item() ** 0.5:.1f}")  # the norm
+        ['session_1/0'] 10.0
     """
 
     @in_usual_modes

@@ -37,6 +37,21 @@ class RowOptimizer(Optimizer):
         rows: the numbers of the rows that move, or None for all.
         settle: decides what becomes of rows that have moved, e.g. projects them: a function of some of ``rows``, as a
             slice, and of where they have moved to, that returns where they are then; None to leave them there.
+
+    Example:
+        >>> class FixedSteps(ml.RowOptimizer):
+        ...     def __init__(self, params, length=0.5):
+        ...         super().__init__(params, {"length": length})
+        ...     def moved(self, group, stimulus, gradient, state):
+        ...         norm = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+        ...         return stimulus - group["length"] * gradient / norm
+        >>> stimulus = torch.ones(1, 1, 1, 1, 2, requires_grad=True)
+        >>> optimizer = FixedSteps([stimulus])
+        >>> (-3.0 * stimulus[..., 0]).sum().backward()
+        >>> optimizer.step()
+        >>> stimulus.flatten().tolist()
+        [1.5, 1.0]
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], optimizer=FixedSteps, max_steps=4, progress_bar=False)
     """
 
     normalises_gradients = True
@@ -209,6 +224,15 @@ class AdaptivePowerMethod(RowOptimizer):
 
     Raises:
         ValueError: unless ``start >= smallest > 0``, and finite.
+
+    Example:
+        >>> stimulus = torch.tensor([[3.0, 4.0]], requires_grad=True)  # a row of norm 5
+        >>> optimizer = ml.AdaptivePowerMethod([stimulus], start=2.0)
+        >>> loss = -0.1 * stimulus[:, 0].sum()  # the response rises with the first value
+        >>> loss.backward()
+        >>> optimizer.step()
+        >>> stimulus.tolist()  # a step of twice the norm along the first axis, however small the gradient is
+        [[13.0, 4.0]]
     """
 
     forgives_rounding = True

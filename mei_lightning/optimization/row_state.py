@@ -16,7 +16,26 @@ ROUNDING = 1e-6
 
 
 class Status(IntEnum):
-    """How the optimisation of a row stands."""
+    """How the optimisation of a row stands.
+
+    - ``EMPTY``: the row holds no stimulus.
+    - ``ACTIVE``: it is being optimised; in results, "interrupted".
+    - ``CONVERGED``: its value has gained too little over a number of steps, see ``RowConvergence``.
+    - ``NO_GRADIENT``: the value does not change with the stimulus.
+    - ``NOT_FINITE``: a response, a gradient or a step was not a number.
+    - ``STEP_LIMIT``: it has taken the most steps that there are.
+    - ``PRUNED``: the search has given it up, because others of its neuron are better.
+    - ``DUPLICATE``: it has come to where a better row of its neuron is.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> module = ml.StimulusModule(lambda stimuli: stimuli[:, 0, 0, 0, 0], torch.randn(2, 1, 1, 3, 3), max_steps=5)
+        >>> [ml.Status(status).name for status in module.status.tolist()]
+        ['ACTIVE', 'ACTIVE']
+        >>> Trainer(max_epochs=-1, logger=False, enable_progress_bar=False).fit(module)
+        >>> [ml.Status(status).label for status in module.status.tolist()]
+        ['step limit', 'step limit']
+    """
 
     EMPTY = -1
     ACTIVE = 0

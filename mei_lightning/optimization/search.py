@@ -51,6 +51,18 @@ class SearchRows:
         steps: that they have taken, likewise.
         active: which of them are still being optimised, likewise.
         frame_shifted: slots ``[slots]`` whose moved copies are by ``frame_shifts``.
+
+    Example:
+        >>> rows = ml.SearchRows(
+        ...     values=torch.tensor([[1.0, 3.0, 2.0]]),  # of one neuron with three starts
+        ...     steps=torch.full((1, 3), 8),
+        ...     active=torch.ones(1, 3, dtype=torch.bool),
+        ...     frame_shifted=torch.zeros(1, dtype=torch.bool),
+        ... )
+        >>> search = ml.MultiStart(starts=3, keep=1, trial_steps=8, shifts=())
+        >>> given_up, met_a_better_one = search.ended(rows, meets=None)  # without shifts nothing is asked to meet
+        >>> given_up.tolist()
+        [[True, False, True]]
     """
 
     values: Tensor
@@ -71,12 +83,23 @@ class Search:
 
     Raises:
         ValueError: if a number is too small, or more starts are kept than there are.
+        TypeError: if a number is no whole number.
 
     Attributes:
         shifts: the best stimulus after the trial (``tried``) is moved to later times by these shares of its duration,
             and optimised as well; none, unless a policy says so.
         frame_shifts: at last, with ``shifts``, it is moved by these numbers of frames, and optimised from there if it
             is nearly as good.
+
+    Example:
+        >>> class BestAfterTwoSteps(ml.Search):
+        ...     def ended(self, rows, meets):
+        ...         place = rows.values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        ...         return (rows.steps == 2) & (place > 0), torch.zeros_like(rows.active)
+        >>> search = BestAfterTwoSteps(starts=5, keep=1, max_steps=4)
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], search=search, progress_bar=False)
+        >>> int(meis.restart_scores.notnull().sum())  # of 5 starts, those that were followed to the end
+        1
     """
 
     shifts: tuple[float, ...] = ()
@@ -131,7 +154,14 @@ class MultiStart(Search):
             is nearly as good.
 
     Raises:
-        ValueError: if a number is too small, or more starts are kept than there are.
+        ValueError: if a number is too small, ``trial_steps`` is odd, or more starts are kept than there are.
+        TypeError: if a number of starts, steps or frames is no whole number, or a share is no number.
+
+    Example:
+        >>> search = ml.MultiStart(starts=4, keep=2, trial_steps=4, max_steps=8, shifts=())
+        >>> meis = ml.find_meis("simulated", [("session_1", 4)], search=search, progress_bar=False)
+        >>> int(meis.restart_scores.notnull().sum())  # of 4 starts, those that were followed to the end
+        2
     """
 
     starts: int = 3

@@ -83,6 +83,15 @@ class StimulusModule(RowModule):
             there is not one seed for each row.
         TypeError: if the objective is not one, or not one that has members for ``RandomMember``; if another argument
             is of a wrong type.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> def corner(stimuli):  # scores [rows] of stimuli [rows, channels, time, height, width]
+        ...     return stimuli[:, 0, 0, 0, 0]
+        >>> module = ml.StimulusModule(corner, torch.randn(2, 1, 1, 3, 3), constraint=ml.FixedNorm(5.0))
+        >>> Trainer(max_steps=20, max_epochs=-1, logger=False, enable_progress_bar=False).fit(module)
+        >>> module.best_score  # all of the norm is in the corner
+        tensor([5., 5.])
     """
 
     @in_usual_modes

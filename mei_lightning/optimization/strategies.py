@@ -47,6 +47,12 @@ class ShardedStrategy(DDPStrategy):
     Args:
         process_group_backend: ``"nccl"`` where gloo cannot be used.
         **options: as for Lightning's ``DDPStrategy``.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(strategy="sharded", devices=2, accelerator="cpu", logger=False)
+        >>> isinstance(trainer.strategy, ml.ShardedStrategy), trainer.world_size
+        (True, 2)
     """
 
     def __init__(self, process_group_backend: str | None = "gloo", **options: Any) -> None:

@@ -12,6 +12,13 @@ class Robustness:
 
     The gradient of a step is that of what is perturbed. Scores, the best iterate and convergence are those of the
     stimulus itself on the whole model.
+
+    Example:
+        >>> all(isinstance(part, ml.Robustness) for part in [ml.Jitter(space=1), ml.Noise(0.1), ml.RandomMember()])
+        True
+        >>> settings = ml.MEISettings(robustness=[ml.Jitter(space=1), ml.Noise(0.1)])  # moved, then with noise
+        >>> settings.robustness
+        (Jitter(space=1, time=0), Noise(standard_deviation=0.1))
     """
 
     def check(self, objective: Objective, stimulus_shape: Sequence[int]) -> None:
@@ -27,6 +34,17 @@ class Perturbation(Robustness):
     What is random about it has to come from the keys (see ``draws``), so that it depends on the row and its step only.
     Its settings belong to the configuration of a run: those arguments of the constructor that are kept as attributes of
     the same names or, if it has others, what ``__repr__`` tells.
+
+    Example:
+        >>> class Flicker(ml.Perturbation):
+        ...     def __call__(self, stimulus, keys):
+        ...         contrast = 1 + (keys % 21 - 10) / 100  # from 0.9 to 1.1
+        ...         return stimulus * contrast.view(-1, 1, 1, 1, 1)
+        >>> Flicker()(torch.ones(3, 1, 1, 1, 1), keys=torch.tensor([0, 10, 20])).flatten()
+        tensor([0.9000, 1.0000, 1.1000])
+        >>> meis = ml.find_meis(
+        ...     "simulated", [("session_1", 0)], robustness=[Flicker()], max_steps=4, progress_bar=False
+        ... )
     """
 
     def __call__(self, stimulus: Tensor, keys: Tensor) -> Tensor:

@@ -19,6 +19,16 @@ class RandomMember(Robustness):
     """The gradient of each row and step is that of one member of an ensemble, each being equally likely.
 
     Scores are the mean response of all members all the same.
+
+    Example:
+        >>> image = ml.StimulusFormat(("grey",), height=1, width=2)
+        >>> networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 1, bias=False)) for _ in range(2)]
+        >>> for pixel, network in enumerate(networks):  # each member sees another pixel
+        ...     network[1].weight.data = torch.eye(2)[pixel : pixel + 1]
+        >>> ensemble = ml.Ensemble([ml.RetinaModel(network, image) for network in networks])
+        >>> meis = ml.find_meis(ensemble, [0], norm=2.0, robustness=[ml.RandomMember()], progress_bar=False)
+        >>> print(f"{meis.score.item():.1f}")  # sqrt(2) for both pixels, where one alone has 1
+        1.4
     """
 
     def check(self, objective: Objective, stimulus_shape: Sequence[int]) -> None:

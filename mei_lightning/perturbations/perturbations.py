@@ -25,6 +25,18 @@ class Jitter(Perturbation):
 
     Raises:
         ValueError: if one is negative or not a whole number, or both are 0.
+
+    Example:
+        >>> stimuli = torch.tensor([1.0, 2.0, 3.0]).expand(2, 1, 1, 3, 3)  # two that are the same
+        >>> ml.Jitter(space=1)(stimuli, keys=torch.tensor([0, 1]))[:, 0, 0, 1].tolist()  # moved by their keys
+        [[2.0, 3.0, 0.0], [0.0, 1.0, 2.0]]
+        >>> cell = [("session_1", 0)]
+        >>> usual = ml.find_meis("simulated", cell, max_steps=4, progress_bar=False)
+        >>> robust = ml.find_meis(
+        ...     "simulated", cell, robustness=[ml.Jitter(space=2, time=2)], max_steps=4, progress_bar=False
+        ... )
+        >>> bool(robust.score < usual.score)  # where it is not moved
+        True
     """
 
     def __init__(self, space: int = 0, time: int = 0) -> None:
@@ -81,6 +93,14 @@ class Noise(Perturbation):
 
     Raises:
         ValueError: unless it is positive and finite.
+
+    Example:
+        >>> noise = ml.Noise(0.5)(torch.zeros(1, 2, 50, 18, 16), keys=torch.tensor([7]))
+        >>> print(f"{noise.std():.2f}")
+        0.50
+        >>> meis = ml.find_meis(
+        ...     "simulated", [("session_1", 0)], robustness=[ml.Noise(0.5)], max_steps=4, progress_bar=False
+        ... )
     """
 
     def __init__(self, standard_deviation: float) -> None:

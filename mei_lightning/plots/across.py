@@ -36,6 +36,13 @@ def plot_cross_responses(responses: xr.DataArray, ax: Axes | None = None) -> Axe
 
     Raises:
         ValueError: if neurons and MEIs are not the same.
+
+    Example:
+        >>> cells = [("session_1", 2), ("session_1", 0)]
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> ax = ml.plot_cross_responses(ml.cross_responses("simulated", meis, progress_bar=False))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['off sustained', 'on sustained']
     """
     responses = responses.transpose("neuron", "mei")
     if responses["neuron"].values.tolist() != responses["mei"].values.tolist():
@@ -83,6 +90,13 @@ def plot_chromatic_landscape(landscape: xr.Dataset, ax: Axes | None = None) -> A
 
     Returns:
         The axes.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 7)], max_steps=4, progress_bar=False)
+        >>> landscape = ml.chromatic_landscape("simulated", meis, "session_1/7")
+        >>> ax = ml.plot_chromatic_landscape(landscape)
+        >>> ax.get_title(), ax.get_xlabel()
+        ('session_1/7', "contrast of the MEI's green")
     """
     first, second = (str(name) for name in landscape["channel"].values)
     axes = (f"{first}_contrast", f"{second}_contrast")

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, shade, window_of
+from mei_lightning.plots.frames import dataset_stimulus_format
 from mei_lightning.plots.style import STYLE, WIDTH, NotebookFigure, channel_colors, neuron_types, readable, tidy
-from mei_lightning.plots.video import dataset_stimulus_format
 
 _TRACE_SHARE = 0.25
 _LABEL_SHARE = 0.175
@@ -38,6 +38,13 @@ def plot_gallery(meis: xr.Dataset, figure: Figure | None = None, *, per_type: in
 
     Raises:
         ValueError: if no neuron has a finite stimulus, or ``per_type`` is not positive.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 2)]
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> figure = ml.plot_gallery(meis.assign_coords(type=("neuron", ["ON", "OFF"])), per_type=1)
+        >>> len(figure.axes)  # for each of two types one in space and one in time
+        4
     """
     if per_type < 1:
         raise InvalidValueError(f"A gallery shows at least one MEI of each type, got {per_type=}.")

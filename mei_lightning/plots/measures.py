@@ -60,6 +60,13 @@ def plot_measure(measures: xr.Dataset, name: str, ax: Axes | None = None) -> Axe
 
     Raises:
         ValueError: if there is no such measure with a value for each neuron, or all its values are missing.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> measures = ml.measure_meis(meis, "simulated", progress_bar=False)
+        >>> ax = ml.plot_measure(measures, "centre_size")
+        >>> ax.get_title(), ax.get_xlabel(), [label.get_text() for label in ax.get_yticklabels()]
+        ('centre size', 'µm', ['on sustained'])
     """
     if name not in measures or not _has_values(measures[name]):
         known = ", ".join(plottable_measures(measures))
@@ -92,6 +99,13 @@ def plot_measures(measures: xr.Dataset, names: Sequence[str] | None = None, figu
 
     Raises:
         ValueError: if there is no measure to draw, or as ``plot_measure``.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> measures = ml.measure_meis(meis, "simulated", progress_bar=False)
+        >>> figure = ml.plot_measures(measures, ["polarity", "centre_size"])
+        >>> [ax.get_title() for ax in figure.axes]
+        ['polarity', 'centre size']
     """
     chosen = plottable_measures(measures) if names is None else list(names)
     if not chosen:
@@ -129,6 +143,16 @@ def plot_chromatic_contrast(measures: xr.Dataset, ax: Axes | None = None) -> Axe
 
     Raises:
         ValueError: if there is no temporal contrast, or not of two channels.
+
+    Example:
+        >>> cells = [("session_1", 0), ("session_1", 7)]
+        >>> meis = ml.find_meis("simulated", cells, max_steps=4, progress_bar=False)
+        >>> measures = ml.measure_meis(meis, "simulated", progress_bar=False)
+        >>> measures.opponent.values.tolist()
+        [False, True]
+        >>> ax = ml.plot_chromatic_contrast(measures)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('green temporal contrast', 'UV temporal contrast')
     """
     if "temporal_contrast" not in measures or measures.sizes.get("channel") != 2:
         raise InvalidValueError(

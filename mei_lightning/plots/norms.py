@@ -16,6 +16,7 @@ from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, draw_traces, maps_and_limit, shade, window_of, write
+from mei_lightning.plots.frames import dataset_stimulus_format
 from mei_lightning.plots.style import (
     NO_TYPE,
     STYLE,
@@ -28,7 +29,6 @@ from mei_lightning.plots.style import (
     tidy,
     type_looks,
 )
-from mei_lightning.plots.video import dataset_stimulus_format
 
 _MOST_NAMED = 10
 """So many neurons have a colour and a name each; more have the colours of their types."""
@@ -51,6 +51,14 @@ def plot_score_by_norm(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError: if the dataset has no dimension ``norm``.
+
+    Example:
+        >>> cell = [("session_1", 0)]
+        >>> meis = ml.find_meis("simulated", cell, norm=[10, 20], max_steps=4, progress_bar=False)
+        >>> ax = ml.plot_score_by_norm(meis)
+        >>> norms, scores = ax.lines[0].get_data()
+        >>> norms.tolist(), bool(scores[1] > scores[0])
+        ([10.0, 20.0], True)
     """
     _check_norms(meis)
     meis = meis.sortby("norm")
@@ -105,6 +113,13 @@ def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neu
 
     Raises:
         ValueError: if the dataset has no dimension ``norm`` or no neurons, or ``max_neurons`` is not positive.
+
+    Example:
+        >>> cell = [("session_1", 0)]
+        >>> meis = ml.find_meis("simulated", cell, norm=[10, 20], max_steps=4, progress_bar=False)
+        >>> figure = ml.plot_meis_by_norm(meis)
+        >>> [ax.get_title() for ax in figure.axes if ax.get_title()]
+        ['norm 10', 'norm 20']
     """
     _check_norms(meis)
     shown = meis.isel(neuron=slice(max(max_neurons, 0))).sortby("norm")

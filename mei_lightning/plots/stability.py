@@ -46,6 +46,12 @@ def plot_seed_stability(meis: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError: if no neuron has two starts that can be compared.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], restarts=2, progress_bar=False)
+        >>> ax = ml.plot_seed_stability(meis)
+        >>> ax.collections[0].get_offsets().round(2).tolist()  # both starts arrive at the same MEI
+        [[1.0, 1.0]]
     """
     scores = meis["restart_scores"].transpose("neuron", "restart").values.astype(np.float64)
     similarity = meis["restart_similarity"].values.astype(np.float64)

@@ -26,6 +26,7 @@ from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.paths import local_path
 from mei_lightning.plots.across import plot_cross_responses
 from mei_lightning.plots.drawing import window_of
+from mei_lightning.plots.frames import dataset_stimulus_format
 from mei_lightning.plots.gallery import plot_gallery
 from mei_lightning.plots.measures import plot_chromatic_contrast, plot_measures, plottable_measures
 from mei_lightning.plots.stability import UNKNOWN_STABILITY, plot_seed_stability, stability_is_known
@@ -37,7 +38,6 @@ from mei_lightning.plots.style import (
     figure_of,
     readable,
 )
-from mei_lightning.plots.video import dataset_stimulus_format
 from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.results.configuration import as_text, read_configuration, to_read
 from mei_lightning.results.dataset import check_store
@@ -81,7 +81,14 @@ def write_report(
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is something at ``target``, and ``overwrite`` is False.
         PermissionError: if its directory cannot be written to; nothing has been drawn by then.
-        ValueError: if ``store`` has no neurons.
+        ValueError: if ``store`` has no neurons, or is no store of MEIs.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> store = ml.save_dataset(meis, "meis.zarr")
+        >>> page = ml.write_report(store)
+        >>> page.name, "session_1/0" in page.read_text(encoding="utf-8")
+        ('report.html', True)
     """
     target = check_report(store, target, overwrite, directory)
     store = check_store(store)

@@ -12,7 +12,7 @@ import xarray as xr
 from PIL import Image
 
 from mei_lightning.analysis.decomposition import decompose_channels
-from mei_lightning.plots.video import COLORS, stimulus_to_rgb_frames
+from mei_lightning.plots.frames import COLORS, stimulus_to_rgb_frames
 
 LARGEST_PAGE = 120_000_000
 """Bytes that all records may have before compression; larger stimuli are shown with coarser pixels."""

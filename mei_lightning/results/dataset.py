@@ -167,8 +167,23 @@ def check_store(path: str | Path) -> Path:
 def save_dataset(dataset: xr.Dataset, path: str | Path) -> Path:
     """Write a dataset as a zarr store with one chunk for each neuron; read it with ``xarray.open_zarr(path)``.
 
+    Args:
+        dataset: MEIs as ``find_meis`` returns them, or what a method or an analysis returns.
+        path: where to write, e.g. ``"meis.zarr"``; missing directories are made.
+
+    Returns:
+        ``path``.
+
     Raises:
         FileExistsError: if there is something at ``path`` already: results are never overwritten.
+        PermissionError: if its directory cannot be written to.
+
+    Example:
+        >>> import xarray as xr
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> path = ml.save_dataset(meis, "meis.zarr")
+        >>> xr.open_zarr(path, chunks=None).stimulus.shape
+        (1, 2, 40, 18, 16)
     """
     path = free_place("path", path)
     one_neuron = {

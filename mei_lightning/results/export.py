@@ -35,6 +35,13 @@ def export_meis(store_path: str | Path, target: str | Path) -> Path:
         FileExistsError: if there is something at ``target`` already.
         FileNotFoundError: if there is nothing at ``store_path``.
         ImportError: if packages that write NetCDF4 are missing.
+
+    Example:
+        >>> meis = ml.find_meis("simulated", [("session_1", 0)], max_steps=4, progress_bar=False)
+        >>> store = ml.save_dataset(meis, "meis.zarr")
+        >>> with np.load(ml.export_meis(store, "meis.npz")) as file:
+        ...     print(file["neuron"], file["stimulus"].shape)
+        ['session_1/0'] (1, 2, 40, 18, 16)
     """
     store_path, target = local_path("store_path", store_path), local_path("target", target)
     write = {".nc": _write_netcdf, ".h5": _write_netcdf, ".npz": _write_npz}.get(target.suffix)

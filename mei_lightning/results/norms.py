@@ -36,6 +36,17 @@ def open_norms(directory: str | Path) -> xr.Dataset:
     Raises:
         FileNotFoundError: if there are no MEIs of any norm.
         ValueError: if the norms have been found with different settings.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 1, bias=False))
+        >>> network[1].weight.data = torch.tensor([[0.0, 2.0]])
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=1, width=2))
+        >>> found = ml.find_meis(model, [0], norm=[1, 3], directory="norms", progress_bar=False)
+                 converged  median score  median steps
+        ...
+        >>> meis = ml.open_norms("norms")
+        >>> meis.norm.values.tolist(), meis.score.values[:, 0].round(2).tolist()  # 2 * 1 and 2 * 3
+        ([1.0, 3.0], [2.0, 6.0])
     """
     found: dict[float, xr.Dataset] = {}
     for store in local_path("directory", directory).glob(f"{_PREFIX}*/{STORE}"):

@@ -32,8 +32,9 @@ from mei_lightning.results.schema import (
     values_of,
 )
 
-VERSION_ATTRIBUTE = "mei_store_version"
+_VERSION_ATTRIBUTE = "mei_store_version"
 _VERSION = 1
+_RECORDS = "records"
 _NEURONS_PER_CHUNK = 4096
 _SAFE = "All neurons that were finished are safe in it"
 
@@ -53,6 +54,25 @@ class MEIResult:
         seed: 63-bit, of the best restart.
         restart_scores: ``[restart]``; NaN for those that were given up early.
         restart_similarity: how alike the restarts' stimuli are; NaN with one restart.
+
+    Example:
+        >>> problem = ml.MEIProblem("simulated", [("session_1", 0)], ml.MEISettings(restarts=1))
+        >>> store = ml.MEIStore.create("meis.zarr", problem.description, problem.configuration)
+        >>> result = ml.MEIResult(
+        ...     number=0,
+        ...     stimulus=np.ones((2, 40, 18, 16)),
+        ...     response=np.full(20, 7.0),
+        ...     score=7.0,
+        ...     status="converged",
+        ...     steps=30,
+        ...     best_restart=0,
+        ...     seed=1,
+        ...     restart_scores=np.array([7.0]),
+        ...     restart_similarity=np.nan,
+        ... )
+        >>> store.write(result)
+        >>> store.finished()
+        {0}
     """
 
     number: int
@@ -87,6 +107,17 @@ class MEIStore:
     Raises:
         FileNotFoundError: if there is nothing at ``path``.
         ValueError: if it is something else, or a store of another version.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+        >>> network[1].weight.data = torch.eye(2)
+        >>> model = ml.RetinaModel(network, ml.StimulusFormat(("grey",), height=1, width=2))
+        >>> found = ml.find_meis(model, [0, 1], norm=3.0, directory="results", progress_bar=False)
+                 converged  median score  median steps
+        ...
+        >>> store = ml.MEIStore("results/meis.zarr")
+        >>> store.configuration["neurons"], sorted(store.finished())
+        (['0', '1'], [0, 1])
     """
 
     def __init__(self, path: str | Path, lasting: bool = True) -> None:
@@ -106,7 +137,7 @@ class MEIStore:
         self._summary = {it.name: it.empty(sizes, self._stimulus_type) for it in self._variables}
         self._times = np.zeros(self._stimulus_shape[0], dtype=np.int64)
         self._chunks_to_collect: set[int] = set()
-        self._journal = Journal(self.path / "records")
+        self._journal = Journal(self.path / _RECORDS)
 
     @classmethod
     def create(
@@ -179,7 +210,7 @@ class MEIStore:
             OSError: if there is no space.
         """
         with explained(self.path, _SAFE, way_out):
-            for folder in ("records", "stimulus", *self._summary):
+            for folder in (_RECORDS, "stimulus", *self._summary):
                 with tempfile.TemporaryFile(dir=self.path / folder):
                     pass
 
@@ -307,13 +338,18 @@ class MEIStore:
             raise
 
 
+def is_of_run(path: Path) -> bool:
+    """Whether a store is one that a run fills, and not a copy of its dataset, which has the same attributes."""
+    return (path / _RECORDS).is_dir()
+
+
 def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dtype) -> None:
     sizes = description.sizes
     summary = {it.name: it.empty(sizes, dtype) for it in VARIABLES}
     dataset = description.assign(
         {it.name: (("neuron", *it.dimensions), summary[it.name], it.attributes()) for it in VARIABLES}
     )
-    dataset = dataset.assign_attrs(configuration=configuration, **{VERSION_ATTRIBUTE: _VERSION})
+    dataset = dataset.assign_attrs(configuration=configuration, **{_VERSION_ATTRIBUTE: _VERSION})
     rows = min(_NEURONS_PER_CHUNK, sizes["neuron"])
     chunks = {name: {"chunks": (rows, *array.shape[1:])} for name, array in summary.items()}
     dataset.to_zarr(path, mode="w-", zarr_format=2, encoding=chunks, consolidated=False)
@@ -328,7 +364,7 @@ def _make(path: Path, description: xr.Dataset, configuration: str, dtype: np.dty
         attributes={"_ARRAY_DIMENSIONS": list(STIMULUS_DIMENSIONS), "units": "model units"},
     )
     zarr.consolidate_metadata(str(path), zarr_format=2)
-    (path / "records").mkdir()
+    (path / _RECORDS).mkdir()
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -336,7 +372,9 @@ def _attributes(path: Path) -> dict[str, Any]:
         raise NothingThereError(f"There is no store of MEIs at {path}.")
     try:
         attributes = json.loads((path / ".zattrs").read_bytes())
-        version = attributes[VERSION_ATTRIBUTE]
+        version = attributes[_VERSION_ATTRIBUTE]
+        if not is_of_run(path):
+            raise FileNotFoundError(path / _RECORDS)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
         raise InvalidValueError(
             f"{path} is not a store of MEIs that a run could continue. Give another place."

@@ -46,6 +46,15 @@ class InitialStimuli:
 
     Its settings belong to the configuration of a run: those arguments of the constructor that are kept as attributes of
     the same names or, if it has others, what ``__repr__`` tells.
+
+    Example:
+        >>> class Ramp(ml.InitialStimuli):
+        ...     def __call__(self, neuron, seeds):
+        ...         ramp = torch.linspace(-1, 1, neuron.shape[-1])
+        ...         return ramp.expand(len(seeds), *neuron.shape)
+        >>> problem = ml.MEIProblem("simulated", [("session_1", 0)], ml.MEISettings(initial=Ramp(), restarts=2))
+        >>> problem.starts(0).shape, problem.starts(0)[1, 0, 0, 0, [0, -1]].tolist()
+        (torch.Size([2, 2, 40, 18, 16]), [-1.0, 1.0])
     """
 
     def check(self, labels: Sequence[str], shape: Sequence[int]) -> None:

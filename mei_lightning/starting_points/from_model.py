@@ -23,6 +23,15 @@ class LinearReceptiveField(InitialStimuli):
     the norm of the optimisation. What has no gradient starts from that noise. For a linear neuron it is the filter, as
     the score sees it: the mean over response frames has the mean of the filter at all these times. Its root mean square
     is 1; a fixed norm scales it.
+
+    Example:
+        >>> cell = [("session_1", 0)]  # a linear cell with a softplus
+        >>> usual = ml.find_meis("simulated", cell, search="quick", progress_bar=False)
+        >>> one_step = ml.find_meis(
+        ...     "simulated", cell, initial=ml.LinearReceptiveField(), restarts=1, max_steps=1, progress_bar=False
+        ... )
+        >>> print(f"{one_step.score.item() / usual.score.item():.2f}")
+        1.00
     """
 
     def __call__(self, neuron: NeuronStart, seeds: Sequence[int]) -> Tensor:
@@ -52,6 +61,15 @@ class BestNaturalClip(InitialStimuli):
 
     Raises:
         ValueError: unless it is a whole number, at least 1; when it is called, if there are more restarts than clips.
+
+    Example:
+        >>> cell = [("session_1", 0)]
+        >>> settings = ml.MEISettings(initial=ml.BestNaturalClip(clips=5), restarts=2)
+        >>> problem = ml.MEIProblem("simulated", cell, settings)
+        >>> best, second = problem.values([0, 0], problem.starts(0))  # the responses to the two clips
+        >>> bool(best > second)
+        True
+        >>> meis = ml.find_meis("simulated", cell, initial=ml.BestNaturalClip(clips=5), max_steps=4, progress_bar=False)
     """
 
     def __init__(self, clips: int = 100) -> None:

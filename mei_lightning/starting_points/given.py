@@ -36,6 +36,16 @@ class GivenStimuli(InitialStimuli):
     Raises:
         ValueError: if the stimuli have other dimensions, or ``noise`` is not positive and finite.
         FileNotFoundError: if there is nothing at the path.
+
+    Example:
+        >>> cell = [("session_1", 0)]
+        >>> weak = ml.find_meis("simulated", cell, norm=5.0, max_steps=8, progress_bar=False)
+        >>> strong = ml.find_meis(
+        ...     "simulated", cell, norm=10.0, initial=ml.GivenStimuli(weak), restarts=1, max_steps=1, progress_bar=False
+        ... )
+        >>> cosine = (weak.stimulus * strong.stimulus).sum() / (5.0 * 10.0)
+        >>> print(f"{cosine:.2f}")
+        1.00
     """
 
     def __init__(self, stimuli: str | Path | np.ndarray | Tensor | xr.Dataset, noise: float = 0.5) -> None:

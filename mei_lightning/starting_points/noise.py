@@ -22,6 +22,12 @@ class WhiteNoise(InitialStimuli):
 
     Raises:
         ValueError: unless it is positive and finite.
+
+    Example:
+        >>> settings = ml.MEISettings(initial=ml.WhiteNoise(0.01), constraint=ml.MaximalNorm(30.0), restarts=3)
+        >>> starts = ml.MEIProblem("simulated", [("session_1", 0)], settings).starts(0)
+        >>> print(tuple(starts.shape), f"{starts.std():.2f}")
+        (3, 2, 40, 18, 16) 0.01
     """
 
     def __init__(self, amplitude: float = 1.0) -> None:
@@ -46,6 +52,15 @@ class PinkNoise(InitialStimuli):
 
     Raises:
         ValueError: unless it is positive and finite.
+
+    Example:
+        >>> settings = ml.MEISettings(initial=ml.PinkNoise(amplitude=2.0), restarts=3)
+        >>> starts = ml.MEIProblem("simulated", [("session_1", 0)], settings).starts(0)
+        >>> print(tuple(starts.shape), f"{starts.square().mean().sqrt():.2f}")
+        (3, 2, 40, 18, 16) 2.00
+        >>> neighbours = (starts[..., 1:] * starts[..., :-1]).mean()
+        >>> print(f"{neighbours / starts.square().mean():.1f}")  # their correlation, which white noise does not have
+        0.6
     """
 
     def __init__(self, amplitude: float = 1.0) -> None:

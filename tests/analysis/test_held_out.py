@@ -62,6 +62,15 @@ def test_held_out_scores_are_those_of_the_other_members(store):
     np.testing.assert_allclose(xr.open_zarr(store).held_out_score, brute_force(store, [video_model(7)]), rtol=1e-5)
 
 
+def test_a_copy_of_the_dataset_is_scored_as_its_store_is(store, tmp_path):
+    copy = ml.save_dataset(xr.open_zarr(store, chunks=None), tmp_path / "copy.zarr")
+    scores = ml.score_held_out(copy, video_model(7), accelerator="cpu", progress_bar=False)
+    np.testing.assert_allclose(xr.open_zarr(copy).held_out_score, scores)
+    np.testing.assert_allclose(scores, brute_force(store, [video_model(7)]), rtol=1e-5)
+    with pytest.raises(ValueError, match="not a store of MEIs that a run could continue"):
+        ml.MEIStore(copy)
+
+
 def test_neurons_that_nobody_began_have_no_score(tmp_path):
     module = ml.MEIModule(video_model(), NEURONS, time_steps=5)
     store = ml.MEIStore.create(tmp_path / "meis.zarr", module.description, module.configuration)

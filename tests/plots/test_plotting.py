@@ -15,7 +15,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.plots.stimuli import contact_sheet, plot_mei, plot_meis, plot_stimulus_composition
+from mei_lightning.plots.meis import plot_mei, plot_meis
+from mei_lightning.plots.stimuli import contact_sheet, plot_stimulus_composition
 
 
 def three_axes(freq=True):

@@ -15,14 +15,13 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from mei_lightning.models.base import StimulusFormat
+from mei_lightning.plots.frames import dataset_stimulus_format, stimulus_to_rgb_frames
 from mei_lightning.plots.video import (
     animated_png_bytes,
-    dataset_stimulus_format,
     save_meis_to_mp4_video,
     save_stimulus_to_animated_png,
     save_stimulus_to_gif,
     save_stimulus_to_mp4_video,
-    stimulus_to_rgb_frames,
 )
 
 HOEFLING_MEAN = (37.417, 36.132)

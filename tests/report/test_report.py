@@ -312,7 +312,7 @@ def measure_rows(page):
 @needs_browser
 def test_movies_show_the_stimulus(page):
     stimulus = make_meis()["stimulus"].values[0]
-    frames = ml.plots.video.stimulus_to_rgb_frames(stimulus)
+    frames = ml.plots.frames.stimulus_to_rgb_frames(stimulus)
     canvas = page.find_element(By.CSS_SELECTOR, "#gallery canvas")
     # Without motion, a card rests at the frame of largest power.
     peak = np.square(stimulus).sum(axis=(0, 2, 3)).argmax()
@@ -346,7 +346,7 @@ def test_each_card_has_the_strongest_frame_until_its_movie_runs(report):
         if poster:
             peak = np.square(stimulus).sum(axis=(0, 2, 3)).argmax()
             found = np.asarray(Image.open(io.BytesIO(base64.b64decode(poster))))
-            np.testing.assert_array_equal(found, ml.plots.video.stimulus_to_rgb_frames(stimulus)[peak])
+            np.testing.assert_array_equal(found, ml.plots.frames.stimulus_to_rgb_frames(stimulus)[peak])
 
 
 def test_the_strongest_frame_of_many_channels_has_them_side_by_side():
