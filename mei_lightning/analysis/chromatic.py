@@ -58,7 +58,7 @@ def chromatic_landscape(
         progress_bar: whether to show one.
 
     Returns:
-        For channels green and UV: ``response`` ``[green_contrast, UV_contrast]`` and ``gradient``
+        For channels green and UV, ``response`` ``[green_contrast, UV_contrast]`` and ``gradient``
         ``[channel, green_contrast, UV_contrast]``, the change of the response with the contrast of each channel, both
         in the model's units; ``mei_contrast`` ``[channel]``, the contrasts at which the MEI itself is. Attributes: the
         neuron's label, and the norm of either channel at contrast 1.

@@ -37,7 +37,7 @@ def cluster_meis(measures: xr.Dataset, clusters: int | None = None, *, seed: int
         seed: determines the starts of the fit and the map.
 
     Returns:
-        Along ``neuron``: ``cluster``, 0 for the largest, -1 for neurons without an MEI; ``cluster_probability``, that
+        Along ``neuron``, ``cluster``, 0 for the largest, -1 for neurons without an MEI; ``cluster_probability``, that
         of the neuron's cluster under the mixture; and ``map`` ``[neuron, map_axis]``, a t-SNE of the same components
         (van der Maaten and Hinton 2008), NaN for neurons without an MEI. Coordinates: those of the measures along
         ``neuron``. Attribute ``adjusted_rand_index`` if types are known of at least two neurons with an MEI: 1 if

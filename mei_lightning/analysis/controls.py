@@ -52,7 +52,7 @@ def compare_with_standard_stimuli(
         progress_bar: whether to show one.
 
     Returns:
-        Along ``neuron``: ``mei_response``; ``standard_response`` and ``standard_stimulus``, the response to the best
+        Along ``neuron``, ``mei_response``; ``standard_response`` and ``standard_stimulus``, the response to the best
         stimulus of each ``kind`` and its name; ``standard_kind``, the kind of the best of all; and
         ``excitation_ratio``, the response to the MEI over that to the best of all, NaN where that is not positive. Of
         neurons without an MEI all is NaN, or empty. Responses are in the model's units. Coordinates ``session``,

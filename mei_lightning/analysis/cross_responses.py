@@ -41,7 +41,7 @@ def cross_responses(
         progress_bar: whether to show one.
 
     Returns:
-        Responses ``[neuron, mei]``, each in the model's units: ``neuron`` responds to the stimulus of ``mei``. MEIs
+        Responses ``[neuron, mei]`` in the model's units, where ``neuron`` responds to the stimulus of ``mei``. MEIs
         that are not there, or not finite, have NaN. Coordinates: ``session``, ``index`` and ``grey_response`` (the
         response to a stimulus of zeros, a screen at the mean level) along ``neuron``; and ``type`` along ``neuron``
         and ``mei_type`` along ``mei`` if the model's neuron table has types.
@@ -190,7 +190,7 @@ def type_responses(responses: xr.DataArray) -> xr.DataArray:
         responses: from ``cross_responses``, of a model whose neuron table has types.
 
     Returns:
-        ``[cell_type, mei_cell_type]``: neurons of ``cell_type`` respond to MEIs of ``mei_cell_type``.
+        ``[cell_type, mei_cell_type]``, how neurons of ``cell_type`` respond to MEIs of ``mei_cell_type``.
 
     Raises:
         ValueError: if no types are known.

@@ -78,7 +78,7 @@ def cluster_by_stimulus(
         seed: determines the random groups and the noise that stimuli begin with.
 
     Returns:
-        A dataset: ``cluster`` ``[neuron]``; ``stimulus`` ``[cluster_number, channel, time, y, x]``; ``response``
+        A dataset of ``cluster`` ``[neuron]``; ``stimulus`` ``[cluster_number, channel, time, y, x]``; ``response``
         ``[neuron, cluster_number]``, each neuron's to each stimulus; ``confusion`` ``[cluster_number, driven]``, the
         mean response of each cluster (``driven``) to each cluster's stimulus.
 

@@ -47,7 +47,7 @@ def find_diverse_stimuli(
             constraint, search, seed, directory, progress_bar.
 
     Returns:
-        A dataset with dimensions ``neuron, number, channel, time, y, x``: ``stimulus``; ``score``, the response to
+        A dataset over ``neuron, number, channel, time, y, x`` of ``stimulus``; ``score``, the response to
         each; ``share``, the score as a share of the MEI's; ``similarity`` ``[neuron, number, other]``, the cosine
         between stimuli.
 

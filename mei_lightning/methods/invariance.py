@@ -57,7 +57,7 @@ def find_invariance_paths(
             directory, progress_bar.
 
     Returns:
-        A dataset with dimensions ``neuron, point, channel, time, y, x``: ``stimulus``; ``score``, the response to each;
+        A dataset over ``neuron, point, channel, time, y, x`` of ``stimulus``; ``score``, the response to each;
         ``level`` ``[neuron]``, the response that the path keeps: the lower one of the two ends' (the other end is
         moved to it); ``step`` ``[neuron, between]``, the cosine between successive stimuli.
 

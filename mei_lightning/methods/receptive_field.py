@@ -43,7 +43,7 @@ def find_receptive_fields(
         reducer: how the response over time becomes one number; by default its mean over all response frames.
 
     Returns:
-        A dataset with dimensions ``neuron, channel, time, y, x``: ``stimulus``, the gradient, in responses per unit of
+        A dataset over ``neuron, channel, time, y, x`` of ``stimulus``, the gradient, in responses per unit of
         the model's stimulus; and ``response`` ``[neuron]``, the reduced response to x.
 
     Raises:

@@ -68,7 +68,7 @@ def find_surrounds(
             progress_bar.
 
     Returns:
-        A dataset with dimensions ``neuron, channel, time, y, x``: ``stimulus``, centre and surround; ``centre``, the
+        A dataset over ``neuron, channel, time, y, x`` of ``stimulus``, centre and surround; ``centre``, the
         same without the surround; ``centre_mask`` ``[neuron, y, x]``; ``score`` and ``centre_score``, the responses to
         them.
 
