@@ -16,7 +16,7 @@ from documentation import PAGES, README, ROOT, blocks, listings
 # The continuous integration runs these themselves.
 RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh", "bash scripts/docs.sh"}
 # Notebooks are run when the documentation is built.
-NOTEBOOKS = {"ten_minutes.md"}
+NOTEBOOKS = {"ten_minutes.md", "gallery.md"}
 SHOWN_ONLY = {
     # What it prints, pictures of trees, headers of files.
     "text",
