@@ -21,6 +21,8 @@ templates_path = ["_templates"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
+# These pages have no others below them.
+html_sidebars = {name: [] for name in ("install", "ten_minutes", "gallery", "references", "changelog", "contributing")}
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_theme_options = {
@@ -36,6 +38,8 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+# What they write is not kept.
+nb_execution_in_temp = True
 # Progress bars and what Lightning says of the hardware.
 nb_output_stderr = "remove"
 

@@ -16,7 +16,7 @@ from documentation import PAGES, README, ROOT, blocks, listings
 # The continuous integration runs these themselves.
 RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh", "bash scripts/docs.sh"}
 # Notebooks are run when the documentation is built.
-NOTEBOOKS = {"ten_minutes.md"}
+NOTEBOOKS = {"ten_minutes.md", "gallery.md"}
 SHOWN_ONLY = {
     # What it prints, pictures of trees, headers of files.
     "text",
@@ -24,7 +24,18 @@ SHOWN_ONLY = {
     "console",
     "matlab",
 }
-NOT_RUN: dict[str, str] = {}
+NOT_RUN = {
+    "bash scripts/install.sh": "makes an environment, from the net",
+    "python -m venv mei": "makes an environment, from the net",
+    'pip install -e ".[': "needs the net",
+    "bash scripts/quickstart.sh": "the continuous integration runs it",
+    "python scripts/gpu_check.py": "minutes, most of them for a GPU; its own test runs parts of it",
+    "python scripts/benchmark.py speed": "hours; its own test runs parts of it",
+    "python scripts/make_gallery.py": "all recipes take many minutes; its own test runs some of them",
+    "python scripts/reproduce_hoefling.py": "all neurons take many minutes; its own test runs it for a few",
+    "mei-lightning report": "run in the how-to guide about the report",
+    "tensorboard --logdir": "run in the how-to guide about TensorBoard",
+}
 """Why what stands in a block of the console is not run, by its first words."""
 
 
