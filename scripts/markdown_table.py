@@ -1,4 +1,4 @@
-"""Tables that can be pasted into the README, a line as soon as it is known."""
+"""Tables that can be pasted into the documentation, a line as soon as it is known."""
 
 from collections.abc import Mapping
 from typing import Any

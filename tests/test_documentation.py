@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import xarray as xr
 from documentation import PAGES, README, ROOT, blocks, listings
 
 # The continuous integration runs these themselves.
@@ -35,8 +36,25 @@ NOT_RUN = {
     "python scripts/reproduce_hoefling.py": "all neurons take many minutes; its own test runs it for a few",
     "mei-lightning report": "run in the how-to guide about the report",
     "tensorboard --logdir": "run in the how-to guide about TensorBoard",
+    "python scripts/soak.py": "takes half an hour; test_many_devices.py kills a run twice with it",
+    "sbatch scripts/slurm/population.sbatch": "needs a cluster; test_many_devices.py starts the job's processes",
+    "torchrun --nnodes 2": "needs two nodes; test_many_devices.py has two on one machine",
 }
 """Why what stands in a block of the console is not run, by its first words."""
+LEFT = {
+    "README.md": {"meis.png", "results/meis.zarr", "results/report.html"},
+    "openretina.md": {"mei.mp4"},
+    "own_model.md": {"results/meis.zarr"},
+    "norm_range_window.md": {"norms/norm_5/meis.zarr", "more_norms/norm_10/meis.zarr", "scores.pdf", "by_norm.pdf"},
+    "population.md": {"opponent/meis.zarr", "results/meis.zarr", "logs/population/meis.zarr"},
+    "cluster.md": {"results/meis.zarr"},
+    "methods.md": {"results/fu_2023.zarr"},
+    "results.md": {"meis.png", "meis.mp4", "copy.zarr", "meis.h5", "results/measures.csv", "results/report.html"},
+    "experiment.md": {"to_show/stimuli.npy", "ten_times/stimuli.npy", "by_command/stimuli.mp4"},
+}
+"""Some of the files that a page's listings leave, by which it is seen that they do what the page says of them."""
+ENDED = {"converged", "step limit"}
+"""What a page shows has come to an end; few steps, to be quick, can be the limit."""
 
 
 def runnable(page):
@@ -64,6 +82,15 @@ def test_page_does_what_it_says(page, tmp_path, monkeypatch):
                 run(command, tmp_path)
         else:
             pytest.fail(f"A block of {block.language} without a caption, in which its file is named:\n{block.text}")
+    assert [name for name in LEFT.get(page.name, ()) if not (tmp_path / name).exists()] == []
+    assert {name: statuses_of(value) for name, value in names.items() if statuses_of(value) - ENDED} == {}
+    if page == README:
+        assert statuses_of(names["meis"]) == {"converged"}
+
+
+def statuses_of(value):
+    """How the optimisations ended, if a listing's value is MEIs."""
+    return set(value["status"].values.flat) if isinstance(value, xr.Dataset) and "status" in value else set()
 
 
 def commands_of(block):

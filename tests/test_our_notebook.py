@@ -5,8 +5,8 @@ import re
 
 import pytest
 from conftest import assert_same_meis, find, read, video_model
+from documentation import README, listings
 from kernels import WIDGET, images, printed, running_kernel
-from readme import blocks
 
 NEURONS = [("monday", 0), ("tuesday", 1), ("monday", 3), ("tuesday", 2)]
 SETTINGS = {"time_steps": 6, "restarts": 2, "max_steps": 20, "rows_per_device": 2}
@@ -38,7 +38,7 @@ def bar_in_the_end(kernel, cell):
 def test_the_first_listing_of_the_readme_shows_its_figure_once(kernel):
     cells = kernel.run(
         [
-            *blocks("python")[0].split("\n\n"),
+            *listings(README, "python")[0].split("\n\n"),
             "plot_meis(meis)",
             "fig = plot_meis(meis)",
             "%matplotlib inline\nimport matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import NO_LIMIT, assert_same_meis, find, fit, linear_model, results, still_model, video_model
+from documentation import HOW_TO, listings
 from emulation import EmulatedDevice
 from lightning.pytorch import Callback
-from readme import blocks
 from torch import nn
 
 import mei_lightning as ml
@@ -20,9 +20,10 @@ NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]
 
 @pytest.fixture(scope="module")
 def halving():
-    (listing,) = [block for block in blocks("python") if "class SuccessiveHalving" in block]
-    names = {"__name__": "readme"}
-    exec(compile(listing.split("\n\n\nhalved")[0], "README.md", "exec"), names)
+    page = HOW_TO / "norm_range_window.md"
+    (listing,) = [block for block in listings(page, "python") if "class SuccessiveHalving" in block]
+    names = {"__name__": page.stem}
+    exec(compile(listing.split("\n\n\nhalved")[0], str(page), "exec"), names)
     return names["SuccessiveHalving"]
 
 

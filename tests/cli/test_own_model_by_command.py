@@ -1,4 +1,4 @@
-"""A model of one's own on the command line, as the README brings it."""
+"""A model of one's own on the command line, as the documentation brings it."""
 
 import subprocess
 import sys
@@ -7,33 +7,32 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import read
-from readme import README, blocks
+from documentation import HOW_TO, blocks, listings
 from safetensors.torch import save_file
 from torch import nn
 
 import mei_lightning as ml
 
-LISTING = next(block for block in blocks("python") if "class LinearNonlinear" in block)
-CLASS = LISTING.partition("\n\nstimulus = ")[0]
-CONFIGURATION = next(block for block in blocks("yaml") if "my_model.LinearNonlinear" in block)
-COMMAND = next(block for block in blocks("console") if "my_model.yaml" in block).split()
+PAGE = HOW_TO / "own_model.md"
+FILES = {block.file: block.text for block in blocks(PAGE) if block.file}
+COMMAND = next(block for block in listings(PAGE, "bash") if "my_model.yaml" in block).split()
 
 
 @pytest.fixture
 def network(tmp_path, monkeypatch):
     """The network, with its module, weights and configuration in the working directory."""
     monkeypatch.chdir(tmp_path)
-    Path("my_model.py").write_text(CLASS, encoding="utf-8")
-    Path("my_model.yaml").write_text(CONFIGURATION, encoding="utf-8")
+    for name, text in FILES.items():
+        Path(name).write_text(text, encoding="utf-8")
     names = {}
-    exec(CLASS, names)
+    exec(FILES["my_model.py"], names)
     made = names["LinearNonlinear"]()
     torch.save(made.state_dict(), "my_model.pt")
     return made
 
 
 def test_from_zero_to_a_result(network):
-    assert 'torch.save(network.state_dict(), "my_model.pt")' in README
+    assert 'torch.save(network.state_dict(), "my_model.pt")' in "".join(listings(PAGE, "python"))
     command = [str(Path(sys.executable).with_name(COMMAND[0])), *COMMAND[1:]]
     ended = subprocess.run(
         [*command, "--model.max_steps=4", "--results.report=false", "--trainer.logger=false"],

@@ -104,7 +104,7 @@ def test_layers_of_still_images():
 
 
 def test_objectives_of_neurons_work_with_units(twin):
-    """The README's listing: a feature of the digital twin against the others of its layer."""
+    """As on the page about objectives: a feature of the digital twin against the others of its layer."""
     units = ml.InnerUnits(twin, "core.0", position="centre")
     meis = find(units, [3], objective=ml.OneHotObjective, search="quick", time_steps=30)
     responses = units(torch.from_numpy(meis["stimulus"].values))[0].mean(dim=0)

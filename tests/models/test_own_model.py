@@ -1,21 +1,29 @@
-"""A model of the user's own, as the README brings it."""
+"""A model of the user's own, as the documentation brings it."""
+
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import STILL_FORMAT, LinearNetwork, StillNetwork, find
-from readme import README
+from documentation import HOW_TO, blocks
 from torch import nn
 
 import mei_lightning as ml
 
-OWN_MODEL = next(block for block in README.split("```") if "class LinearNonlinear" in block).removeprefix("python")
+PAGE = blocks(HOW_TO / "own_model.md")
+NETWORK = next(block.text for block in PAGE if block.file == "my_model.py")
+FINDS_MEIS = next(block.text for block in PAGE if "RetinaModel(network" in block.text)
 
 
-def test_a_module_of_a_dozen_lines():
+def test_a_module_of_a_dozen_lines(tmp_path, monkeypatch):
     torch.manual_seed(0)
+    (tmp_path / "my_model.py").write_text(NETWORK, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_model", raising=False)
     names = {}
-    exec(OWN_MODEL, names)
+    exec(FINDS_MEIS, names)
+    monkeypatch.delitem(sys.modules, "my_model")
     meis, model = names["meis"], names["model"]
     assert meis["neuron"].values.tolist() == ["0", "3", "5"]
     assert dict(meis.sizes) == {

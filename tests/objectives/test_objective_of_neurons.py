@@ -64,7 +64,7 @@ def test_results_are_feasible_with_their_own_scores_and_the_model_is_unchanged(c
 
 
 def test_an_objective_in_five_lines():
-    """The README's listing."""
+    """The listing of the page about objectives."""
 
     class Modulation(ml.NeuronObjective):
         def score(self, traces):  # responses [rows, time'] to scores [rows]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from readme import README
+from documentation import HOW_TO
 
 from mei_lightning import openretina_api
 
@@ -49,8 +49,8 @@ def parameters(function):
     ]
 
 
-def test_all_names_are_there_and_in_the_readmes_table():
-    table = README.split("| names | here |")[1].split("\n\n")[0]
+def test_all_names_are_there_and_in_the_table():
+    table = (HOW_TO / "openretina.md").read_text(encoding="utf-8").split("| names | here |")[1].split("\n\n")[0]
     listed = [name.strip(" `") for row in table.splitlines()[2:] for name in row.split("|")[1].split(",")]
     assert sorted(listed) == sorted(openretina_api.__all__)
     assert all(hasattr(openretina_api, name) for name in openretina_api.__all__)
