@@ -14,7 +14,17 @@ import pytest
 from documentation import PAGES, README, ROOT, blocks, listings
 
 # The continuous integration runs these themselves.
-RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh", "bash scripts/docs.sh"}
+RUN_BY_CI = {
+    "bash scripts/quickstart.sh",
+    "bash scripts/test.sh",
+    "bash scripts/test.sh --all",
+    "bash scripts/docs.sh",
+    "bash scripts/lowest.sh",
+    # In scripts/test.sh.
+    "python -m ruff check .",
+    "python -m ruff format --check .",
+    "python -m mypy",
+}
 # Notebooks are run when the documentation is built.
 NOTEBOOKS = {"ten_minutes.md"}
 SHOWN_ONLY = {
@@ -24,7 +34,12 @@ SHOWN_ONLY = {
     "console",
     "matlab",
 }
-NOT_RUN: dict[str, str] = {}
+NOT_RUN: dict[str, str] = {
+    "git clone": "It needs the address of the repository.",
+    "git switch": "It would change the checkout that the tests run in.",
+    "source .venv": "It changes the shell that it is typed into.",
+    "python -m pytest": "These tests run as tests.",
+}
 """Why what stands in a block of the console is not run, by its first words."""
 
 
