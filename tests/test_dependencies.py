@@ -13,6 +13,7 @@ from documentation import ROOT
 
 import mei_lightning as ml
 from mei_lightning.models.openretina_checkpoints import import_core_readout
+from mei_lightning.openretina_api import load_ensemble_model_from_remote
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "lazy_loader": "lazy-loader"}
@@ -32,9 +33,8 @@ OPTIONAL = {
     "ipython",
     # Of the script that an export brings to the machine of the experiment.
     "psychopy",
-    # Of the extra "openretina".
-    "openretina",
 }
+"""What is imported where it is used, and need not be there."""
 
 
 def name_of(requirement):
@@ -103,7 +103,5 @@ def test_names_of_openretina_s_ensembles_ask_for_it_too(monkeypatch):
     for name in {"openretina", *(name for name in sys.modules if name.startswith("openretina."))}:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("MEI_LIGHTNING_ALLOW_UNPICKLING", "1")
-    from mei_lightning.openretina_api import load_ensemble_model_from_remote
-
-    with pytest.raises(ImportError, match=r'pip install "mei-lightning\[openretina\]"'):
-        load_ensemble_model_from_remote("cpu")
+    with pytest.raises(ml.MEIError, match=r'pip install "mei-lightning\[openretina\]"'):
+        load_ensemble_model_from_remote()
