@@ -7,7 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HOW_TO = ROOT / "docs" / "how_to"
-PAGES = [README, *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [README, CONTRIBUTING, *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 
 _FENCE = re.compile(r"^(`{3,})(.*)\n((?:.*\n)*?)\1\s*$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"\{code-block\} (\w+)")

@@ -15,7 +15,17 @@ import xarray as xr
 from documentation import PAGES, README, ROOT, blocks, listings
 
 # The continuous integration runs these themselves.
-RUN_BY_CI = {"bash scripts/quickstart.sh", "bash scripts/test.sh", "bash scripts/docs.sh"}
+RUN_BY_CI = {
+    "bash scripts/quickstart.sh",
+    "bash scripts/test.sh",
+    "bash scripts/test.sh --all",
+    "bash scripts/docs.sh",
+    "bash scripts/lowest.sh",
+    # In scripts/test.sh.
+    "python -m ruff check .",
+    "python -m ruff format --check .",
+    "python -m mypy",
+}
 # Notebooks are run when the documentation is built.
 NOTEBOOKS = {"ten_minutes.md", "gallery.md"}
 SHOWN_ONLY = {
@@ -39,6 +49,10 @@ NOT_RUN = {
     "python scripts/soak.py": "takes half an hour; test_many_devices.py kills a run twice with it",
     "sbatch scripts/slurm/population.sbatch": "needs a cluster; test_many_devices.py starts the job's processes",
     "torchrun --nnodes 2": "needs two nodes; test_many_devices.py has two on one machine",
+    "git clone": "needs the address of the repository",
+    "git switch": "would change the checkout that the tests run in",
+    "source .venv": "changes the shell that it is typed into",
+    "python -m pytest": "these tests run as tests",
 }
 """Why what stands in a block of the console is not run, by its first words."""
 LEFT = {

@@ -17,6 +17,7 @@ from mei_lightning.models.base import frozen
 from mei_lightning.models.ensemble import Ensemble
 from mei_lightning.models.loading import BUILT_IN_MODELS, load_model
 from mei_lightning.models.openretina import CONSENT_VARIABLE, OpenRetinaModel
+from mei_lightning.models.openretina_checkpoints import import_core_readout
 from mei_lightning.models.sessions import SessionsModel
 
 _MEMBERS = ("00000", "01000", "02000", "03000", "04000")
@@ -192,6 +193,7 @@ def load_ensemble_model_from_remote(
             f"Loading the ensemble '{model_path}' unpickles files, and a pickle can run any code that its author put "
             f"into it. If you trust the source, set the environment variable {CONSENT_VARIABLE}=1."
         )
+    import_core_readout()
     files = importlib.import_module("openretina.utils.file_utils")
     names = [f"{start}{member}{end}" for member in _MEMBERS for start, end in _FILES_OF_MEMBER]
     try:

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import xarray as xr
 from av.video.reformatter import ColorRange, Colorspace
+from matplotlib.font_manager import findfont
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -279,7 +280,7 @@ def _mosaic(tiles: Frames, labels: list[str], title: str = "") -> Iterator[Frame
     rows = math.ceil(count / columns)
     longest = max(columns * (width + 1), rows * (height + 1))
     factor = max(2, min(MOSAIC_SIDE // longest, VISIBLE_SIDE // 2 // max(height, width)) // 2 * 2)
-    font = ImageFont.load_default(size=13)
+    font = ImageFont.truetype(findfont("DejaVu Sans"), size=12)
     label_height = 20 if width * factor >= 96 else 0
     title_height = 20 if title else 0
     gap = max(2, factor // 2 // 2 * 2)
