@@ -13,7 +13,7 @@ fi
 # With pip, as in scripts/install.sh, and before the others, so that uv keeps this build.
 "$bin/pip" install --quiet --constraint scripts/constraints.txt torch
 "$bin/uv" pip install --quiet --python "$bin/python" --resolution lowest-direct --only-binary :all: \
-    --constraint scripts/constraints.txt --requirement scripts/brought.txt --requirement pyproject.toml
+    --constraint scripts/constraints.txt --requirement scripts/brought.txt --requirement pyproject.toml --extra export
 "$bin/uv" pip install --quiet --python "$bin/python" --no-deps --editable .
 "$bin/uv" pip install --quiet --python "$bin/python" pytest hypothesis
 "$bin/uv" pip list --quiet --python "$bin/python"
