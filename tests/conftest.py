@@ -235,10 +235,11 @@ def find(model, neurons, **options):
 
 
 @pytest.fixture(autouse=True)
-def _no_pictures_in_logs(request, monkeypatch):
-    """Drawing stimuli for a log takes longer than finding them: tests that look at a log's pictures are marked."""
-    if request.node.get_closest_marker("pictures_in_logs") is None:
+def _no_pictures(request, monkeypatch):
+    """Drawing stimuli takes longer than finding them: tests that look at a run's pictures are marked."""
+    if request.node.get_closest_marker("pictures") is None:
         monkeypatch.setattr(StimulusLogger, "_log_stimulus", staticmethod(lambda *_: None))
+        monkeypatch.setattr(ml.ResultsWriter, "_draw", lambda *_: {})
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,7 @@ def runnable(page):
     return [block for block in blocks(page) if block.language in ("python", "bash", "yaml") or block.file]
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if runnable(page) and page.name not in NOTEBOOKS],

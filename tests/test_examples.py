@@ -15,7 +15,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 DOCUMENTED = [name for name in ml.__all__ if inspect.isclass(getattr(ml, name)) or inspect.isroutine(getattr(ml, name))]
 
 
-@pytest.mark.pictures_in_logs
+@pytest.mark.pictures
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_example(name, tmp_path, monkeypatch, capsys):

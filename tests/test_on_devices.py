@@ -21,7 +21,7 @@ import mei_lightning as ml
 from mei_lightning.analysis.standard_stimuli import standard_stimuli
 from mei_lightning.optimization.trainer import silent_lightning
 
-pytestmark = pytest.mark.pictures_in_logs
+pytestmark = pytest.mark.pictures
 
 NEURONS = [("monday", 0), ("tuesday", 1)]
 PAIRS = [[("monday", 0), ("tuesday", 1)], [("monday", 1), ("monday", 3)]]

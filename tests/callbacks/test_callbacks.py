@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import mei_lightning as ml
 
-pytestmark = pytest.mark.pictures_in_logs
+pytestmark = pytest.mark.pictures
 
 RANGES = [(-0.2, 0.5), (-0.3, 0.4)]
 NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1)]

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mei_lightning as ml
 from mei_lightning.results.run_log import RunLogger
 
-pytestmark = pytest.mark.pictures_in_logs
+pytestmark = pytest.mark.pictures
 
 NEURONS = [("monday", 0), ("monday", 2), ("tuesday", 1)]
 SETTINGS = {"time_steps": 9, "restarts": 2, "rows_per_device": 2, "max_steps": 16}

@@ -52,7 +52,7 @@ class StillModel(nn.Module):
         return nn.functional.softplus(image.flatten(1) @ self.weights.T)
 
 
-@pytest.mark.pictures_in_logs
+@pytest.mark.pictures
 def test_command_line_writes_the_dataset_of_find_meis():
     main([*ONE_NEURON, "--model.max_steps=30", "--model.norm=10", "--model.seed=3"])
     written = results()

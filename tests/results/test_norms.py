@@ -58,6 +58,7 @@ def test_one_norm_of_a_list_and_any_model(model, options):
     np.testing.assert_allclose(np.sqrt((meis["stimulus"] ** 2).sum(("channel", "time", "y", "x"))), 2.0, rtol=1e-5)
 
 
+@pytest.mark.pictures
 def test_each_norm_has_an_ordinary_store_that_is_continued(tmp_path, monkeypatch):
     meis = find(video_model(), NEURONS, norm=NORMS, directory=tmp_path, **QUICK)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["norm_1.5", "norm_3"]

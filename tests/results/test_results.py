@@ -216,6 +216,7 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.pictures
 def test_writer_writes_dataset_pictures_and_video(model, tmp_path):
     """Into the directory of the run, also if nobody has asked for a writer."""
     trainer = Trainer(
@@ -235,6 +236,7 @@ def test_writer_writes_dataset_pictures_and_video(model, tmp_path):
     xr.testing.assert_identical(read(tmp_path / "run"), expected)
 
 
+@pytest.mark.pictures
 def test_writer_prints_a_table_and_where_things_are(model, tmp_path, capsys):
     fit(module_of(model, max_steps=5), NO_LIMIT, ml.ResultsWriter(str(tmp_path)))
     printed = capsys.readouterr().out
@@ -259,6 +261,7 @@ def test_pictures_of_a_part_of_the_neurons_say_so(model, tmp_path, monkeypatch):
     assert totals == [3]
 
 
+@pytest.mark.pictures
 def test_writer_writes_no_video_of_still_images(tmp_path):
     fit(ml.MEIModule(still_model(), [0]), 3, ml.ResultsWriter(str(tmp_path)))
     assert {path.name for path in tmp_path.iterdir()} == {"meis.zarr", "meis.png", "mei.png"}
