@@ -92,7 +92,7 @@ class MEISettings:
         fast_path: compute steps on a copy of the model that is prepared to be faster, unless the optimizer is one, such
             as Adam, that enlarges rounding; scores and responses of results are computed by the model itself always.
             "bfloat16": let the copy compute in this precision, which can be faster still, and log its errors.
-        effort: what ``search`` was called before version 0.2; understood for one more version.
+        effort: what ``search`` was called in version 0.1; understood for one more version.
 
     Raises:
         ValueError: if a value is none that a run could have with any model.

@@ -2,6 +2,7 @@
 
 import pytest
 
+import mei_lightning as ml
 from mei_lightning.cli.main import main
 
 
@@ -53,4 +54,4 @@ def test_the_version_is_told(capsys, monkeypatch, command):
     monkeypatch.setattr("sys.argv", ["mei-lightning"])
     with pytest.raises(SystemExit, match="0"):
         main(command)
-    assert ("mei-lightning 0.1.0" in capsys.readouterr().out) == (command == ["--version"])
+    assert (f"mei-lightning {ml.__version__}" in capsys.readouterr().out) == (command == ["--version"])

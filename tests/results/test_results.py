@@ -251,6 +251,7 @@ def test_writer_prints_a_table_and_where_things_are(model, tmp_path, capsys):
         assert float(numbers[-1]) == 5
 
 
+@pytest.mark.pictures
 def test_pictures_of_a_part_of_the_neurons_say_so(model, tmp_path, monkeypatch):
     titles, totals = [], []
     monkeypatch.setattr(results_writer, "_NEURONS_IN_PICTURES", 2)
