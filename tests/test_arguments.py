@@ -22,6 +22,7 @@ from mei_lightning.settings import MEISettings
 ARRAY = np.ones((2, 8, 6, 5), dtype=np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named", "way_out"),
     [
@@ -321,6 +322,7 @@ VALUES = st.deferred(
 SETTINGS = [field.name for field in fields(MEISettings) if field.name != "effort"]
 
 
+@pytest.mark.slow
 @of_hypothesis(max_examples=400, deadline=None)
 @given(setting=st.sampled_from(["neurons", *SETTINGS]), value=VALUES)
 def test_a_setting_of_any_kind_is_taken_or_refused_in_our_words(setting, value):

@@ -117,6 +117,7 @@ def _only_what_matters(monkeypatch):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*stimuli ended with 'no gradient'", "ignore:.*when using `ckpt_path`, callbacks")
 @pytest.mark.parametrize("constraint", CONSTRAINTS.values(), ids=CONSTRAINTS)
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS.values(), ids=PARAMETERIZATIONS)

@@ -76,6 +76,7 @@ def test_what_has_no_line_is_brought_by_another(package, by):
     assert by in BROUGHT or by in {name_of(dependency) for dependency in PROJECT["dependencies"]}
 
 
+@pytest.mark.slow
 def test_the_package_and_its_commands_do_without_what_is_optional():
     optional = ["openretina", "h5netcdf", "h5py", "dask", "IPython", "ipywidgets", "psychopy", "wandb"]
     program = (

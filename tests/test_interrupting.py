@@ -69,6 +69,7 @@ def whole():
     return find(video_model(), NEURONS, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_directory_loses_nothing(tmp_path, whole):
     said, printed = run_script(tmp_path, "callbacks=[PressesCtrlC(14)]")
     assert said["message"].startswith("1 of 4 neurons are done.")
@@ -79,12 +80,14 @@ def test_a_script_without_a_directory_loses_nothing(tmp_path, whole):
     assert_same_meis(continued(said["message"]), whole)
 
 
+@pytest.mark.slow
 def test_the_first_process_of_a_script_goes_on_after_an_interrupt_of_both(tmp_path, whole):
     said, _ = run_script(tmp_path, f"callbacks=[PressesCtrlC(14)], devices=2, directory={str(tmp_path / 'run')!r}")
     assert re.match("[12] of 4 neurons are done.", said["message"])
     assert_same_meis(continued(said["message"]), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="The script's callback has to be sent to its processes.")
 def test_processes_of_a_notebook_end_before_the_notebook_is_interrupted(tmp_path, whole):
     """The interrupt reaches one of the processes and the notebook, which tells the other one."""

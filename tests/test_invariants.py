@@ -53,6 +53,7 @@ def ranges_of(model):
 # A row does not know its neighbours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_an_mei_is_the_same_alone_in_a_batch_and_in_another_order(case, optimizer):
     model, neurons, options = case
@@ -64,6 +65,7 @@ def test_an_mei_is_the_same_alone_in_a_batch_and_in_another_order(case, optimize
         assert_same_meis(find(model, [neuron], **options), batch.isel(neuron=[number]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check_interval", [1, 7])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("retina", [video_model, still_model], ids=["video", "still"])

@@ -560,6 +560,7 @@ def test_on_mps_as_on_the_cpu(case, on_cpu, tmp_path):
     assert_same(values, expected, LESS_EXACT.get(case, 1e-5))
 
 
+@pytest.mark.slow
 def test_auto_is_cuda_but_never_mps():
     with EmulatedDevice("cuda") as device:
         find(video_model(), NEURONS, "auto")
@@ -677,6 +678,7 @@ class TestTensorFloat32:
         assert (on_device - expected).abs().max() > 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_full_memory_halves_the_rows_and_loses_no_neuron():
     model, neurons = ml.Ensemble([twin()] * 3), ONE_SESSION[:3]
     expected = found(find(model, neurons, "cpu"))

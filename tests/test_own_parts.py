@@ -49,6 +49,7 @@ def test_of_an_own_search_the_worse_half_ends_again_and_again(halving):
     assert module.configuration["search"] == {"class": "SuccessiveHalving", "arguments": arguments}
 
 
+@pytest.mark.slow
 def test_an_own_search_finds_the_same_alone_and_in_a_stream(halving):
     options = {"time_steps": 16, "search": halving(), "max_steps": 20, "fast_path": False}
     together = find(video_model(), NEURONS, rows_per_device=8, **options)
@@ -131,6 +132,7 @@ class Slots(Callback):
         self.neurons.append(module.neuron_in_slot.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM], ids=["Adam", "SGD with momentum"])
 def test_optimizers_with_a_memory_stream_neurons_too(optimizer):
     options = {"time_steps": 16, "optimizer": optimizer, "restarts": 1, "fast_path": False, "check_interval": 1}
@@ -223,6 +225,7 @@ def test_an_own_optimizer_finds_the_mei_of_a_linear_neuron():
     np.testing.assert_allclose(meis["score"], 2.0 * kernels.norm(dim=1), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [5, 9])
 def test_an_own_optimizer_streams_neurons_with_shifts(rows):
     options = {"time_steps": 16, "optimizer": UnitMomentum, "max_steps": 30, "fast_path": False}

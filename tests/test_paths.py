@@ -35,6 +35,7 @@ def place_of(places, name):
     return places / "home" / name[2:] if name.startswith("~") else places / "here" / name
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_and_what_goes_on_from_it_keep_to_the_path_that_is_given(name, places):

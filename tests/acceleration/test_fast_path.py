@@ -97,6 +97,7 @@ def test_cores_that_are_understood_are_rewritten(name):
     assert len(cores) == len(model.members)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks", "own network"))
 @given(rows=st.lists(st.integers(0, 4), min_size=1, max_size=8))
 @settings(max_examples=10)
@@ -246,6 +247,7 @@ def rows_last(convolution, stimulus):
     return convolution(stimulus.permute(2, 3, 4, 1, 0)).permute(4, 3, 0, 1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 4, 7, 16, 37])
 def test_a_convolution_of_many_values_in_single_precision(rows):
     """Its products have from one to thousands of columns, and treat some at a time."""
@@ -561,6 +563,7 @@ def test_meis_with_and_without_the_fast_path_agree(name):
     np.testing.assert_array_equal(fast["best_restart"], plain["best_restart"])
 
 
+@pytest.mark.slow
 def test_meis_in_bfloat16_are_as_good_and_scored_by_the_model_itself(twin, caplog):
     neurons = [("session_1", 5), ("session_1", 7), ("session_2", 3)]
     options = {"time_steps": 44, "search": "quick"}
@@ -624,6 +627,7 @@ def test_threads_stay_with_a_model_that_is_not_rewritten():
         fit(ml.MEIModule(video_model(), [("monday", 0)]), 10, Threads())
 
 
+@pytest.mark.slow
 def test_a_run_finds_the_same_meis_to_the_last_bit_with_any_number_of_threads(twin):
     def run(threads):
         module = ml.MEIModule(twin, [("session_1", 3), ("session_2", 8), ("session_3", 1)], restarts=7, max_steps=25)

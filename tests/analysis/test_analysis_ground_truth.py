@@ -60,6 +60,7 @@ def spatial_filter_sd(simulated, session, index):
     return 50 * np.sqrt(zero * (1 - 1 / 1.8**2) / (2 * np.log(1.8**2 / 0.6)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", ["none", "Höfling's"])
 def test_place_and_size_of_the_centre_of_all_linear_types(simulated, truth, measures, clipped_measures, limits):
     # The mean response over any window is to shifts in time of one filter, a product of space and time: the MEI has the

@@ -17,6 +17,7 @@ class SumReducer(ml.Reducer):
         return responses.sum(dim=self.axis)
 
 
+@pytest.mark.slow
 def test_a_user_analyses_a_population(simulated, tmp_path):
     types = ["on_sustained", "on_transient", "color_opponent"]
     find(
@@ -92,6 +93,7 @@ def test_a_reducer_of_the_users_own_is_replaced_by_the_mean_with_a_warning(tmp_p
         ml.analyze_meis(store, overwrite=True, **QUIET)
 
 
+@pytest.mark.slow
 def test_groups_have_the_type_of_their_neurons(tmp_path, twin):
     by_type = ml.NeuronSelection(sessions=["session_1"], indices=range(16), together="type")
     find(twin, by_type, search="quick", max_steps=8, directory=tmp_path)
@@ -100,6 +102,7 @@ def test_groups_have_the_type_of_their_neurons(tmp_path, twin):
     assert np.isfinite(analysis["type_response"]).all()
 
 
+@pytest.mark.slow
 def test_a_group_of_several_types_has_none(tmp_path, twin):
     find(twin, [[("session_1", 0), ("session_1", 7)]], search="quick", max_steps=8, directory=tmp_path)
     analysis = ml.analyze_meis(tmp_path / "meis.zarr", twin, **QUIET)

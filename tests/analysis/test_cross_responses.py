@@ -209,6 +209,7 @@ def test_types_by_their_best_placed_neurons():
         ml.type_responses(responses.drop_vars("type"))
 
 
+@pytest.mark.slow
 def test_a_user_finds_which_types_the_meis_of_the_twin_are_selective_for(twin):
     chosen = ml.NeuronSelection(sessions=["session_1"], where={"type": ["color_opponent", "on_off", "on_transient"]})
     meis = find(twin, chosen, search="quick")

@@ -317,6 +317,7 @@ def test_an_own_measure_is_an_entry_in_the_list(meis, monkeypatch):
     assert measure(meis)["copy"].isnull().all()
 
 
+@pytest.mark.slow
 def test_an_own_measure_is_in_the_tables_of_the_command_line_and_of_the_report(store, monkeypatch, capsys):
     monkeypatch.setattr("mei_lightning.analysis.measure_list.MEASURES", (*MEASURES, *OWN))
     main(["analyze", str(store), "--accelerator", "cpu"])
@@ -425,6 +426,7 @@ def test_analysis_stands_beside_the_store(meis, store):
     assert {path.name for path in store.parent.iterdir()} == {"meis.zarr", "analysis.zarr", "measures.csv"}
 
 
+@pytest.mark.slow
 def test_an_analysis_is_not_overwritten_unless_told(store, monkeypatch):
     options = {"accelerator": "cpu", "progress_bar": False}
     ml.analyze_meis(store, video_model(), **options)
@@ -455,6 +457,7 @@ def test_nothing_to_analyse(tmp_path):
         ml.analyze_meis(tmp_path / "meis.zarr")
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys, caplog):
     neurons = [("session_1", 0), ("session_1", 2), ("session_1", 4)]
     find("simulated", neurons, search="quick", directory=tmp_path)

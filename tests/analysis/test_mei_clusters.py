@@ -17,6 +17,7 @@ def measures(twin):
     return ml.measure_meis(meis, twin, accelerator="cpu", progress_bar=False).load()
 
 
+@pytest.mark.slow
 def test_clusters_of_the_twins_meis_are_its_cell_types(measures):
     # Without the types.
     found = ml.cluster_meis(measures.drop_vars("type"))
@@ -43,6 +44,7 @@ def test_the_number_of_clusters_can_be_given(measures):
     xr.testing.assert_identical(found, ml.cluster_meis(measures, 8))
 
 
+@pytest.mark.slow
 def test_order_norm_and_place_do_not_matter(measures):
     found = ml.cluster_meis(measures)
     order = np.random.default_rng(0).permutation(measures.sizes["neuron"])

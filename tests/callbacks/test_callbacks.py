@@ -55,6 +55,7 @@ def scalars_of(events):
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_scalars_tell_of_the_population(run):
     _, meis, events = run
     scalars = scalars_of(events)
@@ -99,6 +100,7 @@ def test_the_share_of_steps_on_active_rows_counts_every_step():
     assert module.active_share == pytest.approx(counts.active / counts.computed, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scalars_count_neurons_that_stream(tmp_path):
     """One place, three neurons of 15 steps, that is of two checks each; the second check's rows idle for 5 steps."""
     module = module_of(video_model(), rows_per_device=2, max_steps=15)
@@ -188,6 +190,7 @@ def test_configuration_among_the_hyperparameters(run):
     assert events.Scalars("final/steps")[-1].value == 50
 
 
+@pytest.mark.slow
 def test_find_meis_logs_the_first_four_neurons(tmp_path):
     neurons = [("monday", 0), ("monday", 1), ("monday", 2), ("tuesday", 0), ("tuesday", 1)]
     find(video_model(), neurons, time_steps=5, restarts=1, max_steps=3, log_directory=tmp_path)

@@ -52,6 +52,7 @@ class StillModel(nn.Module):
         return nn.functional.softplus(image.flatten(1) @ self.weights.T)
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_command_line_writes_the_dataset_of_find_meis():
     main([*ONE_NEURON, "--model.max_steps=30", "--model.norm=10", "--model.seed=3"])
@@ -72,6 +73,7 @@ def test_neurons_in_a_group_share_a_stimulus():
     assert list(results().neuron.values) == ["session_1/0+session_2/0", "session_1/1"]
 
 
+@pytest.mark.slow
 def test_neurons_by_what_they_are():
     chosen = "--model.neurons={sessions: [session_2, session_3], where: {type: on_off}, sample: 3}"
     main([*ONE_NEURON, chosen, "--model.max_steps=1"])
@@ -129,6 +131,7 @@ def test_constraint_regularizer_reducer_and_optimizer_from_yaml():
     assert '"class": "Adam"' in meis.attrs["configuration"]
 
 
+@pytest.mark.slow
 def test_a_mask_is_a_file_or_lists():
     mask = np.zeros((18, 16), dtype=bool)
     mask[5:10, 4:8] = True
@@ -142,6 +145,7 @@ def test_a_mask_is_a_file_or_lists():
     assert len(results().neuron) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", ["norm=[4, 2]", f"rms=[{4 / 23040**0.5!r}, {2 / 23040**0.5!r}]"])
 def test_several_norms_have_a_store_each(sizes):
     where = ["--model.time_steps=40", "--model.max_steps=2", "--results.directory=here"]
@@ -161,12 +165,14 @@ def test_several_norms_without_a_directory_are_refused(monkeypatch):
     assert not Path("here").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart", "simulated"])
 def test_shipped_configurations_run(name):
     main(["fit", f"--config={CONFIGS / name}.yaml", "--model.max_steps=1", QUIET])
     assert len(results().neuron) == 8
 
 
+@pytest.mark.slow
 def test_published_recipe_is_plain_gradient_ascent(tmp_path):
     checkpoints = pytest.importorskip("openretina_checkpoints")
     checkpoint = tmp_path / "model.ckpt"
@@ -214,6 +220,7 @@ def steps(monkeypatch):
     return taken
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_its_run(steps):
     command = [*ONE_NEURON, "--model.neurons=[[session_1,0],[session_1,5],[session_2,3]]", "--model.max_steps=20"]
     command += ["--model.rows_per_device=4", "--convergence.patience=1000", "--results.report=false"]
@@ -243,6 +250,7 @@ def test_the_same_command_continues_its_run(steps):
         np.testing.assert_allclose(meis[name], whole[name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--model.seed=1", "--model.max_steps=2", "--convergence.patience=7"])
 def test_a_command_with_other_settings_is_another_run(option):
     command = [*ONE_NEURON, "--model.max_steps=1", "--results.report=false"]
@@ -260,6 +268,7 @@ def test_what_does_not_change_the_results_does_not_make_another_run(steps):
     assert not steps
 
 
+@pytest.mark.slow
 def test_resumes_from_a_checkpoint(steps):
     options = [*ONE_NEURON, "--model.norm=10", "--convergence.patience=1000", "--model.max_steps=20"]
     options += ["--results.report=false", "--model.check_interval=10", "--model.restarts=4"]
@@ -310,6 +319,7 @@ def test_what_is_no_store_is_not_touched(monkeypatch):
     assert Path("here/meis.zarr/mine").read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.slow
 def test_results_of_another_run_are_never_overwritten(monkeypatch):
     here = [*ONE_NEURON, "--results.directory=here", "--model.max_steps=1"]
     main(here)

@@ -187,6 +187,7 @@ def test_what_lightning_refuses_is_a_refusal(capsys):
     assert "error: `Trainer(devices='0')` value is not a valid input" in message
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_says_why():
     command = [str(Path(sys.executable).with_name("mei-lightning")), "fit", "--model.retina=simulated", *ONE_NEURON]
     command += ["--trainer.devices=2", "--trainer.accelerator=cpu", "--results.directory=here"]

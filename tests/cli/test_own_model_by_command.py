@@ -31,6 +31,7 @@ def network(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_from_zero_to_a_result(network):
     assert 'torch.save(network.state_dict(), "my_model.pt")' in "".join(listings(PAGE, "python"))
     command = [str(Path(sys.executable).with_name(COMMAND[0])), *COMMAND[1:]]

@@ -81,6 +81,7 @@ def assert_in_range(stimulus, ranges):
     assert (stimulus <= high).all()
 
 
+@pytest.mark.slow
 @given(problems(), st.sampled_from(["fixed", "maximal"]))
 @settings(max_examples=150)
 def test_norm_and_range_agree_with_bisection(problem, norm_is):

@@ -24,6 +24,7 @@ def centred():
     return ml.SimulatedRetina(centred=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_cell_types_are_recovered_from_random_groups(centred, seed):
     found = ml.cluster_by_stimulus(centred, "all", clusters=8, time_steps=30, norm=20.0, seed=seed)
@@ -46,6 +47,7 @@ def test_cell_types_are_recovered_from_random_groups(centred, seed):
     np.testing.assert_allclose(norms, 20, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_clusters(centred):
     options = {"clusters": 3, "time_steps": 22, "norm": 20.0, "steps": 5}
     neurons = ml.NeuronSelection(sessions=["session_1"], indices=list(range(12)))

@@ -35,6 +35,7 @@ def test_stimuli_of_a_linear_neuron_are_as_far_apart_as_can_be(number):
     np.testing.assert_allclose(np.linalg.norm(diverse["stimulus"].values.reshape(2, number, -1), axis=2), 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stimuli_of_simulated_cells_differ_more_than_restarts_do(simulated):
     neurons = [("session_1", i) for i in range(8)]
     diverse = ml.find_diverse_stimuli(
@@ -52,6 +53,7 @@ def test_stimuli_of_simulated_cells_differ_more_than_restarts_do(simulated):
     assert stimuli[:, :, 1].min() >= -0.913 - 1e-5
 
 
+@pytest.mark.slow
 def test_neurons_do_not_know_of_each_other():
     neurons = [("monday", 0), ("tuesday", 1), ("monday", 3)]
     options = {"number": 2, "time_steps": 8, "max_steps": 15, **QUIET}

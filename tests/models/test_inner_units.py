@@ -136,6 +136,7 @@ def test_units_that_do_not_exist_are_refused(layered, layer, position, session, 
         ml.InnerUnits(layered, layer, position, session)
 
 
+@pytest.mark.slow
 def test_the_prepared_model_of_units_inside_a_core_computes_the_same(twin):
     neurons = {"core.0.1": [0, 5], "core.0": [0, 5], "core.1.0": [0, 5], "core": [0, 60]}
     for layer, some in neurons.items():

@@ -123,6 +123,7 @@ class OneAnswerForAllSessions(LinearNetwork):
         return super().forward(stimulus)
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("name", ["mon\nday", "a/0+b <i>über 50 %</i> $x_1$"])
 def test_a_session_can_have_any_name(name, tmp_path):

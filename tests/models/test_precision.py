@@ -83,6 +83,7 @@ def test_a_convolution_under_autocast_stays_as_it_is(precision):
     assert meis["score"].values == pytest.approx(expected["score"].values, rel=2e-2)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_read_out_of_its_own_may_be_in_half_precision():
     model, neuron = ml.load_model("digital_twin"), ("session_1", 5)
     meis = find(model.to(torch.bfloat16), [neuron], restarts=1, max_steps=1, time_steps=32)

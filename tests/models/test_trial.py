@@ -285,6 +285,7 @@ def test_batch_norm_that_needs_a_batch_is_refused_by_name():
         ml.MEIModule(ml.RetinaModel(network, ml.StimulusFormat(("grey",), 4, 5), 3), [0])
 
 
+@pytest.mark.slow
 def test_row_by_row_each_stimulus_has_the_score_that_it_has_alone():
     options = {"time_steps": 6, "norm": 2.0, "max_steps": 5, "restarts": 2}
     for network in (Coupled(nn.BatchNorm3d(3, track_running_stats=False)), Network(lambda responses: responses[:1])):

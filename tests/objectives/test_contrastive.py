@@ -86,6 +86,7 @@ def test_the_neighbours_are_the_nearest_neurons(simulated):
     assert [group[0].index for group in objective.others[0]] == order[1:4].tolist()
 
 
+@pytest.mark.slow
 def test_a_discriminative_stimulus_drives_its_type_above_all_others_where_the_plain_mei_does_not(simulated):
     types = ml.NeuronSelection(together="type")
     groups = types.of(simulated)

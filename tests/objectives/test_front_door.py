@@ -199,6 +199,7 @@ def test_an_objective_of_the_stimulus_scores_every_row_and_keeps_its_model():
     np.testing.assert_allclose(meis["response"], responses_by_hand(model, meis, NEURONS), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast_path", [True, False])
 def test_a_sum_on_the_digital_twin_with_and_without_a_prepared_copy(twin, fast_path):
     neurons = [("session_1", 0), ("session_1", 1)]

@@ -63,6 +63,7 @@ def test_results_are_feasible_with_their_own_scores_and_the_model_is_unchanged(c
     np.testing.assert_allclose(objective.traces(stimulus).detach(), meis["response"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_objective_in_five_lines():
     """The listing of the page about objectives."""
 

@@ -83,6 +83,7 @@ def test_a_direction_in_the_space_of_linear_neurons_is_reached():
     np.testing.assert_allclose(response / np.linalg.norm(response), direction / np.linalg.norm(direction), atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_level_and_a_trace_are_hit(simulated):
     neurons = [("session_1", 0), ("session_1", 3)]
     best = find(simulated, neurons, search="quick", time_steps=30)["score"].values

@@ -56,6 +56,7 @@ def test_all_names_are_there_and_in_the_table():
     assert all(hasattr(openretina_api, name) for name in openretina_api.__all__)
 
 
+@pytest.mark.slow
 def test_they_are_loaded_when_they_are_used():
     command = (
         "import sys; from mei_lightning.openretina_api import OptimizationStopper; "

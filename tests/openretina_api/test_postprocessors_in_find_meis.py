@@ -56,6 +56,7 @@ def test_the_mei_of_a_linear_neuron_is_its_kernel_at_the_norm(names, way):
     np.testing.assert_allclose(meis["stimulus"], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rows_do_not_know_of_each_other(names):
     constraint, cost = derived(names)
     settings = {**SHORT, "constraint": constraint, "regularizer": [cost, ml.TemporalSmoothness()]}

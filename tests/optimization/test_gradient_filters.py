@@ -86,6 +86,7 @@ def test_without_a_width_nothing_changes():
     xr.testing.assert_identical(plain.drop_attrs(deep=False), blurred.drop_attrs(deep=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -166,6 +166,7 @@ def test_find_meis_refuses_to_fork_before_it_loads_the_model(tmp_path, monkeypat
         ml.find_meis("no such model", NEURONS, devices=1, directory=tmp_path)
 
 
+@pytest.mark.slow
 def test_processes_that_begin_anew_find_what_one_finds(tmp_path):
     model = video_model()
     expected = find(model, NEURONS, time_steps=5, search="quick", directory=tmp_path / "one")

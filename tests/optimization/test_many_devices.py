@@ -38,6 +38,7 @@ def alone(tmp_path_factory):
 ADAM = partial(torch.optim.Adam, lr=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [ml.AdaptivePowerMethod, ADAM], ids=["power method", "Adam"])
 @pytest.mark.parametrize(("devices", "rows"), [(2, 2), (2, None), (3, 4)])
 def test_several_devices_find_what_one_finds(tmp_path, alone, devices, rows, optimizer):
@@ -46,11 +47,13 @@ def test_several_devices_find_what_one_finds(tmp_path, alone, devices, rows, opt
     assert_same(meis, expected)
 
 
+@pytest.mark.slow
 def test_more_devices_than_neurons(tmp_path, alone):
     meis = fit(tmp_path, 3, neurons=NEURONS[:1])
     assert_same(meis, alone.isel(neuron=[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2), (2, 3)])
 def test_interrupted_runs_go_on_with_other_devices(tmp_path, alone, first, then):
     part = fit(tmp_path, first, rows_per_device=2, trainer={"max_steps": 30})
@@ -69,6 +72,7 @@ class NotesMetrics(Callback):
         (self.directory / f"{trainer.global_rank}.json").write_text(json.dumps(logged))
 
 
+@pytest.mark.slow
 def test_metrics_are_of_the_neurons_of_all_devices(tmp_path):
     meis = fit(tmp_path / "results", 2, rows_per_device=2, callbacks=[NotesMetrics(tmp_path)])
     for rank in range(2):
@@ -87,11 +91,13 @@ def test_each_neuron_is_computed_on_one_device(tmp_path):
     assert min(map(len, written)) >= 2
 
 
+@pytest.mark.slow
 def test_data_parallel_training_is_refused(tmp_path):
     with pytest.raises(Exception, match=r'averages gradients over devices.*Trainer\(strategy="sharded"\)'):
         fit(tmp_path, 2, strategy=f"ddp_{START_METHOD}")
 
 
+@pytest.mark.slow
 def test_find_meis_on_two_devices_of_a_notebook(tmp_path, alone, monkeypatch):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     options = {**OPTIONS, "devices": 2, "accelerator": "cpu", "progress_bar": False}
@@ -112,6 +118,7 @@ def command_alone(tmp_path_factory):
     return read(directory)
 
 
+@pytest.mark.slow
 def test_torchrun_on_two_nodes(tmp_path, command_alone):
     port = free_port()
     nodes = [
@@ -131,6 +138,7 @@ def test_torchrun_on_two_nodes(tmp_path, command_alone):
     assert_same(read(tmp_path / "results"), command_alone)
 
 
+@pytest.mark.slow
 def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, command_alone):
     queue = tmp_path / "queue"
     scontrol = tmp_path / "scontrol"
@@ -150,6 +158,7 @@ def test_slurm_job_ends_in_time_and_goes_back_into_the_queue(tmp_path, command_a
     assert queue.read_text(encoding="utf-8") == "requeue 4711\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_all_processes_have(tmp_path, command_alone):
     two = ("--model.rows_per_device=2", "--trainer.devices=2")
     pressed = "--trainer.callbacks=process_callbacks.PressesCtrlC"
@@ -166,6 +175,7 @@ def test_ctrl_c_keeps_what_all_processes_have(tmp_path, command_alone):
     assert_same(read(tmp_path / "results"), command_alone)
 
 
+@pytest.mark.slow
 def test_killed_runs_lose_nothing(tmp_path):
     """A few kills; ``scripts/soak.py`` is for many."""
     options = [option for option in COMMAND[2:] if "trainer" not in option]

@@ -227,6 +227,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, optimizer, in
     assert_same_meis(results(whole), results(resumed), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [ml.AdaptivePowerMethod, SGD, ADAM], ids=["power method", "momentum", "Adam"])
 @pytest.mark.parametrize("interrupted", [30, 33])
 def test_a_checkpoint_while_neurons_stream(tmp_path, optimizer, interrupted):
@@ -338,6 +339,7 @@ def test_a_checkpoint_with_a_misnamed_entry_is_refused(entry):
 # What is refused, and what ends
 
 
+@pytest.mark.slow
 def test_lbfgs_is_for_one_row():
     lbfgs = partial(torch.optim.LBFGS, lr=0.05)
     model, neurons = still_model(), [0, 1, 2]

@@ -14,6 +14,7 @@ def full():
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The memory of the device is full")
 @given(rows=st.integers(0, 40), room=st.integers(1, 40), most=st.none() | st.integers(1, 40))
 def test_every_row_is_computed_once_in_parts_that_fit(rows, room, most):
@@ -28,6 +29,7 @@ def test_every_row_is_computed_once_in_parts_that_fit(rows, room, most):
     assert at_a_time.most is None or at_a_time.most <= max(room, most or 0)
 
 
+@pytest.mark.slow
 def test_it_is_said_once():
     at_a_time = RowsAtATime()
     with pytest.warns(UserWarning, match="full with 16 rows at a time.*rows_per_device=8 begins with that") as said:
@@ -36,12 +38,14 @@ def test_it_is_said_once():
     assert at_a_time.most == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The memory of the device is full")
 def test_without_room_for_a_single_row_it_ends():
     with pytest.raises(FullMemoryError, match=r"full with a single row.*Take shorter stimuli"):
         RowsAtATime().results(lambda part: full(), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["MPS backend out of memory", "CUDA error: out of memory"])
 def test_memory_is_full_by_other_names(text):
     def compute(part):
@@ -77,6 +81,7 @@ class Cubes(Objective):
         return Cubes([self.weights[row] for row in rows], self.room)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The memory of the device is full")
 @pytest.mark.parametrize("room", [1, 2, 5, 100])
 def test_scores_and_gradient_in_parts_are_those_of_the_whole(room):

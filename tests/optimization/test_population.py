@@ -63,6 +63,7 @@ def alone(neuron, optimizer, restarts):
 # Streaming
 
 
+@pytest.mark.slow
 @given(
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     restarts=st.integers(1, 3),
@@ -101,6 +102,7 @@ def check_streaming(optimizer, restarts, rows, check_interval, neurons):
     return meis
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_place_is_free_of_what_was_in_it(optimizer):
     """After a neuron that answers NaN and one whose gradient is NaN, the next one finds what it finds alone."""
@@ -138,6 +140,7 @@ def test_places_are_filled_while_others_are_busy():
     assert seen == expected
 
 
+@pytest.mark.slow
 def test_by_default_as_many_rows_are_computed_as_fit(monkeypatch):
     monkeypatch.setattr("mei_lightning.optimization.slot_module.rows_that_fit", lambda *_: 7)
     seen = {}
@@ -185,6 +188,7 @@ def test_a_run_that_was_interrupted_continues_and_ends_as_if_it_had_not_been(tmp
     assert row_steps == 0
 
 
+@pytest.mark.slow
 def test_find_meis_continues_after_ctrl_c(tmp_path):
     class Impatient(Callback):
         def on_train_batch_end(self, trainer, *_):
@@ -264,6 +268,7 @@ def test_the_starts_that_get_farthest_in_the_trial_go_on(search, restarts, final
     assert max(differences) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_another_number_of_rows(tmp_path):
     neurons = list(range(NEURONS))
     for rows, max_steps in ((2, 9), (4, 7), (6, 3)):
@@ -357,6 +362,7 @@ def peak_of_allocated_memory(model, neurons):
     return np.cumsum([event.nbytes() for event in events]).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["twin", "simulated"])
 def test_the_estimate_is_about_what_a_run_takes(monkeypatch, request, name):
     model = request.getfixturevalue(name)

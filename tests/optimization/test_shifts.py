@@ -152,6 +152,7 @@ def test_a_nudged_stimulus_that_is_no_better_ends_soon(monkeypatch):
     assert soon < run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "check_interval"), [(3, 4), (7, 4), (24, 4), (3, 3), (7, 1)])
 def test_any_number_of_rows_finds_the_same_with_shifts(rows, check_interval):
     neurons = [("monday", 0), ("monday", 2), ("tuesday", 1), ("monday", 1)]
@@ -166,6 +167,7 @@ def test_any_number_of_rows_finds_the_same_with_shifts(rows, check_interval):
         assert_same_meis(together.isel(neuron=[number]), find_with([neuron]), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "check_interval"), [(3, 4), (7, 3), (7, 1)])
 def test_any_number_of_rows_finds_the_same_with_nudges(rows, check_interval):
     model, neurons = early_or_late([1.01] * 6, weak=20, strong=21, frames=48), list(range(6))
@@ -179,6 +181,7 @@ def test_any_number_of_rows_finds_the_same_with_nudges(rows, check_interval):
         assert_same_meis(together.isel(neuron=[neuron]), find_with([neuron]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_between_start_and_shift_continues(tmp_path):
     neurons = [("monday", 0), ("monday", 2), ("tuesday", 1)]
     options = {"time_steps": 16, "max_steps": 30, "fast_path": False}

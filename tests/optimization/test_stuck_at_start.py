@@ -38,6 +38,7 @@ def test_neurons_that_are_still_their_initial_noise_are_named(options, advice, r
         assert ": monday/0, tuesday/1, monday/3, and" in warning
 
 
+@pytest.mark.slow
 def test_jitter_as_large_as_the_image(twin, recwarn):
     found = find(twin, [("session_1", 0), ("session_1", 5)], robustness=[ml.Jitter(space=15, time=39)])
     assert (found["status"] == "converged").all()

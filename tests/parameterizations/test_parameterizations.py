@@ -204,6 +204,7 @@ def cells(simulated):
     return neurons, find(simulated, neurons, time_steps=30, norm=10.0)["score"].values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [None, [(-0.2, 0.3), (-0.3, 0.2)]])
 def test_separable_cells_lose_nothing_by_low_rank(simulated, cells, ranges):
     neurons, free = cells
@@ -241,6 +242,7 @@ def test_a_band_limited_mei_of_a_linear_neuron_is_its_filter_within_the_band(sim
     assert spectrum[:, :, hertz > 6.1].max() < 1e-4 * spectrum.max()
 
 
+@pytest.mark.slow
 def test_an_implicit_network_finds_useful_stimuli_with_adam(simulated, cells):
     neurons, free = cells
     adam = partial(torch.optim.Adam, lr=0.03)
@@ -270,6 +272,7 @@ def test_an_implicit_network_warns_of_the_default_optimizer(simulated, recwarn):
 # Behind the seam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 @pytest.mark.parametrize("optimizer", [ml.AdaptivePowerMethod, partial(torch.optim.SGD, lr=0.5)], ids=["power", "SGD"])
 def test_an_mei_is_the_same_alone_and_in_a_batch(parameterization, optimizer):
@@ -280,6 +283,7 @@ def test_an_mei_is_the_same_alone_and_in_a_batch(parameterization, optimizer):
         assert_same_meis(find(model, [neuron], **options), batch.isel(neuron=[number]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 def test_neurons_stream_through_few_rows_on_the_fast_path_too(twin, parameterization):
     neurons = [("session_1", 0), ("session_2", 3), ("session_1", 6)]
@@ -298,6 +302,7 @@ def test_the_fast_path_goes_the_same_way(twin, parameterization):
     np.testing.assert_allclose(find(twin, neurons, **options)["score"], slow["score"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 def test_stimuli_withstand_perturbations_in_any_batch(parameterization):
     robustness = [ml.Jitter(space=1), ml.Noise(0.1)]
@@ -341,6 +346,7 @@ def test_all_rows_may_end_between_two_checks():
     assert (meis["status"] == "converged").all()
 
 
+@pytest.mark.slow
 def test_still_images_have_parameterizations_too():
     free = find(still_model(), [0, 3])
     for parameterization in (ml.Fourier(), ml.Pyramid(2), ml.ImplicitNetwork()):
@@ -367,6 +373,7 @@ def test_a_parameterization_of_ones_own():
     np.testing.assert_allclose(meis["stimulus"], expected, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_results_say_what_stimuli_are_made_from_and_are_not_continued_with_something_else(tmp_path):
     options = {"time_steps": 8, "max_steps": 3, "directory": tmp_path}
     meis = find(video_model(), NEURONS, parameterization=ml.LowRank(1), **options)
@@ -378,6 +385,7 @@ def test_results_say_what_stimuli_are_made_from_and_are_not_continued_with_somet
     find(video_model(), NEURONS, parameterization=ml.LowRank(1), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

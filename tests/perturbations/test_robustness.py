@@ -171,6 +171,7 @@ def test_of_a_linear_neuron_noise_changes_nothing():
     assert_same_meis(noisy, plain)
 
 
+@pytest.mark.slow
 def test_what_is_found_under_jitter_is_better_and_loses_less_when_it_is_moved(twin):
     neurons = [("session_1", 0), ("session_1", 2)]
     found, share = {}, {}
@@ -234,6 +235,7 @@ def test_scores_by_members_are_in_the_order_of_the_rows():
         torch.testing.assert_close(found[row], expected)
 
 
+@pytest.mark.slow
 def test_members_are_followed_on_the_prepared_model_too(twin):
     other = copy.deepcopy(twin)
     with torch.no_grad():
@@ -321,6 +323,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, interrup
     assert_same_meis(results(run(NO_LIMIT, directory=tmp_path / "begun")), whole, 1e-4)
 
 
+@pytest.mark.slow
 def test_two_devices_find_what_one_finds(whole, tmp_path):
     options = {key: value for key, value in OPTIONS.items() if key != "robustness"}
     found = fit_on_devices(

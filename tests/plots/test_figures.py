@@ -340,6 +340,7 @@ def test_looks_of_types_differ():
     assert len(set(looks.values())) == 88
 
 
+@pytest.mark.slow
 def test_of_a_run(simulated):
     """As a user would, from MEIs to figures."""
     meis = ml.find_meis(simulated, [("session_1", 0), ("session_1", 7)], restarts=2, max_steps=5, progress_bar=False)

@@ -142,6 +142,7 @@ def pixels(page, canvas):
     return np.array(values).reshape(height, width, 4)[..., :3]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_page_opens_with_all_neurons_and_asks_no_network_for_anything(page):
     labels = make_meis()["neuron"].values.tolist()
@@ -223,6 +224,7 @@ def test_sorting(page, store, column):
         assert shown(page) == expected + rest
 
 
+@pytest.mark.slow
 @needs_browser
 def test_filtering(page, store):
     meis = make_meis().load()
@@ -365,6 +367,7 @@ def test_a_movie_that_is_not_decoded_shows_its_poster(page):
     assert all(poster.startswith('url("data:image/png;base64,') for poster in posters)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_three_thousand_neurons_are_decoded_as_they_come_into_view(browser, tmp_path):
     report = ml.write_report(make_store(tmp_path, count=3000, types=None, time_steps=6))
@@ -506,6 +509,7 @@ def test_summary_and_tables(report):
     assert "No neuron has two starts" not in page
 
 
+@pytest.mark.slow
 def test_why_nothing_is_known_of_other_starts(tmp_path):
     meis = make_meis()
     meis["restart_scores"][:, 1:] = np.nan
@@ -555,6 +559,7 @@ def test_settings_are_shown_with_four_digits(tmp_path):
     assert json.loads(xr.open_zarr(store).attrs["configuration"]) == configuration
 
 
+@pytest.mark.slow
 def test_an_analysis_that_is_older_or_of_something_else_is_left_out(tmp_path):
     store = make_store(tmp_path)
     analysis = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
@@ -570,6 +575,7 @@ def test_an_analysis_that_is_older_or_of_something_else_is_left_out(tmp_path):
         assert "Distributions of the measures" not in page
 
 
+@pytest.mark.slow
 def test_an_analysis_is_of_one_state_of_the_store_and_is_made_anew_on_request(tmp_path, capsys):
     meis = make_meis()
     store = ml.save_dataset(meis, tmp_path / "meis.zarr")
@@ -624,6 +630,7 @@ def columns_of(page):
     return {column["key"]: column for column in data["columns"]}
 
 
+@pytest.mark.slow
 def test_an_own_variable_is_in_store_table_and_report_by_its_entry(tmp_path, monkeypatch):
     def delay(values):
         return 1000.0 + values["steps"]
@@ -657,6 +664,7 @@ def test_an_own_variable_is_in_store_table_and_report_by_its_entry(tmp_path, mon
     assert '<th scope="row">delay</th><td>ms</td><td>2</td>' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_variable_that_an_older_store_lacks_is_left_out(tmp_path, monkeypatch):
     find(video_model(), [("monday", 0)], time_steps=8, max_steps=5, directory=tmp_path)
     newer = Variable("delay", np.nan, "time to the peak", "ms", derived=lambda values: 1.0)
@@ -666,6 +674,7 @@ def test_a_variable_that_an_older_store_lacks_is_left_out(tmp_path, monkeypatch)
     assert "delay" not in columns_of(ml.write_report(store))
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path, capsys):
     find(video_model(), [("monday", 0), ("tuesday", 1)], max_steps=5, directory=tmp_path)
     main(["analyze", str(tmp_path / "meis.zarr")])

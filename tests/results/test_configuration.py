@@ -61,6 +61,7 @@ def test_ranges_are_known_whatever_type_their_numbers_have(number):
     assert at_limit.any()
 
 
+@pytest.mark.slow
 def test_equal_numbers_of_another_type_are_the_same_settings(tmp_path):
     def run(number, **others):
         options = {
@@ -467,6 +468,7 @@ def test_a_store_of_version_0_1_is_not_continued_with_other_settings(name, other
     assert line.startswith(f"  {name}")
 
 
+@pytest.mark.slow
 def test_a_store_of_version_0_1_is_analysed_and_reported(expected, tmp_path):
     find(video_model(), NEURONS, directory=tmp_path, **OPTIONS)
     analysis = ml.analyze_meis(tmp_path / "meis.zarr", video_model(), accelerator="cpu", progress_bar=False)

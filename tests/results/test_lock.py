@@ -97,6 +97,7 @@ def contend(store, holders, wins):
         lock.release()
 
 
+@pytest.mark.slow
 def test_processes_that_contend_never_both_have_it(tmp_path):
     holders, wins = PROCESSES.Value("i", 0), PROCESSES.Value("i", 0)
     processes = [PROCESSES.Process(target=contend, args=(tmp_path / "meis.zarr", holders, wins)) for _ in range(4)]
@@ -140,6 +141,7 @@ def test_a_run_keeps_others_out_until_it_ends_or_fails(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"meis.zarr"}
 
 
+@pytest.mark.slow
 def test_two_commands_and_a_kill(tmp_path):
     """As a user meets it: the same command twice, the first is killed, the third goes on."""
     command = [

@@ -58,6 +58,7 @@ def test_one_norm_of_a_list_and_any_model(model, options):
     np.testing.assert_allclose(np.sqrt((meis["stimulus"] ** 2).sum(("channel", "time", "y", "x"))), 2.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_each_norm_has_an_ordinary_store_that_is_continued(tmp_path, monkeypatch):
     meis = find(video_model(), NEURONS, norm=NORMS, directory=tmp_path, **QUICK)
@@ -101,6 +102,7 @@ def press(trainer):
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["in a directory", "without one"])
 def test_an_interrupted_run_keeps_the_norms_that_are_done(tmp_path, monkeypatch, kept):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

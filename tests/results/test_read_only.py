@@ -73,6 +73,7 @@ def test_what_would_write_there_is_refused_before_any_work(ask, way_out, directo
     assert sorted(directory.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_all_can_go_to_another_directory(directory, tmp_path):
     before, store, elsewhere = sorted(directory.rglob("*")), directory / "meis.zarr", tmp_path / "new" / "elsewhere"
     analysis = ml.analyze_meis(store, MODEL, directory=elsewhere, **QUIET)

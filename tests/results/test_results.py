@@ -216,6 +216,7 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_writer_writes_dataset_pictures_and_video(model, tmp_path):
     """Into the directory of the run, also if nobody has asked for a writer."""
@@ -411,6 +412,7 @@ def test_a_store_of_another_version_is_refused_before_any_step(model, tmp_path, 
         find(model, [("monday", 0)], time_steps=6, max_steps=2, directory=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_fast_path_finds_the_same(twin):
     options = {"neurons": [("session_1", 1), ("session_2", 5), ("session_3", 2)], "restarts": 2}
     fast, plain = (find(twin, **options, fast_path=fast) for fast in (True, False))

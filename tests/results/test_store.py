@@ -222,6 +222,7 @@ def test_readable_after_every_step(store, description):
 SPECIAL = st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-30])
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(data=st.data())
 def test_any_sequence_of_writes_reads_like_a_dict(data):
@@ -359,6 +360,7 @@ def create_or_exit(path, description, start):
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_one_of_many_creators_succeeds(tmp_path, description):
     for attempt in range(3):
         path, start = tmp_path / f"{attempt}.zarr", PROCESSES.Barrier(4)
@@ -503,6 +505,7 @@ def write_a_third(store, description, start, first, collects, reads):
                 time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("collectors", "pickled"), [(1, False), (1, True), (3, False)])
 def test_many_processes_write_while_others_read(tmp_path, collectors, pickled):
     """With one collector whoever reads finds all that a status promises; with several, once they have ended."""
@@ -996,6 +999,7 @@ def test_export_of_a_long_configuration(tmp_path, suffix):
     assert arrays["neuron"].tolist() == description["neuron"].values[:9].tolist()
 
 
+@pytest.mark.slow
 def test_export_needs_the_memory_of_few_neurons(tmp_path, suffix):
     description = description_of(48, channels=2, frames=128, height=32, width=32)
     store = MEIStore.create(tmp_path / "meis.zarr", description, {})

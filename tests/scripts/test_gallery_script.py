@@ -15,6 +15,7 @@ gallery = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(gallery)
 
 
+@pytest.mark.slow
 def test_recipes_are_run_once_and_drawn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["make_gallery.py", "--recipes", "goldin_2022", "--output", "one.png"]

@@ -65,6 +65,7 @@ def run(tmp_path_factory):
     return done, json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_all_is_well_on_the_cpu(run):
     done, found = run
     assert done.returncode == 0, done.stdout + done.stderr
@@ -160,6 +161,7 @@ def test_a_section_that_fails_stops_no_other(script, tmp_path, monkeypatch):
     assert sections["one"]["failed"][0].startswith("ValueError: no driver")
 
 
+@pytest.mark.slow
 def test_scores_that_are_off_fail(script, measures, monkeypatch):
     check = script.Check(torch.device("cpu"), script.QUICK)
     scores = measures.scores_on_cpu

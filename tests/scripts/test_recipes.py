@@ -44,6 +44,7 @@ QUICK = {
 RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ELSEWHERE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_run_as_they_say(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

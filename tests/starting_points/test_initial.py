@@ -92,6 +92,7 @@ def meis(tmp_path_factory):
     return find(video_model(), NEURONS, time_steps=8, norm=3.0, directory=directory).load(), directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dataset", "store", "array", "tensor", "npy"])
 def test_given_stimuli_are_found_by_label_or_in_order(meis, form, tmp_path):
     meis, directory = meis
