@@ -16,4 +16,4 @@ bash scripts/install.sh test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest --numprocesses logical --dist loadfile $which "$@"
+PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $which "$@"
