@@ -113,7 +113,8 @@ def in_usual_modes(function: Callable[Arguments, Result]) -> Callable[Arguments,
 
 @contextmanager
 def _double_on(device: torch.device) -> Iterator[None]:
-    with _device_by_default(device), _DOUBLE_BY_DEFAULT:
+    # Single first, which keeps what the user has set until all threads are out of both.
+    with _device_by_default(device), _SINGLE_BY_DEFAULT, _DOUBLE_BY_DEFAULT:
         yield
 
 

@@ -95,6 +95,17 @@ def test_threads_that_come_and_go_leave_the_users_default():
             assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_network_in_double_precision_on_another_thread_leaves_it_too():
+    alone, run = defaults_like(torch.zeros(1, dtype=torch.float64)), usual_modes()
+    with ThreadPoolExecutor(1) as another:
+        another.submit(alone.__enter__).result()
+        with run:
+            assert torch.get_default_dtype() == torch.float64
+            another.submit(alone.__exit__, None, None, None).result()
+            assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_networks_of_single_precision_leave_the_default_alone(monkeypatch):
     monkeypatch.setattr(torch, "set_default_dtype", lambda _: pytest.fail("the default was set"))
     video_model()(torch.zeros(1, 2, 9, 6, 5), "monday")

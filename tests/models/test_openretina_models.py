@@ -392,4 +392,5 @@ def test_a_recurrent_core_has_the_right_gradient_when_prepared():
         with torch.no_grad():
             # Its cell makes a state in single precision, whatever it is given.
             rise = (model(ahead, neuron.session) - model(behind, neuron.session))[..., neuron.index].sum() / 2e-2
+        assert abs(rise) > 1e-3
         assert (gradient * move).sum().item() == pytest.approx(rise.item(), rel=1e-2)
