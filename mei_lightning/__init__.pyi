@@ -78,8 +78,8 @@ from .openretina_api.stimulus_optimization import optimize_stimulus as optimize_
 from .optimization.gradient_filters import GradientBlur as GradientBlur
 from .optimization.gradient_filters import GradientFilter as GradientFilter
 from .optimization.mei_module import MEIModule as MEIModule
-from .optimization.optimizers import AdaptivePowerMethod as AdaptivePowerMethod
 from .optimization.optimizers import RowOptimizer as RowOptimizer
+from .optimization.power_method import AdaptivePowerMethod as AdaptivePowerMethod
 from .optimization.row_state import Status as Status
 from .optimization.search import MultiStart as MultiStart
 from .optimization.search import Search as Search

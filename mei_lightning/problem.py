@@ -26,7 +26,13 @@ from mei_lightning.models.trial import try_model
 from mei_lightning.neurons import Neuron, NeuronLike, NeuronOrGroup, check_neuron_indices, group_label, groups_of
 from mei_lightning.objectives import NeuronObjective, Reducer, neuron_objective
 from mei_lightning.optimization.optimizers import RowOptimizer, begins_row_by_row
-from mei_lightning.optimization.search import SEARCHES, SEARCHES_WITHOUT_SHIFTS, MultiStart, Search
+from mei_lightning.optimization.search import (
+    SEARCHES,
+    SEARCHES_OF_IMAGES,
+    SEARCHES_WITHOUT_SHIFTS,
+    MultiStart,
+    Search,
+)
 from mei_lightning.optimization.stimulus_space import StimulusSpace
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.results.configuration import Configuration, Setting, as_data
@@ -331,9 +337,9 @@ def _search(settings: MEISettings, model: RetinaModel, parameterization: Paramet
     """How the best stimulus is searched for, with what the settings say of it."""
     search = settings.search
     optimizer = settings.example_of_optimizer()
-    can_shift = begins_row_by_row(optimizer)
-    can_shift &= not model.stimulus_format.is_still
-    can_shift &= parameterization is None or parameterization.finds_parameters
+    can_begin = begins_row_by_row(optimizer)
+    can_begin &= parameterization is None or parameterization.finds_parameters
+    can_shift = can_begin and not model.stimulus_format.is_still
     if isinstance(search, Search):
         if search.shifts and not can_shift:
             raise InvalidValueError(
@@ -341,10 +347,16 @@ def _search(settings: MEISettings, model: RetinaModel, parameterization: Paramet
                 "rows can begin one by one, and a parameterization that finds the parameters of a stimulus. "
                 "Give shifts=()."
             )
+        if search.averages and not can_begin:
+            raise InvalidValueError(
+                f"search={search!r}: averages need an optimizer whose rows can begin one by one, and a "
+                "parameterization that finds the parameters of a stimulus. Give averages=0."
+            )
         return search if settings.max_steps is None else _with_max_steps(search, settings.max_steps)
+    named = SEARCHES_WITHOUT_SHIFTS[search]
     # Who says how many starts there shall be gets these and no others.
-    shifts = can_shift and isinstance(optimizer, RowOptimizer) and settings.restarts is None
-    named = (SEARCHES if shifts else SEARCHES_WITHOUT_SHIFTS)[search]
+    if isinstance(optimizer, RowOptimizer) and settings.restarts is None and can_begin:
+        named = (SEARCHES_OF_IMAGES if model.stimulus_format.is_still else SEARCHES)[search]
     starts = named.starts if settings.restarts is None else settings.restarts
     max_steps = named.max_steps if settings.max_steps is None else settings.max_steps
     return replace(named, starts=starts, keep=min(starts, named.keep), max_steps=max_steps)

@@ -19,11 +19,11 @@ from mei_lightning.objectives.front_door import check_objective
 from mei_lightning.objectives.reducers import check_reducer
 from mei_lightning.optimization.gradient_filters import GradientFilter
 from mei_lightning.optimization.optimizers import (
-    AdaptivePowerMethod,
     OptimizerFactory,
     check_optimizer,
     forgives_rounding,
 )
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.optimization.search import SEARCHES, Search, SearchName
 from mei_lightning.parameterizations import Parameterization
 from mei_lightning.perturbations import Robustness, check_robustness

@@ -14,7 +14,7 @@ from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.fitting import Beginning, dataset, fit_rows, from_meis
 from mei_lightning.objectives import DiverseObjective
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.problem import Neurons
 
 # Steps are taken on a prepared copy of the model, whose responses differ by less.

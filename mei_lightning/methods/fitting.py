@@ -24,8 +24,9 @@ from mei_lightning.models.base import frozen
 from mei_lightning.models.loading import load_model
 from mei_lightning.neurons import seed_of_row
 from mei_lightning.objectives import NeuronObjective, Objective
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod, OptimizerFactory
+from mei_lightning.optimization.optimizers import OptimizerFactory
 from mei_lightning.optimization.out_of_memory import RowsAtATime
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.optimization.row_state import Status
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.optimization.trainer import quiet_trainer

@@ -15,7 +15,7 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.methods.diverse import diverse_stimuli
 from mei_lightning.methods.fitting import Beginning, dataset, fit_rows, from_meis
 from mei_lightning.objectives import TargetLevelObjective
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.problem import Neurons
 from mei_lightning.wording import first_few
 

@@ -14,8 +14,8 @@ from mei_lightning.callbacks.results_writer import ResultsWriter
 from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError, NothingThereError
 from mei_lightning.models.base import RetinaModel
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod
 from mei_lightning.optimization.population import PopulationModule
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.optimization.stuck_at_start import stuck_at_start
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.results.configuration import Setting, configuration_differences

@@ -1,6 +1,5 @@
-"""The default ascent: normalised gradients, steps relative to the stimulus' norm, adapted to each row."""
+"""Optimizers whose rows step on their own, and which optimizers are such."""
 
-import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import Parameter, signature
@@ -10,17 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mei_lightning.acceleration.row_arithmetic import inner_products, per_row, put_rows, row_norms
+from mei_lightning.acceleration.row_arithmetic import put_rows
 from mei_lightning.arguments import in_short
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 from mei_lightning.optimization.refusals import check_moved, checked_rows_of_state, checked_state
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 """Makes an optimizer for the parameters that it is given."""
-
-_GROWTH = 1.3
-_SHRINKAGE = 0.5
-_LARGEST_STEP = 4.0
 
 
 class RowOptimizer(Optimizer):
@@ -59,6 +54,8 @@ class RowOptimizer(Optimizer):
     forgives_rounding = False
     """Whether small errors of the gradient stay small; then steps are computed on a prepared, faster copy of the model.
     Steps that scale each pixel's gradient on its own, such as its sign, make rounding as large as the rest."""
+    inherited: tuple[str, ...] = ()
+    """Names of what is kept of a row that a row takes over which begins near it."""
 
     def __init__(self, params: Iterable[Tensor], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -134,15 +131,20 @@ class RowOptimizer(Optimizer):
             put_rows(state[name], rows, values)
         return moved if self.settle is None else self.settle(part, moved)
 
-    def begin_anew(self, rows: Tensor) -> None:
-        """Let rows, by their numbers, begin from where they are; raises as ``step`` does."""
+    def begin_anew(self, rows: Tensor, near: Tensor | None = None) -> None:
+        """Let rows begin from where they are; raises as ``step`` does.
+
+        Args:
+            rows: their numbers.
+            near: the number of a row for each, near which it begins: it takes over what is ``inherited``.
+        """
         for group in self.param_groups:
             for stimulus in group["params"]:
                 if state := self.state.get(stimulus):
                     begun = stimulus.detach()[rows]
                     values_of_rows = self.initial_state(group, begun)
                     for name, values in checked_rows_of_state(self, "initial_state", values_of_rows, state, len(begun)):
-                        state[name][rows] = values
+                        state[name][rows] = values if near is None or name not in self.inherited else state[name][near]
 
 
 class RowByRow(RowOptimizer):
@@ -191,8 +193,8 @@ class RowByRow(RowOptimizer):
             self._moving = self.rows, self.rows.tolist()
         return self._moving[1]
 
-    def begin_anew(self, rows: Tensor) -> None:
-        """Forget the state of rows, by their numbers."""
+    def begin_anew(self, rows: Tensor, near: Tensor | None = None) -> None:
+        """Forget the state of rows, by their numbers; nothing is taken over from others."""
         for number in rows.tolist():
             self._optimizer.state.pop(self._row_parameters[number], None)
 
@@ -203,62 +205,6 @@ class RowByRow(RowOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the optimizer's state."""
         self._optimizer.load_state_dict(state_dict)
-
-
-class AdaptivePowerMethod(RowOptimizer):
-    """Steps along each row's normalised gradient, in units of the row's own norm, as long as the row can take.
-
-    With a projection P after each step, a row x of norm r with gradient g moves to ``P(x + a * r * g / |g|)``: the
-    generalised power method for large a (Journée et al. 2010, Journal of Machine Learning Research 11:517-553),
-    gradient ascent for small a. A row's own step a grows by 1.3 while the response still rises where a step has led,
-    and is halved where it falls again: smooth neurons settle in a few large steps, rugged ones are climbed in small
-    ones. There is no learning rate to tune, since neither the scale of the responses nor that of the stimulus matters.
-
-    Whether the response rises is told by the gradient along the last move d, less what leaving the sphere of radius r
-    would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
-
-    Args:
-        params: stimuli ``[rows, ...]``; each row steps on its own.
-        start: the first step, relative to the norm of the row.
-        smallest: the least step, relative to the norm of the row.
-
-    Raises:
-        ValueError: unless ``start >= smallest > 0``, and finite.
-
-    Example:
-        >>> stimulus = torch.tensor([[3.0, 4.0]], requires_grad=True)  # a row of norm 5
-        >>> optimizer = ml.AdaptivePowerMethod([stimulus], start=2.0)
-        >>> loss = -0.1 * stimulus[:, 0].sum()  # the response rises with the first value
-        >>> loss.backward()
-        >>> optimizer.step()
-        >>> stimulus.tolist()  # a step of twice the norm along the first axis, however small the gradient is
-        [[13.0, 4.0]]
-    """
-
-    forgives_rounding = True
-
-    def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
-        if not math.inf > start >= smallest > 0:
-            raise InvalidValueError(
-                f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
-            )
-        super().__init__(params, {"start": start, "smallest": smallest})
-
-    def initial_state(self, group: dict[str, Any], stimulus: Tensor) -> dict[str, Tensor]:
-        """The step of each row, and where it was before."""
-        return {
-            "step": torch.full((len(stimulus),), float(group["start"]), device=stimulus.device),
-            "previous": stimulus.clone(),
-        }
-
-    def moved(self, group: dict[str, Any], stimulus: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Rows a step along their normalised gradients."""
-        steepness, size = row_norms(gradient), row_norms(stimulus)
-        size = torch.where(size > 0, size, 1)
-        step = _adapted(group, state["step"], stimulus, gradient, stimulus - state["previous"], size)
-        state["step"], state["previous"] = step, stimulus
-        factor = torch.where(steepness > 0, step * size / steepness, 0)
-        return torch.addcmul(stimulus, gradient, per_row(factor, stimulus), value=-1).to(stimulus.dtype)
 
 
 def check_optimizer(optimizer: object) -> None:
@@ -346,16 +292,3 @@ def couples_rows(factory: OptimizerFactory) -> bool:
 
     alone = torch.cat([after_steps(slice(0, 1)), after_steps(slice(1, 2))])
     return not torch.allclose(after_steps(slice(0, 2)), alone, equal_nan=True)
-
-
-def _adapted(
-    group: dict[str, Any], step: Tensor, stimulus: Tensor, gradient: Tensor, move: Tensor, size: Tensor
-) -> Tensor:
-    distance = row_norms(move)
-    uphill = -inner_products(gradient, move)
-    outward = -inner_products(gradient, stimulus)
-    rises = uphill > 0.5 * outward * (distance / size).square()
-    factor = torch.where(rises, _GROWTH, _SHRINKAGE)
-    # A row that begins has not moved, and a gradient that is not a number gives no advice.
-    factor = torch.where((distance > 0) & uphill.isfinite(), factor, 1.0)
-    return (step * factor).clamp(group["smallest"], max(_LARGEST_STEP, group["start"]))

@@ -122,7 +122,9 @@ class PopulationModule(SlotModule):
         if rows_leave or self.at_check:
             if self._moved_rows:
                 self._row_steps_released += self.rows.adopt_moved()
-            if self._moved_rows and self.at_check:
+            if self._pairs and self.at_check:
+                self.begin_averages()
+            if self.problem.shifts and self.at_check:
                 self.begin_frame_shifted()
             self._select_active_rows()
 
@@ -138,7 +140,7 @@ class PopulationModule(SlotModule):
             complete = self.complete_slots()
             self._take_into_metrics(complete)
             self._release(complete)
-            if self._moved_rows:
+            if self.problem.shifts:
                 self.begin_shifted()
         self._begin_next_neurons()
         if logs or self.trainer.should_stop:

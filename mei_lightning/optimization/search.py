@@ -6,6 +6,7 @@ Policies decide by tensors ``[slots, rows]``, of all slots of a device at once, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import torch
@@ -30,12 +31,20 @@ _LAG_WITH_HOPE = 0.1
 _LAG_OF_KEPT_STARTS = 0.03
 """Of a start that goes on, half a trial after the trial."""
 _LAG_OF_SHIFTED = 0.02
+_LAG_OF_AVERAGES = 0.03
+_STEPS_OF_AVERAGES = 12
+"""That an average takes at least."""
 
 # Of a stimulus moved by a frame, as shares of the best value.
 _LAG_OF_FRAME_SHIFTED = 0.005
 """Up to which it is worth a step."""
 _GAIN_OF_FRAME_SHIFTED = 0.002
 """Up to which it is not worth more."""
+
+# Cosine similarities of two stimuli between which their average is worth an ascent.
+_MOST_ALIKE = 0.95
+_LEAST_ALIKE = -0.9
+"""Of opposite stimuli, as a neuron has that answers to contrast, nothing would be left."""
 
 Meets = Callable[[Tensor, Tensor], Tensor]
 """Whether rows have come to where a better row of their slot is: of some rows ``[slots, rows]``, by the cosine
@@ -90,6 +99,8 @@ class Search:
             and optimised as well; none, unless a policy says so.
         frame_shifts: at last, with ``shifts``, it is moved by these numbers of frames, and optimised from there if it
             is nearly as good.
+        averages: so many averages of two of the best stimuli of a neuron are optimised as well.
+        generations: so many times: first after the trial, or after the shifts, and then when all rows have ended.
 
     Example:
         >>> class BestAfterTwoSteps(ml.Search):
@@ -104,6 +115,8 @@ class Search:
 
     shifts: tuple[float, ...] = ()
     frame_shifts: tuple[int, ...] = ()
+    averages: int = 0
+    generations: int = 0
 
     def __init__(self, starts: int, keep: int, max_steps: int) -> None:
         name = type(self).__name__
@@ -132,16 +145,19 @@ class Search:
         raise NotImplementedError(f"{type(self).__name__} does not say which rows end: write its method ended.")
 
     def tried(self, steps: Tensor) -> Tensor:
-        """Slots ``[slots]`` whose best stimulus is known well enough to be shifted, by steps ``[slots, rows]``."""
+        """Slots ``[slots]`` whose best stimuli are known well enough to go on from, by steps ``[slots, rows]``."""
         return torch.zeros_like(steps[:, 0], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
 class MultiStart(Search):
-    """Several starts, of which the best after a trial go on, and copies of the best stimulus that are moved in time.
+    """Several starts, of which the best after a trial go on, and what is made of the best stimuli then.
 
-    Where an ascent ends in a worse optimum, the better one is often the same stimulus at another time. With shifts,
-    what comes to where a better stimulus of the same neuron is ends there, and so does what is far behind.
+    Where an ascent of a movie ends in a worse optimum, the better one is often the same stimulus at another time. With
+    shifts, what comes to where a better stimulus of the same neuron is ends there, and so does what is far behind.
+
+    Where ascents end in different optima, each has some of the features of the best one. The average of two keeps what
+    they share, and an ascent from there often ends higher than both.
 
     Args:
         starts: initial stimuli of each neuron.
@@ -152,9 +168,13 @@ class MultiStart(Search):
             be optimised as well.
         frame_shifts: frames by which, with shifts, the best stimulus is moved at last, and optimised from there if it
             is nearly as good.
+        averages: so many averages of two of the neuron's best stimuli (best and second, best and third, second and
+            third, and so on) are optimised as well, unless the two are alike.
+        generations: how many times: first after the trial, or after the shifts, and then when all rows have ended.
 
     Raises:
-        ValueError: if a number is too small, ``trial_steps`` is odd, or more starts are kept than there are.
+        ValueError: if a number is too small, ``trial_steps`` is odd, more starts are kept than there are, or more
+            averages are asked for than the starts have pairs.
         TypeError: if a number of starts, steps or frames is no whole number, or a share is no number.
 
     Example:
@@ -170,13 +190,19 @@ class MultiStart(Search):
     max_steps: int = 100
     shifts: tuple[float, ...] = (1 / 16, 1 / 4)
     frame_shifts: tuple[int, ...] = (-1, 1)
+    averages: int = 0
+    generations: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("starts", "keep", "trial_steps", "max_steps"):
+        for name in ("starts", "keep", "trial_steps", "max_steps", "averages", "generations"):
             object.__setattr__(self, name, whole_number(f"MultiStart: {name}", getattr(self, name)))
         check_numbers_of_search("MultiStart", self.starts, self.keep, self.max_steps)
         if self.trial_steps < 2 or self.trial_steps % 2:
             raise InvalidValueError(f"{self!r}: trial_steps={self.trial_steps} has to be even, and at least 2.")
+        if not 0 <= self.averages <= (pairs := self.starts * (self.starts - 1) // 2):
+            raise InvalidValueError(f"{self!r}: {self.starts} starts have {pairs} pairs to average, from 0 on.")
+        if self.generations < 1:
+            raise InvalidValueError(f"{self!r}: generations={self.generations} has to be at least 1.")
         object.__setattr__(self, "shifts", tuple(number("MultiStart: shifts", one) for one in several(self.shifts)))
         object.__setattr__(self, "frame_shifts", tuple(whole_numbers("MultiStart: frame_shifts", self.frame_shifts)))
 
@@ -185,6 +211,8 @@ class MultiStart(Search):
         pruned = torch.zeros_like(rows.active)
         pruned[:, : self.starts] = self._loses_trial(rows)
         if not self.shifts:
+            # Rows after the starts are averages then.
+            pruned[:, self.starts :] = self._lagging_averages(rows)
             return pruned, torch.zeros_like(pruned)
         # By steps of their own, which do not depend on when they began.
         due = rows.active & ~pruned & (rows.steps % 2 == 0)
@@ -205,6 +233,10 @@ class MultiStart(Search):
     def _loses_trial(self, rows: SearchRows) -> Tensor:
         starts = slice(self.starts)
         return (rows.steps[:, starts] == self.trial_steps) & (ranks(rows.values[:, starts]) >= self.keep)
+
+    def _lagging_averages(self, rows: SearchRows) -> Tensor:
+        lags = _lags(rows.values, _LAG_OF_AVERAGES) & (rows.steps >= _STEPS_OF_AVERAGES)
+        return lags[:, self.starts :]
 
     def _far_behind(self, rows: SearchRows) -> Tensor:
         """Rows ``[slots, rows]`` that are so far behind the best one of their neuron that they end."""
@@ -253,7 +285,14 @@ SEARCHES_WITHOUT_SHIFTS: dict[SearchName, MultiStart] = {
     "normal": MultiStart(starts=4, keep=2, shifts=()),
     "thorough": MultiStart(starts=16, keep=8, max_steps=300, shifts=()),
 }
-"""For still images, where a copy of a stimulus cannot be moved, or cannot be begun from."""
+"""Where nothing can be begun from a stimulus, or optimizers follow other rules."""
+
+SEARCHES_OF_IMAGES: dict[SearchName, MultiStart] = {
+    "quick": MultiStart(starts=2, keep=1, trial_steps=20, max_steps=50, shifts=(), averages=1),
+    "normal": MultiStart(starts=4, keep=2, trial_steps=20, shifts=(), averages=3, generations=2),
+    "thorough": MultiStart(starts=16, keep=8, trial_steps=20, max_steps=300, shifts=(), averages=7, generations=4),
+}
+"""For still images, which cannot be moved in time."""
 
 
 def tie_broken(values: Tensor) -> Tensor:
@@ -268,9 +307,19 @@ def ranks(values: Tensor) -> Tensor:
     return tie_broken(values).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
+def pairs_of_ranks(starts: int, count: int) -> list[tuple[int, int]]:
+    """The first pairs of ranks of starts, those of the best ranks first."""
+    return sorted(combinations(range(starts), 2), key=lambda pair: pair[::-1])[:count]
+
+
 def nearly_as_good(values: Tensor, best: Tensor) -> Tensor:
     """Which stimuli moved by frames are worth a step, by their values and their neurons' best ones, ``[rows]``."""
     return values >= best - _LAG_OF_FRAME_SHIFTED * best.abs()
+
+
+def worth_averaging(similarity: Tensor) -> Tensor:
+    """Which pairs of stimuli are neither alike nor opposite, by their cosine similarities; none if that is unknown."""
+    return (similarity > _LEAST_ALIKE) & (similarity < _MOST_ALIKE)
 
 
 def _lags(values: Tensor, share: float) -> Tensor:

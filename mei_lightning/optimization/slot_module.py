@@ -23,7 +23,13 @@ from mei_lightning.optimization.found import results_of
 from mei_lightning.optimization.optimizers import RowOptimizer, forgives_rounding
 from mei_lightning.optimization.out_of_memory import ObjectiveInParts, RowsAtATime
 from mei_lightning.optimization.row_state import Status
-from mei_lightning.optimization.search import better_rows, check_masks, nearly_as_good
+from mei_lightning.optimization.search import (
+    better_rows,
+    check_masks,
+    nearly_as_good,
+    pairs_of_ranks,
+    worth_averaging,
+)
 from mei_lightning.optimization.slotted_rows import SlottedRows
 from mei_lightning.optimization.stimulus_module import StimulusModule
 from mei_lightning.problem import MEIProblem
@@ -33,8 +39,9 @@ from mei_lightning.results.store import MEIResult
 class SlotModule(StimulusModule):
     """Computes the neurons of a problem in slots; who comes next is for others to say.
 
-    A slot has a row for every start of the search, and for every copy of the best stimulus that is moved in time. The
-    search says which rows end before they have converged. Once all of a neuron is done, its result is complete.
+    A slot has a row for every start of the search, and more for what is made of the best: copies that are moved in
+    time, averages. The search says which rows end before they have converged. Once all of a neuron is done, its result
+    is complete.
 
     Args:
         problem: what is to be found for which neurons.
@@ -57,7 +64,8 @@ class SlotModule(StimulusModule):
         # In a tuple, so that the model is not registered as a part of this module.
         self._problem_in_tuple = (problem,)
         self._prepared_in_tuple = (problem.objective,)
-        self._moved_rows = max(len(problem.shifts), len(problem.frame_shifts))
+        self._pairs = pairs_of_ranks(search.starts, search.averages)
+        self._moved_rows = max(len(problem.shifts), len(problem.frame_shifts), len(self._pairs))
         super().__init__(
             problem.objective,
             self._initial_rows(0),
@@ -109,7 +117,7 @@ class SlotModule(StimulusModule):
         return SlottedRows(stimulus, starts, starts + self._moved_rows)
 
     def _initial_rows(self, number: int) -> Tensor:
-        """The initial stimuli of a neuron, and anything for the rows of stimuli moved in time."""
+        """The initial stimuli of a neuron, and anything for the rows of what is made of them."""
         stimulus = self.problem.starts(number)
         return torch.cat([stimulus, *[stimulus[:1]] * self._moved_rows])
 
@@ -161,7 +169,9 @@ class SlotModule(StimulusModule):
         """Restore the slots and the rows in them, however many they were."""
         held = {"stimulus": self.stimulus.detach(), "best_stimulus": self.best_stimulus, **state_dict}
         self._make_rows(torch.empty_like(held["stimulus"]), torch.empty_like(held["best_stimulus"]))
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        # Checkpoints of versions before 0.2 know of no averages.
+        whole = {"generations": self.rows.generations, **state_dict}
+        return super().load_state_dict(whole, strict=strict, assign=assign)
 
     def _objective_of(self, rows: Sequence[int], objective: Objective | None = None) -> Objective:
         if not rows:
@@ -180,7 +190,7 @@ class SlotModule(StimulusModule):
         return [neurons[row // self.rows.size] for row in rows]
 
     def _seeds_of(self, rows: Sequence[int]) -> list[int]:
-        # Rows of stimuli moved in time come after the starts in their slot.
+        # Rows of what is made of the starts come after them in their slot.
         numbers = [row % self.rows.size for row in rows]
         seed_of = self.problem.starts.seed_of
         return [seed_of(neuron, number) for neuron, number in zip(self._neurons_of(rows), numbers, strict=True)]
@@ -197,9 +207,17 @@ class SlotModule(StimulusModule):
 
     @property
     def _complete(self) -> Tensor:
-        # At any moment, for an interrupt does not wait for a check: moved copies count once they have been adopted.
-        adopted = (self.rows.by_slot(self.status)[:, self.rows.starts :] == Status.EMPTY).all(dim=1)
-        return self.rows.at_rest & adopted & (self.rows.frame_shifted | (not self._moved_rows))
+        # At any moment, for an interrupt does not wait for a check: what is made of starts counts once it is adopted.
+        return self._shifts_are_done & self._averages_are_done & (self.rows.frame_shifted | (not self.problem.shifts))
+
+    @property
+    def _shifts_are_done(self) -> Tensor:
+        """Slots at rest in which nothing is left of the copies that are moved by shares of the duration."""
+        return self.rows.at_rest & self.rows.only_starts & (self.rows.shifted | (not self.problem.shifts))
+
+    @property
+    def _averages_are_done(self) -> Tensor:
+        return self.rows.generations >= (self.problem.search.generations if self._pairs else 0)
 
     def give_up_rows(self) -> None:
         """End rows that the search gives up."""
@@ -220,14 +238,14 @@ class SlotModule(StimulusModule):
         self._begin_rows(rows, torch.cat([self.problem.starts(number) for number in neurons]).to(self.stimulus))
         self.rows.occupy(slots, neurons)
 
-    def _begin_rows(self, rows: Tensor, stimulus: Tensor) -> None:
+    def _begin_rows(self, rows: Tensor, stimulus: Tensor, near: Tensor | None = None) -> None:
         if not len(rows):
             return
         self._selection_is_old = True
         self.stimulus[rows], feasible = self.space.initial_parameters(stimulus)
         self.rows.begin(rows, feasible)
         if isinstance(self._optimizer, RowOptimizer):
-            self._optimizer.begin_anew(rows)
+            self._optimizer.begin_anew(rows, near)
         else:
             self._optimizer.state.clear()
 
@@ -246,10 +264,34 @@ class SlotModule(StimulusModule):
             rows = slots * self.rows.size + self.rows.starts + number
             self._begin_rows(rows, self.best_stimulus[best[slots]].roll(frames, dims=2))
 
+    # Averages
+
+    @torch.no_grad()
+    def begin_averages(self) -> None:
+        """Optimise averages of two of the best stimuli of each neuron, where these differ."""
+        begins = self._shifts_are_done
+        if not self.problem.shifts:
+            begins = begins | (self.problem.search.tried(self.rows.by_slot(self.steps)) & (self.rows.generations == 0))
+        begins = begins & (self.neuron_in_slot >= 0) & ~self._averages_are_done
+        slots = begins.nonzero().flatten()
+        self.rows.generations += begins
+        ranked = self.rows.ranked_starts()[slots]
+        begun = torch.zeros_like(slots, dtype=torch.bool)
+        for number, (better, worse) in enumerate(self._pairs):
+            near, other = ranked[:, better], ranked[:, worse]
+            one, another = self.best_stimulus[near], self.best_stimulus[other]
+            known = self.best_value[near].isfinite() & self.best_value[other].isfinite()
+            differ = known & worth_averaging(cosines(one, another))
+            rows = slots[differ] * self.rows.size + self.rows.starts + number
+            self._begin_rows(rows, one[differ] + another[differ], near[differ])
+            begun |= differ
+        # Where stimuli are alike they stay so.
+        self.rows.generations[slots[~begun]] = self.problem.search.generations
+
     @torch.no_grad()
     def begin_frame_shifted(self) -> None:
         """Optimise the best stimulus of each neuron from a frame earlier and later, if it is nearly as good there."""
-        begins = self.rows.at_rest & self.rows.shifted & ~self.rows.frame_shifted
+        begins = self._shifts_are_done & self._averages_are_done & self.rows.shifted & ~self.rows.frame_shifted
         best = self.rows.best_rows()
         slots = (begins & self.best_value[best].isfinite()).nonzero().flatten()
         if len(slots) and self.problem.frame_shifts:

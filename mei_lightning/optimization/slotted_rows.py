@@ -10,9 +10,9 @@ from mei_lightning.optimization.search import EQUAL, SearchRows, ranks, tie_brok
 
 
 class SlottedRows(RowState):
-    """Rows that belong to neurons, in slots of the same size: first the starts, then copies that are moved in time.
+    """Rows that belong to neurons, in slots of the same size: first the starts, then what is made of the best of them.
 
-    What is found from a moved copy belongs to the best start.
+    That are copies moved in time, or averages; what is found from these belongs to the best start.
 
     Args:
         stimulus: where the rows begin, ``[rows, channels, time, height, width]``.
@@ -23,11 +23,13 @@ class SlottedRows(RowState):
         neuron_in_slot: the number of the neuron in each slot, ``[slots]``, -1 for none.
         shifted: slots ``[slots]`` whose best stimulus has been shifted.
         frame_shifted: slots ``[slots]`` whose best stimulus has been moved by frames at last.
+        generations: how many times averages of the best stimuli have begun, ``[slots]``.
     """
 
     neuron_in_slot: Tensor
     shifted: Tensor
     frame_shifted: Tensor
+    generations: Tensor
 
     def __init__(self, stimulus: Tensor, starts: int, size: int) -> None:
         super().__init__(stimulus)
@@ -38,6 +40,7 @@ class SlottedRows(RowState):
         self.register_buffer("neuron_in_slot", torch.full((slots,), -1, device=stimulus.device))
         for done_once in ("shifted", "frame_shifted"):
             self.register_buffer(done_once, torch.zeros(slots, dtype=torch.bool, device=stimulus.device))
+        self.register_buffer("generations", torch.zeros(slots, dtype=torch.int32, device=stimulus.device))
 
     def by_slot(self, values: Tensor) -> Tensor:
         """Values of all rows as ``[slots, rows of a slot]``."""
@@ -89,7 +92,8 @@ class SlottedRows(RowState):
     def occupy(self, slots: Sequence[int], neurons: Sequence[int]) -> None:
         """Put neurons into free slots, whose starts have begun."""
         self.neuron_in_slot[self._numbers(slots)] = self._numbers(neurons)
-        self.shifted[list(slots)] = self.frame_shifted[list(slots)] = False
+        for done in (self.shifted, self.frame_shifted, self.generations):
+            done[list(slots)] = 0
         self.by_slot(self.status)[list(slots), self.starts :] = int(Status.EMPTY)
 
     def release(self, slots: Sequence[int]) -> int:
@@ -103,8 +107,17 @@ class SlottedRows(RowState):
         self.steps[rows] = 0
         return steps
 
+    @property
+    def only_starts(self) -> Tensor:
+        """Slots ``[slots]`` in which there is nothing but starts, since the rest has been adopted, or has not begun."""
+        return (self.by_slot(self.status)[:, self.starts :] == Status.EMPTY).all(dim=1)
+
+    def ranked_starts(self) -> Tensor:
+        """The numbers of the rows of each slot's starts, ``[slots, starts]``, the best first."""
+        return self.numbers[:, : self.starts].gather(1, ranks(self.values[:, : self.starts]).argsort(dim=1))
+
     def adopt_moved(self) -> int:
-        """Give what moved copies have become, if that is better, to the best start.
+        """Give what moved copies, or averages, have become, if that is better, to the best start.
 
         Returns:
             The steps of copies that led nowhere.

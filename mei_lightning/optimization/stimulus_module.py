@@ -21,13 +21,13 @@ from mei_lightning.models.precision import as_used
 from mei_lightning.objectives import NeuronObjective, Objective, as_objective
 from mei_lightning.optimization.gradient_filters import GradientFilter
 from mei_lightning.optimization.optimizers import (
-    AdaptivePowerMethod,
     OptimizerFactory,
     RowOptimizer,
     check_optimizer,
     check_rows_are_independent,
     with_state_of_rows,
 )
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.optimization.refusals import (
     check_clipping,
     check_numbers,

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mei_lightning.arguments import is_positive, is_whole
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.optimization.optimizers import AdaptivePowerMethod
+from mei_lightning.optimization.power_method import AdaptivePowerMethod
 from mei_lightning.parameterizations.base import Parameterization
 
 _ROWS_AT_A_TIME = 16
