@@ -74,8 +74,8 @@ CONSTRAINTS = {
     "spatial low-pass": ml.Compose([ml.SpatialLowPass(0.7), NORM_AND_RANGE]),
     "rescale then clip": ml.RescaleThenClip(5.0, RANGES),
 }
-# Every objective meets every constraint, and the parameterisations go round with both, by a Latin square: so each of the
-# objectives and each of the constraints also meets every parameterisation.
+# Every objective meets every constraint, and the parameterisations go round with both, by a Latin square: so each
+# objective and each constraint also meets every parameterisation.
 COMBINATIONS = [
     (objective, list(PARAMETERIZATIONS)[(row + column) % len(PARAMETERIZATIONS)], constraint)
     for row, objective in enumerate(OBJECTIVES)

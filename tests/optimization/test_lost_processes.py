@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 from process_callbacks import IsKilled
-from processes import COMMAND, assert_same, finish, fit, free_port, read, start, start_slurm_job
+from processes import BARE, assert_same, fit, free_port, read, run_here, start, start_slurm_job
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mei_lightning.results.store import MEIStore
@@ -56,9 +56,7 @@ def directory(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def command_alone(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("command") / "results"
-    finish(start(COMMAND, directory))
-    return read(directory)
+    return run_here(tmp_path_factory.mktemp("command") / "results")
 
 
 def kill(rank):
@@ -78,17 +76,16 @@ def end(directory, *processes):
 
 
 def test_the_command_line_loses_a_process_that_it_has_started(directory, command_alone):
-    ([output], [code]) = end(directory, start([*COMMAND, "--trainer.devices=3", *kill(1)], directory))
+    ([output], [code]) = end(directory, start([*BARE, "--trainer.devices=3", *kill(1)], directory))
     # Lightning looks after these processes every five seconds, and ends all if it is the first to notice.
     assert (code == 1 and f"{MESSAGE} (process 1: SIGKILL)" in output) or (code == -9 and "code -9" in output)
     assert output.count(MESSAGE) <= 1
     assert 0 < len(MEIStore(directory / "meis.zarr").finished()) < len(command_alone.neuron)
-    finish(start(COMMAND, directory))
-    assert_same(read(directory), command_alone)
+    assert_same(run_here(directory), command_alone)
 
 
 def test_the_command_line_loses_its_first_process(directory):
-    ([output], [code]) = end(directory, start([*COMMAND, "--trainer.devices=3", *kill(0)], directory))
+    ([output], [code]) = end(directory, start([*BARE, "--trainer.devices=3", *kill(0)], directory))
     assert code == -signal.SIGKILL
     assert output.count(MESSAGE) == 1
     status = read(directory).status

@@ -351,27 +351,31 @@ def test_nothing_is_overwritten(tmp_path, description, there):
         assert path.read_text() == "precious"
 
 
-def create_or_exit(path, description, start):
-    start.wait()
-    try:
-        MEIStore.create(path, description, {"creator": os.getpid()})
-    except FileExistsError:
-        os._exit(3)
-    os._exit(0)
+def create_or_count(paths, description, start, refused):
+    """At each path in turn, together with other processes."""
+    for path, count in zip(paths, refused, strict=True):
+        start.wait()
+        try:
+            MEIStore.create(path, description, {"creator": os.getpid()})
+        except FileExistsError:
+            with count.get_lock():
+                count.value += 1
 
 
 @pytest.mark.slow
 def test_one_of_many_creators_succeeds(tmp_path, description):
-    for attempt in range(3):
-        path, start = tmp_path / f"{attempt}.zarr", PROCESSES.Barrier(4)
-        processes = [PROCESSES.Process(target=create_or_exit, args=(path, description, start)) for _ in range(4)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert sorted(process.exitcode for process in processes) == [0, 3, 3, 3]
-        creator = next(process.pid for process in processes if process.exitcode == 0)
-        assert MEIStore(path).configuration == {"creator": creator}
+    paths, start = [tmp_path / f"{attempt}.zarr" for attempt in range(3)], PROCESSES.Barrier(4)
+    refused = [PROCESSES.Value("i", 0) for _ in paths]
+    arguments = (paths, description, start, refused)
+    processes = [PROCESSES.Process(target=create_or_count, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert [count.value for count in refused] == [3] * 3
+    for path in paths:
+        assert MEIStore(path).configuration["creator"] in [process.pid for process in processes]
 
 
 def test_description_without_a_dimension_or_with_data_is_refused(tmp_path, description):
