@@ -23,6 +23,7 @@ def alone(tmp_path_factory):
     return fit(tmp_path_factory.mktemp("alone"), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lost", "then"), [(0, 1), (1, 3), (2, 1)])
 def test_a_run_goes_on_with_other_devices(tmp_path, alone, lost, then):
     began = time.monotonic()
@@ -75,6 +76,7 @@ def end(directory, *processes):
     return outputs, [process.returncode for process in processes]
 
 
+@pytest.mark.slow
 def test_the_command_line_loses_a_process_that_it_has_started(directory, command_alone):
     ([output], [code]) = end(directory, start([*BARE, "--trainer.devices=3", *kill(1)], directory))
     # Lightning looks after these processes every five seconds, and ends all if it is the first to notice.
@@ -84,6 +86,7 @@ def test_the_command_line_loses_a_process_that_it_has_started(directory, command
     assert_same(run_here(directory), command_alone)
 
 
+@pytest.mark.slow
 def test_the_command_line_loses_its_first_process(directory):
     ([output], [code]) = end(directory, start([*BARE, "--trainer.devices=3", *kill(0)], directory))
     assert code == -signal.SIGKILL
@@ -92,6 +95,7 @@ def test_the_command_line_loses_its_first_process(directory):
     assert 0 < (~status.isin(["pending", "interrupted"])).sum() < len(status)
 
 
+@pytest.mark.slow
 def test_a_slurm_job_loses_a_process(directory):
     outputs, codes = end(directory, *start_slurm_job(directory, free_port(), *kill(1)))
     assert codes == [1, -signal.SIGKILL]

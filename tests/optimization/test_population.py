@@ -76,6 +76,7 @@ def test_any_number_of_rows_finds_what_each_neuron_finds_alone(optimizer, restar
     check_streaming(optimizer, restarts, max(rows, restarts), check_interval, neurons)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_places_that_become_free_at_different_checks(optimizer):
     neurons = [1, 0, 2, 6, 4, 5, 3] if optimizer == "power method" else [4, 0, 3, 6, 1, 5, 2]
@@ -176,6 +177,7 @@ def whole_run_of_five(optimizer):
     return results(trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("interrupted", "done"), [(7, 0), (20, 2), (25, 2), (27, 2)])
 def test_a_run_that_was_interrupted_continues_and_ends_as_if_it_had_not_been(tmp_path, optimizer, interrupted, done):

@@ -133,6 +133,7 @@ class Second(Callback):
             raise torch.OutOfMemoryError
 
 
+@pytest.mark.slow
 def test_a_run_keeps_others_out_until_it_ends_or_fails(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 50, Second(tmp_path), directory=tmp_path)

@@ -592,6 +592,7 @@ def check_after_death(path, description, versions):
     return finished
 
 
+@pytest.mark.slow
 @needs_fork
 def test_process_killed_before_any_file_that_it_touches(tmp_path):
     """At every file that is opened, renamed or removed on the way from an interrupted to a finished neuron."""
@@ -635,6 +636,7 @@ def test_creator_killed_at_any_moment_leaves_a_store_or_nothing(tmp_path, descri
     assert seen == {False, True}
 
 
+@pytest.mark.slow
 @needs_fork
 def test_writer_killed_at_random_moments_again_and_again(tmp_path):
     description, versions = big_description(20), [(0, "interrupted"), (1, "step limit")]
@@ -735,6 +737,7 @@ def fill(path, leave=0):
         file.truncate(max(0, path.stat().st_size - leave))
 
 
+@pytest.mark.slow
 @needs_fork
 def test_full_disk_keeps_what_is_finished_and_says_what_to_do(tmp_path):
     description = big_description(200)
@@ -913,6 +916,7 @@ def test_corrupt_record_counts_as_not_written_and_is_named(store, description, s
     assert again.finished() == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_record_in_the_making_is_waited_for(store, description):
     store.write(result_of(0, description))
     whole = journal_of(store).read_bytes()
@@ -1048,6 +1052,7 @@ def test_export_that_fails_leaves_nothing(store, description, suffix, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["meis.zarr"]
 
 
+@pytest.mark.slow
 @needs_fork
 def test_export_that_is_killed_leaves_no_file_of_the_name(store, description, suffix, tmp_path):
     filled(store, description)

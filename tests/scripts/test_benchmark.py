@@ -39,6 +39,7 @@ def test_repeated_sessions_answer_as_the_sessions_themselves(twin, benchmark):
     torch.testing.assert_close(copies(stimulus), expected)
 
 
+@pytest.mark.slow
 def test_populations(tmp_path):
     """As a user starts it."""
     numbers = tmp_path / "numbers.json"
@@ -57,6 +58,7 @@ def test_populations(tmp_path):
     assert all(value > 0 for value in row.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("openretina") is None, reason="openretina is not installed")
 def test_speed(tmp_path, benchmark, monkeypatch, capsys):
     # What is measured in passing, and asked for by no option, is measured on less, and other tests are left their logs.

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce_hoefling.py"
 
 
@@ -16,6 +18,7 @@ def table(printed, title):
     return {match[1]: float(match[2]) for match in found}
 
 
+@pytest.mark.slow
 def test_the_opponent_type_is_found_and_answers_on_the_simulated_retina(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--sessions", "session_1", "--per-session", "8", "--output", tmp_path],
