@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from documentation import HOW_TO, command
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce_hoefling.py"
 
@@ -20,8 +21,9 @@ def table(printed, title):
 
 @pytest.mark.slow
 def test_the_opponent_type_is_found_and_answers_on_the_simulated_retina(tmp_path):
+    _, _, *options = command(HOW_TO / "results.md", "python scripts/reproduce_hoefling.py")
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--sessions", "session_1", "--per-session", "8", "--output", tmp_path],
+        [sys.executable, SCRIPT, *options, "--output", tmp_path],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
