@@ -1,12 +1,14 @@
 """The README and the pages of the documentation, as what they tell a user to do."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HOW_TO = ROOT / "docs" / "how_to"
+EXPLANATION = ROOT / "docs" / "explanation"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [README, CONTRIBUTING, *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 
@@ -36,6 +38,13 @@ def blocks(page):
             file = caption[1] if caption else None
             found.append(Block(directive[1], text[caption.end() :] if caption else text, file))
     return found
+
+
+def command(page, beginning):
+    """The words of the command on a page that begins so, for a test that runs it in place of the page's test."""
+    lines = [line for text in listings(page, "bash") for line in text.splitlines()]
+    (found,) = (line for line in lines if line.startswith(beginning))
+    return shlex.split(found)
 
 
 def listings(page, language):

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 from conftest import video_model
 from lightning.pytorch import Trainer
 
 import mei_lightning as ml
+from mei_lightning.cli.main import main
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -30,6 +32,8 @@ COMMAND = [
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
 ]
+BARE = [*COMMAND, "--results.report=false", "--trainer.logger=false"]
+"""Without pictures and logs, which take longer than all the rest."""
 
 
 def fit(
@@ -86,6 +90,17 @@ def start(command, directory, **environment):
     )
 
 
+def run_here(directory):
+    """What ``BARE`` finds, without a process of its own, which would take seconds to begin."""
+    directory.parent.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory.parent)
+        words = [*BARE, f"--results.directory={directory}"]
+        patch.setattr(sys, "argv", words)
+        main(words[1:])
+    return read(directory)
+
+
 def finish(*processes):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
@@ -102,7 +117,7 @@ def start_slurm_job(directory, port, *options):
     """Two tasks on two nodes, as srun starts them."""
     return [
         start(
-            [*COMMAND, "--trainer.num_nodes=2", "--trainer.strategy=sharded", *options],
+            [*BARE, "--trainer.num_nodes=2", "--trainer.strategy=sharded", *options],
             directory,
             PATH=f"{directory.parent}{os.pathsep}{os.environ['PATH']}",
             SLURM_JOB_ID="4711",

@@ -29,6 +29,7 @@ def in_single_precision():
     return model, {name: find(model, NEURONS, **OPTIONS, **more) for name, more in ((0, {}), (1, limits))}, limits
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_single_precision", "double_by_default")
 @pytest.mark.parametrize("limited", [0, 1])
 def test_meis_and_measures_do_not_depend_on_it(in_single_precision, limited):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,11 @@ RUN_BY_CI = {
     "python -m ruff check .",
     "python -m ruff format --check .",
     "python -m mypy",
+}
+# These take from the page what they run.
+RUN_BY_OTHER_TESTS = {
+    "python scripts/reproduce_hoefling.py": "scripts/test_reproduce_hoefling.py",
+    "python scripts/benchmark.py population": "scripts/test_benchmark.py",
 }
 # Notebooks are run when the documentation is built.
 NOTEBOOKS = {"ten_minutes.md", "gallery.md"}
@@ -95,7 +101,9 @@ def test_page_does_what_it_says(page, tmp_path, monkeypatch):
             exec(compile(block.text, str(page), "exec"), names)
         elif block.language == "bash":
             for command in commands_of(block):
-                if command.startswith("mei-lightning") and page != README and "devices" not in command:
+                if command.startswith(tuple(RUN_BY_OTHER_TESTS)):
+                    continue
+                if command.startswith(("mei-lightning", "python scripts/")) and "devices" not in command:
                     run_here(command, monkeypatch)
                 else:
                     run(command, tmp_path)
@@ -117,12 +125,18 @@ def commands_of(block):
 
 
 def run_here(command, monkeypatch):
-    """Run a command of the package without a process of its own, which would take seconds to begin."""
+    """Run a command of the package, or a script, without a process of its own, which would take seconds to begin."""
     words = shlex.split(command)
+    if words[0] == "python":
+        del words[0]
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(sys, "argv", words)
         try:
-            main(words[1:])
+            if words[0].endswith(".py"):
+                meanwhile.syspath_prepend(str(ROOT / "scripts"))
+                runpy.run_path(words[0], run_name="__main__")
+            else:
+                main(words[1:])
         except SystemExit as ended:
             if ended.code:
                 pytest.fail(f"{command} ended with {ended.code}")
@@ -166,6 +180,11 @@ def test_commands_of_the_gate_are_in_the_readme():
     for command in ("bash scripts/quickstart.sh", "bash scripts/test.sh"):
         assert command in commands
         assert command in gate
+
+
+def test_commands_that_other_tests_run_are_taken_from_a_page():
+    for beginning, file in RUN_BY_OTHER_TESTS.items():
+        assert f'"{beginning}"' in (ROOT / "tests" / file).read_text(encoding="utf-8")
 
 
 def test_papers_that_recipes_are_named_after_are_in_the_references():

@@ -83,6 +83,7 @@ def nonlinear_meis(retina):
     return find_meis(retina, neurons_of(retina, NONLINEAR), time_steps=40, norm=NORM, progress_bar=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("session", ["session_1", "session_2", "session_3"])
 def test_meis_beat_noise_gratings_and_spots(retina, nonlinear_meis, session):
     generator = np.random.default_rng(0)
@@ -100,6 +101,7 @@ def test_meis_beat_noise_gratings_and_spots(retina, nonlinear_meis, session):
     assert losers.empty, losers
 
 
+@pytest.mark.slow
 def test_direction_selective_meis_move_in_the_preferred_direction(retina, nonlinear_meis):
     types = retina.neurons.set_index(["session", "index"])
     checked = 0
@@ -123,6 +125,7 @@ def test_direction_selective_meis_move_in_the_preferred_direction(retina, nonlin
     assert checked == 24
 
 
+@pytest.mark.slow
 def test_only_the_opponent_type_has_green_and_uv_of_opposite_sign(retina, nonlinear_meis, linear_meis):
     types = retina.neurons.set_index(["session", "index"])["type"]
     for meis in (nonlinear_meis, linear_meis):

@@ -136,6 +136,7 @@ def test_a_neuron_is_not_done_before_moved_copies_of_its_stimulus_count():
     assert module.complete_slots() == []
 
 
+@pytest.mark.slow
 def test_an_error_leaves_what_was_found_and_says_where(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(RuntimeError, match="the user's callback fails") as failed:

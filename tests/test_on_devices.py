@@ -536,6 +536,7 @@ def test_every_public_part_has_a_case():
     assert parts == {*PARTS, *PARTS_OF_STIMULI}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_on_cuda_as_on_the_cpu(case, on_cpu, tmp_path):
     expected = on_cpu(case)
@@ -548,6 +549,7 @@ def test_on_cuda_as_on_the_cpu(case, on_cpu, tmp_path):
     assert_same(values, expected, LESS_EXACT.get(case, 1e-5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ON_MPS)
 def test_on_mps_as_on_the_cpu(case, on_cpu, tmp_path):
     expected = on_cpu(case)
@@ -646,6 +648,7 @@ class TestTensorFloat32:
         with tensor_float32(convolutions=True, products=True):
             yield
 
+    @pytest.mark.slow
     def test_scores_are_those_of_float32_and_the_copy_is_used(self):
         with EmulatedDevice("cuda"), warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*runs as it is")
@@ -660,6 +663,7 @@ class TestTensorFloat32:
         np.testing.assert_allclose(meis["response"].values, traces.numpy(), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(meis["score"].values, traces.mean(dim=1).numpy(), rtol=1e-5)
 
+    @pytest.mark.slow
     def test_predictions_are_those_of_float32(self, tmp_path):
         expected = cross_responses("cpu", tmp_path)
 

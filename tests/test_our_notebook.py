@@ -35,6 +35,7 @@ def bar_in_the_end(kernel, cell):
     return re.sub(r"\x1b\[\d*m", "", [line for line in lines if line.startswith("MEIs")][-1]).rstrip()
 
 
+@pytest.mark.slow
 def test_the_first_listing_of_the_readme_shows_its_figure_once(kernel):
     cells = kernel.run(
         [
@@ -51,6 +52,7 @@ def test_the_first_listing_of_the_readme_shows_its_figure_once(kernel):
     assert re.fullmatch(r"MEIs: 100%\|█+\| 2/2 neurons, \S+ a minute, in \d\d:\d\d", bar)
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_says_where_the_next_one_goes_on(kernel, directory):
     call = f"meis = find_meis(video_model(), {NEURONS}, **{SETTINGS}, accelerator='cpu'"
     setup = [

@@ -58,6 +58,7 @@ def test_an_own_search_finds_the_same_alone_and_in_a_stream(halving):
         assert_same_meis(together.isel(neuron=[number]), find(video_model(), [neuron], **options), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_of_many_starts_the_best_half_is_at_least_as_good_as_the_first(halving):
     many = find(video_model(), NEURONS, time_steps=16, search=halving(starts=16))
     one = find(video_model(), NEURONS, time_steps=16, restarts=1, max_steps=60)
@@ -189,6 +190,7 @@ def test_a_step_of_adam_makes_the_host_wait_only_where_rows_have_changed():
     assert (stimulus[0] < 1).all()
 
 
+@pytest.mark.slow
 def test_adam_goes_on_from_shifted_stimuli_if_it_is_told_to():
     search = ml.MultiStart(starts=2, max_steps=30)
     options = {"time_steps": 16, "optimizer": ADAM, "norm": 3.0, "fast_path": False, "search": search}

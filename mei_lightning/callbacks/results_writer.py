@@ -128,10 +128,11 @@ class ResultsWriter(Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.store.collect()
-            self._warn_of_failures(module)
-            warn_of_what_no_projector_shows(xr.open_zarr(self.store.path, chunks=None))
+            meis = xr.open_zarr(self.store.path, chunks=None)
+            _warn_of_failures(meis)
+            warn_of_what_no_projector_shows(meis)
             if self.report:
-                self._report()
+                self._report(meis)
         self._unlock()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -192,14 +193,7 @@ class ResultsWriter(Callback):
         for result in module.results(slots):
             self.store.write(result)
 
-    def _warn_of_failures(self, module: PopulationModule) -> None:
-        meis = xr.open_zarr(self.store.path, chunks=None)
-        for status in (Status.NO_GRADIENT, Status.NOT_FINITE):
-            labels = meis["neuron"].values[meis["status"].values == status.label]
-            warn_of_failures(labels.tolist(), status, len(module.labels))
-
-    def _report(self) -> None:
-        meis = xr.open_zarr(self.store.path, chunks=None)
+    def _report(self, meis: xr.Dataset) -> None:
         written = {"MEIs (dataset)": self.store.path}
         begun = meis.isel(neuron=meis["status"].values != "pending")
         if begun.sizes["neuron"]:
@@ -222,6 +216,12 @@ class ResultsWriter(Callback):
 def _module(pl_module: LightningModule) -> PopulationModule:
     assert isinstance(pl_module, PopulationModule)
     return pl_module
+
+
+def _warn_of_failures(meis: xr.Dataset) -> None:
+    for status in (Status.NO_GRADIENT, Status.NOT_FINITE):
+        labels = meis["neuron"].values[meis["status"].values == status.label]
+        warn_of_failures(labels.tolist(), status, meis.sizes["neuron"])
 
 
 def _summary(meis: xr.Dataset) -> str:

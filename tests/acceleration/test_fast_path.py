@@ -348,6 +348,7 @@ def test_a_model_that_computes_in_single_precision_only_is_prepared(padding_mode
     check_equal(responses_and_gradient(fast, stimulus), responses_and_gradient(model, stimulus), 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks"))
 def test_bfloat16_is_close_and_says_how_close(name, caplog):
     model = MAKE[name]()
@@ -378,6 +379,7 @@ def test_options_that_cannot_be_had_are_refused(monkeypatch):
         prepare(model, shape_of(model, 1), compile=True)
 
 
+@pytest.mark.slow
 def test_convolutions_that_are_better_as_they_are_stay_so():
     for channels, size in ((16, (6, 16, 16)), (80, (16, 16, 16))):
         network = nn.Sequential(nn.Conv3d(1, channels, 1), nn.Tanh(), nn.Conv3d(channels, channels, 3), nn.Flatten(3))
@@ -553,6 +555,7 @@ def test_an_error_in_a_thread_is_raised():
         in_blocks(fail, torch.ones(2, ROWS_PER_BLOCK + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases("digital twin", "openretina, Gaussian masks"))
 def test_meis_with_and_without_the_fast_path_agree(name):
     model = MAKE[name]()

@@ -84,6 +84,7 @@ def test_place_and_size_of_the_centre_of_all_linear_types(simulated, truth, meas
         assert table["clipped_share"].max() > 0.02
 
 
+@pytest.mark.slow
 def test_only_direction_selective_cells_have_a_direction_and_it_is_theirs(truth, measures):
     selective = measures["type"] == "direction_selective"
     assert selective.sum() == 24
@@ -97,18 +98,21 @@ def test_only_direction_selective_cells_have_a_direction_and_it_is_theirs(truth,
     np.testing.assert_allclose(across, 90, atol=15)
 
 
+@pytest.mark.slow
 def test_polarity_of_every_cell_that_has_one(truth, measures):
     expected = truth["type"].map(POLARITY).dropna()
     assert len(expected) == 60
     assert measures["polarity"].loc[expected.index].eq(expected).all()
 
 
+@pytest.mark.slow
 def test_polarity_of_on_and_off_cells_without_the_model(truth, clipped_measures):
     # Found within ranges: bright and dark are not mirror images.
     expected = truth["type"].map(POLARITY).loc[clipped_measures.index]
     assert clipped_measures["polarity"].eq(expected).all()
 
 
+@pytest.mark.slow
 def test_only_the_colour_opponent_type_lies_beyond_the_boundary(truth, measures):
     opponent = truth["type"] == "color_opponent"
     assert opponent.sum() == 12
@@ -117,5 +121,6 @@ def test_only_the_colour_opponent_type_lies_beyond_the_boundary(truth, measures)
     assert (measures["opponency_angle"][~opponent] < 0.5).all()
 
 
+@pytest.mark.slow
 def test_types_come_from_the_model(truth, measures):
     assert measures["type"].eq(truth["type"]).all()

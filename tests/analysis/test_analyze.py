@@ -54,6 +54,7 @@ def test_without_a_model_there_are_clusters_only(tmp_path):
     assert not {"cross_response", "selectivity_index", "excitation_ratio"} & set(analysis)
 
 
+@pytest.mark.slow
 def test_every_progress_bar_says_what_is_computed(tmp_path, capsys):
     meis = find(video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=2, restarts=1)
     store = ml.save_dataset(meis, tmp_path / "meis.zarr")
@@ -64,6 +65,7 @@ def test_every_progress_bar_says_what_is_computed(tmp_path, capsys):
     assert "DataLoader" not in shown
 
 
+@pytest.mark.slow
 def test_groups_and_neurons_without_an_mei(tmp_path):
     targets = [("monday", 0), [("monday", 1), ("tuesday", 0)], ("tuesday", 1)]
     meis = find(video_model(), targets, time_steps=6, max_steps=2, restarts=1)
@@ -78,6 +80,7 @@ def test_groups_and_neurons_without_an_mei(tmp_path):
     assert "cluster" not in ml.analyze_meis(store, video_model(), overwrite=True, **QUIET)
 
 
+@pytest.mark.slow
 def test_a_reducer_of_the_users_own_is_replaced_by_the_mean_with_a_warning(tmp_path):
     meis = find(
         video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=2, restarts=1, reducer=SumReducer()
@@ -110,6 +113,7 @@ def test_a_group_of_several_types_has_none(tmp_path, twin):
     assert "type_response" not in analysis
 
 
+@pytest.mark.slow
 def test_another_model_is_said_to_be_another_one(tmp_path, twin, simulated):
     find(twin, [("session_1", 0)], search="quick", max_steps=8, directory=tmp_path)
     with pytest.warns(UserWarning, match="found on the model 'digital_twin', and are analysed with 'simulated'"):

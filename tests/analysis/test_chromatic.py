@@ -31,6 +31,7 @@ def their_landscape(model, stimulus, session, index, **grid):
     return get_gradient_grid(equalize_channels(torch.from_numpy(stimulus)[None]), objective, **grid)
 
 
+@pytest.mark.slow
 @needs_openretina
 @pytest.mark.parametrize(("session", "index"), [("monday", 1), ("tuesday", 2)])
 def test_same_response_and_gradient_as_openretina(meis, session, index):
@@ -65,6 +66,7 @@ def test_openretina_ignores_the_limits_of_its_grid_and_of_the_stimulus(meis):
     assert np.isfinite(their_landscape(video_model(), stimulus, "monday", 1)[1]).all()
 
 
+@pytest.mark.slow
 def test_points_beyond_the_limits_are_not_evaluated():
     meis = find(video_model(), [("monday", 1)], time_steps=6, norm=4.0, ranges=RANGES, max_steps=20, restarts=1)
     found = landscape(video_model(), meis, ("monday", 1))

@@ -193,6 +193,7 @@ def test_neurons_without_an_mei_are_left_out():
         compare(video_model(), meis.isel(neuron=[0]))
 
 
+@pytest.mark.slow
 def test_each_mei_is_compared_at_its_own_norm():
     targets = [("monday", 0), ("monday", 1), ("tuesday", 1)]
     meis = find(video_model(), targets, time_steps=6, norm=4.0, max_steps=2, restarts=1)
@@ -209,6 +210,7 @@ def test_each_mei_is_compared_at_its_own_norm():
         np.testing.assert_allclose(found[name][1], at_norm[6.0][name][1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_user_compares_meis_with_standard_stimuli(simulated):
     chosen = ml.NeuronSelection(
         sessions=["session_1"], where={"type": ["direction_selective", "on_sustained"]}, sample=5

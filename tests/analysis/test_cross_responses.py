@@ -173,6 +173,7 @@ responses_of_any_size = st.integers(2, 8).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(responses=responses_of_any_size, data=st.data())
 @settings(max_examples=60)
 def test_selectivity_does_not_depend_on_gain_baseline_or_order(responses, data):

@@ -48,6 +48,7 @@ def brute_force(store, models):
     return scores
 
 
+@pytest.mark.slow
 def test_held_out_scores_are_those_of_the_other_members(store):
     before = xr.open_zarr(store).load()
     models = [video_model(seed) for seed in range(4)]

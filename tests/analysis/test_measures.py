@@ -413,6 +413,7 @@ def store(meis, tmp_path):
     return ml.save_dataset(meis, tmp_path / "meis.zarr")
 
 
+@pytest.mark.slow
 def test_analysis_stands_beside_the_store(meis, store):
     analysis = ml.analyze_meis(store, video_model(), accelerator="cpu", progress_bar=False)
     kept = xr.open_zarr(store.parent / "analysis.zarr", chunks=None)

@@ -36,6 +36,7 @@ def test_clusters_of_the_twins_meis_are_its_cell_types(measures):
     assert (nearest == measures["type"].values).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_number_of_clusters_can_be_given(measures):
     for clusters in (1, 8):
         found = ml.cluster_meis(measures, clusters)
@@ -55,6 +56,7 @@ def test_order_norm_and_place_do_not_matter(measures):
     np.testing.assert_array_equal(again.cluster, found.cluster[order])
 
 
+@pytest.mark.slow
 def test_direction_selective_cells_of_all_directions_are_one_cluster(measures, twin):
     directions = twin.neurons["direction"].values
     cells = np.isfinite(directions)
@@ -107,6 +109,7 @@ def test_features_do_not_depend_on_the_direction_of_motion():
         assert spread < 0.3 * np.linalg.norm(drifting.mean(axis=0) - standing.mean(axis=0)), part
 
 
+@pytest.mark.slow
 def test_neurons_without_an_mei_belong_to_no_cluster(measures):
     known = measures.isel(neuron=slice(40))
     expected = ml.cluster_meis(known, 5)

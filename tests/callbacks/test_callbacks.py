@@ -203,6 +203,7 @@ def test_still_image_has_no_animation(tmp_path):
     assert set(events_in(tmp_path).Tags()["images"]) == {"2/frames", "2/composition"}
 
 
+@pytest.mark.slow
 def test_stimuli_without_names_or_format(tmp_path):
     """A plain StimulusModule: an objective and a tensor."""
     module = ml.StimulusModule(

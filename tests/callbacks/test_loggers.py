@@ -44,6 +44,7 @@ def logged(directory):
     return scalars, {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_started_again_logs_nothing(tmp_path):
     start(tmp_path)
     files, before = event_files(tmp_path), logged(tmp_path)
@@ -53,6 +54,7 @@ def test_a_finished_run_that_is_started_again_logs_nothing(tmp_path):
     assert all(np.isfinite(value) for events in before[0].values() for _, value in events)
 
 
+@pytest.mark.slow
 def test_a_continued_run_continues_its_curves(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, InterruptedAt(26))
@@ -73,6 +75,7 @@ def test_a_continued_run_continues_its_curves(tmp_path):
         assert np.all(np.diff(images[tag]) > 0)
 
 
+@pytest.mark.slow
 def test_a_refused_run_writes_nothing(tmp_path):
     find(video_model(), NEURONS, directory=tmp_path / "results", **SETTINGS)
     with pytest.raises(ValueError, match="other settings"):
@@ -109,6 +112,7 @@ class LogsPictures(DummyLogger):
             self.frames.setdefault(key, []).append((step, video.n_frames))
 
 
+@pytest.mark.slow
 def test_a_logger_that_takes_pictures_gets_them(tmp_path):
     logger = LogsPictures()
     module = ml.MEIModule(video_model(), NEURONS[:1], time_steps=9, restarts=2, max_steps=8)

@@ -121,6 +121,7 @@ def test_what_measures_and_predicts_reads_well_in_a_log_too(monkeypatch, capsys)
 NOISE = ["GPU available", "TPU available", "litlogger", "deprecated", "Tip:"]
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("way", ["Python", "command line"])
 def test_paths_go_to_standard_output_and_there_is_no_noise(way, tmp_path, monkeypatch, capsys, caplog, recwarn):

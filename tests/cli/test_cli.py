@@ -82,6 +82,7 @@ def test_neurons_by_what_they_are():
     assert list(results().neuron.values) == expected
 
 
+@pytest.mark.slow
 def test_own_model_by_class_path():
     config = {
         "retina": {
@@ -259,6 +260,7 @@ def test_a_command_with_other_settings_is_another_run(option):
     assert len(list(Path("logs/meis").glob("*/meis.zarr"))) == 2
 
 
+@pytest.mark.slow
 def test_what_does_not_change_the_results_does_not_make_another_run(steps):
     command = [*ONE_NEURON, "--model.max_steps=1", "--model.restarts=2"]
     main([*command, "--results.report=false"])

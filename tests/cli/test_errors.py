@@ -97,6 +97,7 @@ def test_of_a_refused_part_of_the_model_there_is_the_message_only(capsys, option
     assert printed.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_message_of_several_lines_is_whole(capsys):
     command = ["fit", "--model.retina=simulated", *ONE_NEURON, "--model.max_steps=1", "--results.directory=here"]
     main([*command, "--results.report=false"])

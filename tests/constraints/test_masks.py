@@ -122,6 +122,7 @@ def test_a_norm_that_the_free_pixels_cannot_have_is_refused():
         find(video_model(), NEURONS, mask=one, norm=9.0, ranges=(-1, 1), time_steps=8)
 
 
+@pytest.mark.slow
 def test_methods_keep_to_the_mask():
     options = {"time_steps": 8, "mask": CENTRE, "norm": 3.0, "search": "quick", "progress_bar": False}
     model, neuron = video_model(), [("monday", 1)]

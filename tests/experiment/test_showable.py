@@ -17,6 +17,7 @@ def warnings_of(recwarn):
     return [str(one.message) for one in recwarn if "No projector" in str(one.message)]
 
 
+@pytest.mark.slow
 def test_the_ranges_of_the_warning_make_them_showable(recwarn, tmp_path):
     meis = find("simulated", NEURONS, max_steps=10)
     levels = meis.stimulus.values * SD.reshape(1, 2, 1, 1, 1) + MEAN.reshape(1, 2, 1, 1, 1)

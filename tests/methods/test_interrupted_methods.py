@@ -35,6 +35,7 @@ class Interrupted(ml.StimulusModule):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The response is not constant")
 @pytest.mark.parametrize("name", METHODS)
 def test_an_interrupt_after_the_meis_leaves_them(name, monkeypatch, tmp_path, caplog):

@@ -10,6 +10,7 @@ import mei_lightning as ml
 QUIET = {"progress_bar": False, "search": "quick"}
 
 
+@pytest.mark.slow
 def test_the_response_stays_within_2_percent_between_different_stimuli(simulated):
     neurons = [("session_1", i) for i in range(8)]
     paths = ml.find_invariance_paths(simulated, neurons, points=7, time_steps=24, **QUIET)
@@ -43,6 +44,7 @@ def test_given_ends_of_equal_response_stay():
     np.testing.assert_allclose(np.linalg.norm(paths["stimulus"].values.reshape(5, -1), axis=1), 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_neurons_do_not_know_of_each_other():
     neurons = [("monday", 0), ("tuesday", 1), ("monday", 3)]
     options = {"points": 4, "time_steps": 8, "max_steps": 10, **QUIET}

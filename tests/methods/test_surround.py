@@ -29,6 +29,7 @@ def test_the_surround_of_a_linear_cell_is_its_filters(simulated, suppressing):
         assert np.linalg.norm(found) == pytest.approx(4.0, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_surround_of_a_cell_with_a_suppressive_surround_has_the_opposite_sign_of_its_centre(simulated):
     exciting, suppressing = (
         ml.find_surrounds(simulated, LINEAR, suppressing=way, time_steps=30, norm=10.0, **QUIET)

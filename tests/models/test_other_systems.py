@@ -50,6 +50,7 @@ assert sorted(os.listdir(sys.argv[1])) == ["mei.png", "meis.mp4", "meis.png", "m
 """
 
 
+@pytest.mark.slow
 def test_import_and_two_neurons(tmp_path):
     run = subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -97,6 +98,7 @@ def test_a_reader_that_stays_is_an_error_and_the_old_file_is_whole(tmp_path, mon
     assert left[tmp_path / "target"] < 1000 - 10
 
 
+@pytest.mark.slow
 def test_a_run_and_what_is_made_of_it_while_readers_are_in_the_way(tmp_path, kept_open):
     """Wherever something takes the place of something else."""
     moved = kept_open(refusals=1)

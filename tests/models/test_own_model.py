@@ -16,6 +16,7 @@ NETWORK = next(block.text for block in PAGE if block.file == "my_model.py")
 FINDS_MEIS = next(block.text for block in PAGE if "RetinaModel(network" in block.text)
 
 
+@pytest.mark.slow
 def test_a_module_of_a_dozen_lines(tmp_path, monkeypatch):
     torch.manual_seed(0)
     (tmp_path / "my_model.py").write_text(NETWORK, encoding="utf-8")

@@ -104,6 +104,7 @@ def test_scores_and_traces_are_those_of_the_models_own_responses():
     assert (meis["score"].values > difference_by_hand(model, plain) + 0.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_a_row_is_the_same_alone_and_in_a_batch(form):
     model = video_model()
@@ -172,6 +173,7 @@ def test_functions_are_whatever_takes_one_argument(function):
     np.testing.assert_allclose(meis["score"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_takes_three_arguments_makes_an_objective():
     made = find(video_model(), NEURONS, objective=lambda model, neurons, reducer: difference(model), **QUICK)
     given = find(video_model(), NEURONS, objective=difference(video_model()), **QUICK)
@@ -215,6 +217,7 @@ def test_a_sum_on_the_digital_twin_with_and_without_a_prepared_copy(twin, fast_p
     np.testing.assert_allclose(meis["score"], by_hand, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_are_computed_on_the_prepared_copy_by_all_terms(twin):
     neurons = [("session_1", 0), ("session_1", 1)]
     objective = ml.NeuronObjective(twin, neurons, MEAN) - 0.5 * Peak(twin, neurons, MEAN)
@@ -261,6 +264,7 @@ class Interruption(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_its_store_and_no_other(tmp_path):
     options = {**QUICK, "rows_per_device": 2}
     whole = find(video_model(), NEURONS, objective=difference(video_model()), **options)

@@ -33,6 +33,7 @@ def case(request):
     return neurons, {"objective": objective, "time_steps": 8, "max_steps": 10, "restarts": 2, "ranges": RANGES}
 
 
+@pytest.mark.slow
 def test_rows_do_not_know_of_each_other(case):
     neurons, options = case
     whole = find(video_model(), neurons, **options)

@@ -47,6 +47,7 @@ def downloads(directory, monkeypatch):
     return directory / "ensemble"
 
 
+@pytest.mark.slow
 def test_mei_example(run):
     checks = """
 assert stimulus_np.shape == (2, 50, 18, 16)
@@ -60,6 +61,7 @@ assert len(ensemble_model.members) == len(MEMBERS)
     assert [images(cell) for cell in cells] == [0, 0, 0, 0, 0, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_most_discriminative_stimulus(run):
     checks = """
 from openretina.insilico.stimulus_optimization.regularizer import ChangeNormJointlyClipRangeSeparately as Theirs
@@ -73,6 +75,7 @@ assert responses_mds_np.shape == (sum(SESSIONS.values()), 20)
     assert [images(cell) for cell in cells] == [0, 0, 0, 0, 0, 1, 1, 0, 1]
 
 
+@pytest.mark.slow
 def test_hoefling_gradient_analysis(run):
     checks = """
 assert gradient_grid.shape == (2, 5, 5)
@@ -97,6 +100,7 @@ def test_the_ensemble_is_centred_on_demand(downloads):
     torch.testing.assert_close(same(stimulus), model(stimulus))
 
 
+@pytest.mark.slow
 def test_a_download_needs_consent_and_says_what_else_there_is(downloads, monkeypatch):
     from mei_lightning import openretina_api
 

@@ -79,6 +79,7 @@ def test_ranges_are_kept_to_and_told(names):
     assert list(ranges.channel_ranges()) == RANGES
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_our_own_regularizers(names):
     theirs = names.RangeRegularizationLoss(RANGES, None, factor=0.3)
     found = [

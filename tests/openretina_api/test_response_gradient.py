@@ -30,6 +30,7 @@ def test_an_analytic_response_has_its_gradient():
     np.testing.assert_allclose(norms, np.hypot(*grid))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_openretina():
     theirs = pytest.importorskip("openretina.insilico.tuning_analyses.response_gradient")
     from openretina.insilico.stimulus_optimization.objective import IncreaseObjective as TheirObjective

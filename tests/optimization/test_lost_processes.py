@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 from process_callbacks import IsKilled
-from processes import COMMAND, assert_same, finish, fit, free_port, read, start, start_slurm_job
+from processes import BARE, assert_same, fit, free_port, read, run_here, start, start_slurm_job
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mei_lightning.results.store import MEIStore
@@ -23,6 +23,7 @@ def alone(tmp_path_factory):
     return fit(tmp_path_factory.mktemp("alone"), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lost", "then"), [(0, 1), (1, 3), (2, 1)])
 def test_a_run_goes_on_with_other_devices(tmp_path, alone, lost, then):
     began = time.monotonic()
@@ -56,9 +57,7 @@ def directory(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def command_alone(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("command") / "results"
-    finish(start(COMMAND, directory))
-    return read(directory)
+    return run_here(tmp_path_factory.mktemp("command") / "results")
 
 
 def kill(rank):
@@ -77,24 +76,26 @@ def end(directory, *processes):
     return outputs, [process.returncode for process in processes]
 
 
+@pytest.mark.slow
 def test_the_command_line_loses_a_process_that_it_has_started(directory, command_alone):
-    ([output], [code]) = end(directory, start([*COMMAND, "--trainer.devices=3", *kill(1)], directory))
+    ([output], [code]) = end(directory, start([*BARE, "--trainer.devices=3", *kill(1)], directory))
     # Lightning looks after these processes every five seconds, and ends all if it is the first to notice.
     assert (code == 1 and f"{MESSAGE} (process 1: SIGKILL)" in output) or (code == -9 and "code -9" in output)
     assert output.count(MESSAGE) <= 1
     assert 0 < len(MEIStore(directory / "meis.zarr").finished()) < len(command_alone.neuron)
-    finish(start(COMMAND, directory))
-    assert_same(read(directory), command_alone)
+    assert_same(run_here(directory), command_alone)
 
 
+@pytest.mark.slow
 def test_the_command_line_loses_its_first_process(directory):
-    ([output], [code]) = end(directory, start([*COMMAND, "--trainer.devices=3", *kill(0)], directory))
+    ([output], [code]) = end(directory, start([*BARE, "--trainer.devices=3", *kill(0)], directory))
     assert code == -signal.SIGKILL
     assert output.count(MESSAGE) == 1
     status = read(directory).status
     assert 0 < (~status.isin(["pending", "interrupted"])).sum() < len(status)
 
 
+@pytest.mark.slow
 def test_a_slurm_job_loses_a_process(directory):
     outputs, codes = end(directory, *start_slurm_job(directory, free_port(), *kill(1)))
     assert codes == [1, -signal.SIGKILL]

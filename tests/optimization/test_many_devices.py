@@ -13,6 +13,7 @@ import torch
 from conftest import START_METHOD, video_model
 from lightning.pytorch import Callback
 from processes import (
+    BARE,
     BIN,
     COMMAND,
     NEURONS,
@@ -23,6 +24,7 @@ from processes import (
     fit,
     free_port,
     read,
+    run_here,
     start,
     start_slurm_job,
 )
@@ -38,13 +40,17 @@ def alone(tmp_path_factory):
 ADAM = partial(torch.optim.Adam, lr=0.3)
 
 
+@pytest.fixture(scope="module")
+def alone_by(tmp_path_factory, alone):
+    """By optimizer."""
+    return {ml.AdaptivePowerMethod: alone, ADAM: fit(tmp_path_factory.mktemp("adam"), 1, optimizer=ADAM)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [ml.AdaptivePowerMethod, ADAM], ids=["power method", "Adam"])
 @pytest.mark.parametrize(("devices", "rows"), [(2, 2), (2, None), (3, 4)])
-def test_several_devices_find_what_one_finds(tmp_path, alone, devices, rows, optimizer):
-    expected = alone if optimizer is ml.AdaptivePowerMethod else fit(tmp_path / "alone", 1, optimizer=optimizer)
-    meis = fit(tmp_path / "several", devices, rows_per_device=rows, optimizer=optimizer)
-    assert_same(meis, expected)
+def test_several_devices_find_what_one_finds(tmp_path, alone_by, devices, rows, optimizer):
+    assert_same(fit(tmp_path, devices, rows_per_device=rows, optimizer=optimizer), alone_by[optimizer])
 
 
 @pytest.mark.slow
@@ -127,7 +133,7 @@ def test_torchrun_on_two_nodes(tmp_path, command_alone):
                 str(BIN / "torchrun"),
                 *shlex.split(f"--nnodes=2 --nproc_per_node=1 --node_rank={rank}"),
                 *shlex.split(f"--master_addr=127.0.0.1 --master_port={port}"),
-                *COMMAND,
+                *BARE,
                 "--trainer.num_nodes=2",
             ],
             tmp_path / "results",
@@ -171,14 +177,13 @@ def test_ctrl_c_keeps_what_all_processes_have(tmp_path, command_alone):
     # Each of the two has places for two neurons.
     assert interrupted.sizes["neuron"] == 4
     assert (interrupted.steps == 8).all()
-    finish(start(COMMAND, tmp_path / "results"))
-    assert_same(read(tmp_path / "results"), command_alone)
+    assert_same(run_here(tmp_path / "results"), command_alone)
 
 
 @pytest.mark.slow
 def test_killed_runs_lose_nothing(tmp_path):
     """A few kills; ``scripts/soak.py`` is for many."""
-    options = [option for option in COMMAND[2:] if "trainer" not in option]
+    options = [option for option in BARE[2:] if "trainer" not in option]
     result = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "soak.py"), "--kills=2", f"--directory={tmp_path}", "--", *options],
         capture_output=True,

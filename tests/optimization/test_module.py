@@ -201,6 +201,7 @@ def test_status_in_words():
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [partial(ml.AdaptivePowerMethod, start=0.05), SGD, ADAM], ids=["power method", "momentum", "Adam"]
 )

@@ -76,6 +76,7 @@ def test_any_number_of_rows_finds_what_each_neuron_finds_alone(optimizer, restar
     check_streaming(optimizer, restarts, max(rows, restarts), check_interval, neurons)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_places_that_become_free_at_different_checks(optimizer):
     neurons = [1, 0, 2, 6, 4, 5, 3] if optimizer == "power method" else [4, 0, 3, 6, 1, 5, 2]
@@ -161,30 +162,36 @@ def test_by_default_as_many_rows_are_computed_as_fit(monkeypatch):
 # Continuing
 
 
+def run_of_five(optimizer, max_steps, directory=None):
+    """How many steps of rows were computed, and the trainer."""
+    module = small_module([3, 0, 6, 2, 5], optimizer, 2, rows_per_device=4, max_steps=20, check_interval=5)
+    counts = count_computations(module)
+    trainer = fit(module, max_steps, directory=directory)
+    return sum(rows for rows, has_gradient in counts if has_gradient), trainer
+
+
+@cache
+def whole_run_of_five(optimizer):
+    row_steps, trainer = run_of_five(optimizer, NO_LIMIT)
+    assert row_steps == 5 * 2 * 20
+    return results(trainer)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("interrupted", "done"), [(7, 0), (20, 2), (25, 2), (27, 2)])
 def test_a_run_that_was_interrupted_continues_and_ends_as_if_it_had_not_been(tmp_path, optimizer, interrupted, done):
     """Two places of two rows for five neurons; after 20 steps the first two are done."""
-    neurons = [3, 0, 6, 2, 5]
-
-    def run(max_steps, directory):
-        module = small_module(neurons, optimizer, 2, rows_per_device=4, max_steps=20, check_interval=5)
-        counts = count_computations(module)
-        trainer = fit(module, max_steps, directory=directory)
-        return sum(rows for rows, has_gradient in counts if has_gradient), trainer
-
-    row_steps, _ = run(NO_LIMIT, tmp_path / "whole")
-    assert row_steps == len(neurons) * 2 * 20
-    row_steps, trainer = run(interrupted, tmp_path / "part")
+    row_steps, trainer = run_of_five(optimizer, interrupted, tmp_path)
     assert trainer.global_step == interrupted
-    status = read(tmp_path / "part")["status"].values.tolist()
+    status = read(tmp_path)["status"].values.tolist()
     assert status[:done] == ["step limit"] * done
     assert set(status[done : done + 2]) == {"interrupted"}
     assert set(status[done + 2 :]) == {"pending"}
-    row_steps, _ = run(NO_LIMIT, tmp_path / "part")
-    assert row_steps == (len(neurons) - done) * 2 * 20
-    assert_same_meis(read(tmp_path / "part"), read(tmp_path / "whole"))
-    row_steps, _ = run(NO_LIMIT, tmp_path / "part")
+    row_steps, _ = run_of_five(optimizer, NO_LIMIT, tmp_path)
+    assert row_steps == (5 - done) * 2 * 20
+    assert_same_meis(read(tmp_path), whole_run_of_five(optimizer))
+    row_steps, _ = run_of_five(optimizer, NO_LIMIT, tmp_path)
     assert row_steps == 0
 
 

@@ -52,6 +52,7 @@ def test_a_shift_leads_from_a_worse_optimum_to_a_better_one():
     assert set(meis["status"].values) == {"converged"}
 
 
+@pytest.mark.slow
 def test_shifts_lose_nothing():
     neurons = [("monday", 0), ("monday", 2), ("tuesday", 1)]
     options = {"time_steps": 16, "seed": 3}
@@ -101,6 +102,7 @@ def test_a_shifted_stimulus_that_comes_back_is_not_followed_to_the_end(monkeypat
     assert sum(followed_for_a_while) < sum(followed_to_the_end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["_LAG_WITH_HOPE", "_LAG_OF_KEPT_STARTS", "_LAG_OF_SHIFTED"])
 def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule):
     # Two optima, so that the row of the worse one never comes to where the better one is.
@@ -121,6 +123,7 @@ def test_rows_that_are_far_behind_are_not_followed_to_the_end(monkeypatch, rule)
     assert with_the_rule < run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", [1, -1])
 def test_a_better_optimum_one_frame_away_is_found_however_little_better_it_is(monkeypatch, later):
     # Shifts are by 3 and 12 frames.
@@ -137,6 +140,7 @@ def test_a_better_optimum_one_frame_away_is_found_however_little_better_it_is(mo
     assert (not_nudged < 1.005).any()
 
 
+@pytest.mark.slow
 def test_a_nudged_stimulus_that_is_no_better_ends_soon(monkeypatch):
     model = early_or_late([1.0] * 8, weak=20, strong=21, frames=48)
 

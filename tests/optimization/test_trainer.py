@@ -24,6 +24,7 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_trainer_without_arguments_finds_what_find_meis_finds():
     """But the accelerator, which find_meis is not given either."""
     module = ml.MEIModule(video_model(), NEURONS, **SETTINGS)

@@ -176,6 +176,7 @@ def test_at_a_bound_what_leads_inwards_is_left():
     torch.testing.assert_close(stimulus.grad.flatten(), torch.tensor([0.0, -0.1, 0.1, 0.0, 0.1]))
 
 
+@pytest.mark.slow
 def test_a_row_that_its_range_lets_no_further_has_converged_and_one_without_gradient_is_dead():
     model = linear_model()
     model.network.kernels[1] = 0
@@ -221,6 +222,7 @@ def test_separable_cells_lose_nothing_by_low_rank(simulated, cells, ranges):
         assert (ranks == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", [ml.Fourier(), ml.Fourier(decay=1.0), ml.Pyramid()], ids=repr)
 def test_what_can_make_every_stimulus_finds_as_good_ones(simulated, cells, parameterization):
     neurons, free = cells
@@ -293,6 +295,7 @@ def test_neurons_stream_through_few_rows_on_the_fast_path_too(twin, parameteriza
     assert_same_meis(few, many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ALL, ids=NAMES)
 def test_the_fast_path_goes_the_same_way(twin, parameterization):
     # Two steps: an implicit network's first steps are large, and multiply rounding by a hundred each.

@@ -295,6 +295,7 @@ def test_every_row_has_another_key_at_every_step():
     assert len(set(mine.keys)) == len(mine.keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 7])
 def test_a_row_does_not_know_its_neighbours(whole, rows):
     order = [2, 0, 1]
@@ -311,6 +312,7 @@ def test_scores_are_those_of_the_stimuli_by_all_members_and_stimuli_are_feasible
         assert whole["score"].values[number] == pytest.approx(score, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [6, 9, 11])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, interrupted):
     def run(max_steps, **more):
@@ -413,6 +415,7 @@ def test_what_does_not_fit_is_refused_before_any_work():
 # As a user says it
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["mei-lightning"])

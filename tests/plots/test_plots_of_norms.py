@@ -72,6 +72,7 @@ def test_stimuli_stand_in_order_with_the_similarity_of_neighbours(still, channel
     assert ml.save_figure(figure, tmp_path / "norms.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_nothing_reaches_beyond_the_figure():
     for count, still in ((1, True), (1, False), (5, False)):
         figure = ml.plot_meis_by_norm(by_norm(count, still=still))

@@ -109,6 +109,7 @@ def test_space_shows_each_channel_with_a_symmetric_map():
     assert f"UV ({strengths[0] ** 2 / np.sum(strengths**2):.0%})" in texts(spatial_ax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("facts", "pixels", "label"),
     [
@@ -330,6 +331,7 @@ def test_overview_of_many_says_how_many_it_shows():
         plot_meis(meis(2), max_neurons=0)
 
 
+@pytest.mark.slow
 def test_neuron_that_is_not_finite_does_not_spoil_the_figure():
     dataset = meis(3)
     dataset["stimulus"][1, 0, 3] = np.nan

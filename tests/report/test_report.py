@@ -170,6 +170,7 @@ WIDER = """return [...document.querySelectorAll(arguments[0])].filter((it) => {
 }).map((it) => it.outerHTML.slice(0, 80))"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_fits_a_phone(phone):
     eventually(phone, "return [...document.images].every((it) => it.complete && it.naturalWidth > 0)")
@@ -268,6 +269,7 @@ def test_filtering(page, store):
     assert shown(page) == labels[polarity == "OFF"].tolist()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_neuron_opens_with_its_details_by_keyboard(page, store):
     meis = make_meis()
@@ -385,6 +387,7 @@ def test_three_thousand_neurons_are_decoded_as_they_come_into_view(browser, tmp_
     assert len(shown(page)) == (scores >= 8.9).sum()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
     ("kind", "views"),

@@ -339,6 +339,7 @@ CONSTRAINTS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(VALUES)
 def test_any_value_is_strict_json_and_the_same_when_it_is_read_again(value):

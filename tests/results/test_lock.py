@@ -16,6 +16,7 @@ from lightning.pytorch import Callback
 
 import mei_lightning as ml
 import mei_lightning.results.lock
+from mei_lightning.cli.main import main
 from mei_lightning.results.lock import RunLock
 
 
@@ -133,6 +134,7 @@ class Second(Callback):
             raise torch.OutOfMemoryError
 
 
+@pytest.mark.slow
 def test_a_run_keeps_others_out_until_it_ends_or_fails(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         fit(ml.MEIModule(video_model(), [("monday", 0)], time_steps=5), 50, Second(tmp_path), directory=tmp_path)
@@ -142,10 +144,11 @@ def test_a_run_keeps_others_out_until_it_ends_or_fails(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_commands_and_a_kill(tmp_path):
-    """As a user meets it: the same command twice, the first is killed, the third goes on."""
+def test_two_commands_and_a_kill(tmp_path, monkeypatch, capfd):
+    """As a user meets it: the same command twice, the first is killed, the third goes on; that one in a process."""
+    monkeypatch.delenv("MEI_LIGHTNING_TRACEBACK")
+    monkeypatch.setattr(sys, "argv", ["mei-lightning"])
     command = [
-        str(Path(sys.executable).with_name("mei-lightning")),
         "fit",
         "--model.retina=simulated",
         "--model.neurons=all",
@@ -156,20 +159,22 @@ def test_two_commands_and_a_kill(tmp_path):
         f"--results.directory={tmp_path}",
         "--results.report=false",
     ]
-    environment = {name: value for name, value in os.environ.items() if name != "MEI_LIGHTNING_TRACEBACK"}
-    first = subprocess.Popen(command, env=environment)
+    first = subprocess.Popen([Path(sys.executable).with_name("mei-lightning"), *command])
     try:
         while not any((tmp_path / "meis.zarr" / "records").glob("*")):
             assert first.poll() is None
             time.sleep(0.1)
-        second = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert second.returncode == 2
-        assert f"error: {tmp_path}/meis.zarr is being written by another run (process {first.pid} on" in second.stderr
+        with pytest.raises(SystemExit) as second:
+            main(command)
+        assert second.value.code == 2
+        said = capfd.readouterr().err
+        assert f"error: {tmp_path}/meis.zarr is being written by another run (process {first.pid} on" in said
         assert first.poll() is None
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
     done = len(ml.MEIStore(tmp_path / "meis.zarr").finished())
-    third = subprocess.run([*command, "--trainer.max_steps=1"], env=environment, capture_output=True, text=True)
-    assert third.returncode == 0, third.stderr
-    assert f"{done} of 108 neurons are done already" in third.stderr + third.stdout
+    told = []
+    monkeypatch.setattr("mei_lightning.callbacks.results_writer.rank_zero_info", told.append)
+    main([*command, "--trainer.max_steps=1"])
+    assert f"{done} of 108 neurons are done already" in told[0]

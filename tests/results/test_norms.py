@@ -31,6 +31,7 @@ def assert_at_each_norm_alone(meis, norms=NORMS, **options):
         assert attributes == {name: value for name, value in alone.attrs.items() if name != "configuration"}
 
 
+@pytest.mark.slow
 def test_each_norm_gives_what_a_call_with_it_gives(tmp_path):
     meis = find(video_model(), NEURONS, norm=NORMS, **QUICK)
     assert_at_each_norm_alone(meis)
@@ -39,11 +40,13 @@ def test_each_norm_gives_what_a_call_with_it_gives(tmp_path):
     ml.save_dataset(meis, tmp_path / "meis.zarr")
 
 
+@pytest.mark.slow
 def test_other_settings_hold_at_each_norm():
     options = {"ranges": (-0.5, 2), "mask": np.eye(6, 5), "initial": ml.PinkNoise(), "robustness": [ml.Jitter(1)]}
     assert_at_each_norm_alone(find(video_model(), NEURONS, norm=np.array(NORMS), **QUICK, **options), **options)
 
 
+@pytest.mark.slow
 def test_several_root_mean_squares_are_several_norms():
     root = math.sqrt(480)
     meis = find(video_model(), NEURONS, rms=[norm / root for norm in NORMS], **QUICK)

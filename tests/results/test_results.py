@@ -237,6 +237,7 @@ def test_writer_writes_dataset_pictures_and_video(model, tmp_path):
     xr.testing.assert_identical(read(tmp_path / "run"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_writer_prints_a_table_and_where_things_are(model, tmp_path, capsys):
     fit(module_of(model, max_steps=5), NO_LIMIT, ml.ResultsWriter(str(tmp_path)))
@@ -382,6 +383,7 @@ def test_all_neurons_of_a_model_in_one_run(model):
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_run_with_what_to_do_and_nothing_lost(model, tmp_path, monkeypatch):
     options = {"time_steps": 6, "norm": 3.0, "max_steps": 6, "restarts": 1, "rows_per_device": 1}
     neurons = [("monday", index) for index in range(4)]

@@ -67,6 +67,7 @@ def opened(directory):
     return xr.open_zarr(directory / "meis.zarr", chunks=None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The data type", "ignore:Consolidated metadata")
 @pytest.mark.parametrize("function", RETURNED)
 def test_what_a_function_returns_is_saved_by_xarray(function, directory, tmp_path):

@@ -351,27 +351,31 @@ def test_nothing_is_overwritten(tmp_path, description, there):
         assert path.read_text() == "precious"
 
 
-def create_or_exit(path, description, start):
-    start.wait()
-    try:
-        MEIStore.create(path, description, {"creator": os.getpid()})
-    except FileExistsError:
-        os._exit(3)
-    os._exit(0)
+def create_or_count(paths, description, start, refused):
+    """At each path in turn, together with other processes."""
+    for path, count in zip(paths, refused, strict=True):
+        start.wait()
+        try:
+            MEIStore.create(path, description, {"creator": os.getpid()})
+        except FileExistsError:
+            with count.get_lock():
+                count.value += 1
 
 
 @pytest.mark.slow
 def test_one_of_many_creators_succeeds(tmp_path, description):
-    for attempt in range(3):
-        path, start = tmp_path / f"{attempt}.zarr", PROCESSES.Barrier(4)
-        processes = [PROCESSES.Process(target=create_or_exit, args=(path, description, start)) for _ in range(4)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert sorted(process.exitcode for process in processes) == [0, 3, 3, 3]
-        creator = next(process.pid for process in processes if process.exitcode == 0)
-        assert MEIStore(path).configuration == {"creator": creator}
+    paths, start = [tmp_path / f"{attempt}.zarr" for attempt in range(3)], PROCESSES.Barrier(4)
+    refused = [PROCESSES.Value("i", 0) for _ in paths]
+    arguments = (paths, description, start, refused)
+    processes = [PROCESSES.Process(target=create_or_count, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert [count.value for count in refused] == [3] * 3
+    for path in paths:
+        assert MEIStore(path).configuration["creator"] in [process.pid for process in processes]
 
 
 def test_description_without_a_dimension_or_with_data_is_refused(tmp_path, description):
@@ -588,6 +592,7 @@ def check_after_death(path, description, versions):
     return finished
 
 
+@pytest.mark.slow
 @needs_fork
 def test_process_killed_before_any_file_that_it_touches(tmp_path):
     """At every file that is opened, renamed or removed on the way from an interrupted to a finished neuron."""
@@ -631,6 +636,7 @@ def test_creator_killed_at_any_moment_leaves_a_store_or_nothing(tmp_path, descri
     assert seen == {False, True}
 
 
+@pytest.mark.slow
 @needs_fork
 def test_writer_killed_at_random_moments_again_and_again(tmp_path):
     description, versions = big_description(20), [(0, "interrupted"), (1, "step limit")]
@@ -731,6 +737,7 @@ def fill(path, leave=0):
         file.truncate(max(0, path.stat().st_size - leave))
 
 
+@pytest.mark.slow
 @needs_fork
 def test_full_disk_keeps_what_is_finished_and_says_what_to_do(tmp_path):
     description = big_description(200)
@@ -909,6 +916,7 @@ def test_corrupt_record_counts_as_not_written_and_is_named(store, description, s
     assert again.finished() == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_record_in_the_making_is_waited_for(store, description):
     store.write(result_of(0, description))
     whole = journal_of(store).read_bytes()
@@ -1044,6 +1052,7 @@ def test_export_that_fails_leaves_nothing(store, description, suffix, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["meis.zarr"]
 
 
+@pytest.mark.slow
 @needs_fork
 def test_export_that_is_killed_leaves_no_file_of_the_name(store, description, suffix, tmp_path):
     filled(store, description)

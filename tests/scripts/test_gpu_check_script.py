@@ -81,6 +81,7 @@ def test_all_is_well_on_the_cpu(run):
     assert len(rows) == heads + sum(len(section["rows"]) for section in sections.values())
 
 
+@pytest.mark.slow
 def test_all_that_can_be_chosen_is_tried(run):
     cases = run[1]["sections"]["cases"]["rows"]
     assert [case["result"] for case in cases] == ["ok"] * len(cases)
@@ -96,6 +97,7 @@ def test_all_that_can_be_chosen_is_tried(run):
     assert (classes | robustness | methods) - TRIED_THROUGH_OTHERS <= tried
 
 
+@pytest.mark.slow
 def test_scores_are_the_cpus(run):
     rows = run[1]["sections"]["scores"]["rows"]
     assert [row["model"] for row in rows] == ["digital_twin", "ensemble of 2"]
@@ -106,6 +108,7 @@ def test_scores_are_the_cpus(run):
         assert row["found, least"] <= row["found, median"] <= row["found, greatest"]
 
 
+@pytest.mark.slow
 def test_parts_and_populations_have_times(run):
     sections = run[1]["sections"]
     parts = sections["parts"]["rows"]

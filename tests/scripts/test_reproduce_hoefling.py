@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from documentation import HOW_TO, command
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce_hoefling.py"
 
 
@@ -16,9 +19,11 @@ def table(printed, title):
     return {match[1]: float(match[2]) for match in found}
 
 
+@pytest.mark.slow
 def test_the_opponent_type_is_found_and_answers_on_the_simulated_retina(tmp_path):
+    _, _, *options = command(HOW_TO / "results.md", "python scripts/reproduce_hoefling.py")
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--sessions", "session_1", "--per-session", "8", "--output", tmp_path],
+        [sys.executable, SCRIPT, *options, "--output", tmp_path],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -303,6 +303,7 @@ ALL_KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*ALL_KINDS, "given"])
 def test_runs_start_where_they_should_in_any_batch_and_after_an_interruption(kind, meis, tmp_path):
     initial = ml.GivenStimuli(meis[0]) if kind == "given" else ALL_KINDS[kind]
@@ -329,6 +330,7 @@ def test_a_run_with_another_start_is_not_continued(meis, tmp_path):
         find(video_model(), NEURONS, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("yaml", "expected"),
     [
