@@ -123,6 +123,7 @@ from .regularizers import TemporalTotalVariation as TemporalTotalVariation
 from .report.page import write_report as write_report
 from .results.dataset import save_dataset as save_dataset
 from .results.export import export_meis as export_meis
+from .results.members import open_members as open_members
 from .results.norms import open_norms as open_norms
 from .results.store import MEIResult as MEIResult
 from .results.store import MEIStore as MEIStore
