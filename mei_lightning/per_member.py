@@ -83,7 +83,7 @@ def compare_in(
     Returns:
         The dataset of ``open_members``.
     """
-    if rank_zero_only.rank == 0 and current_comparison(place) is None:
+    if getattr(rank_zero_only, "rank", 0) == 0 and current_comparison(place) is None:
         stores = [place / directory_of_member(member) / STORE for member in of_members]
         meis = open_meis(place / STORE)
         found = {

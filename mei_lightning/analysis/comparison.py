@@ -122,7 +122,7 @@ def _similarities(stimuli: xr.DataArray, others: xr.DataArray, time: xr.DataArra
     count, frames = stimuli.sizes["neuron"], stimuli.sizes["time"]
     frame = float(time[1] - time[0]) if frames > 1 else 0.0
     shifts = possible_shifts(frames)
-    similarities = np.stack(
+    similarities: np.ndarray = np.stack(
         [
             similarity_by_shift(*(values[number].values.astype(np.float64) for values in (stimuli, others)))
             for number in range(count)

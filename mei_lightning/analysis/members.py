@@ -22,6 +22,12 @@ _STIMULUS = ("neuron", "channel", "time", "y", "x")
 
 Array = NDArray[np.floating[Any]]
 
+OF_NEURONS = {
+    "similarity_to_members": "mean similarity of the MEI to those of the members",
+    "score_on_members": "mean score of the MEI on the members, as a share of those of their own MEIs",
+}
+"""What ``members_of_neurons`` says of each neuron."""
+
 
 def compare_members(
     meis: xr.Dataset,
@@ -103,6 +109,23 @@ def members_table(meis: xr.Dataset) -> pd.DataFrame:
             "on_others": _median(shares.sel(model=others, mei=label).values),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("member")
+
+
+def members_of_neurons(meis: xr.Dataset) -> dict[str, xr.DataArray]:
+    """What the members say of the ensemble's MEI of each neuron, in a number each: see ``OF_NEURONS``.
+
+    Args:
+        meis: as from ``find_meis(per_member=True)``. Members without an MEI of a neuron are left out of its means.
+    """
+    labels = [label_of_member(member) for member in meis["member"].values.tolist()]
+    values = {
+        "similarity_to_members": meis["member_similarity"].sel(mei=ENSEMBLE, other_mei=labels).mean("other_mei"),
+        "score_on_members": meis["relative_score"].sel(mei=ENSEMBLE, model=labels).mean("model"),
+    }
+    return {
+        name: values[name].drop_vars("mei").assign_attrs(units="1", long_name=about)
+        for name, about in OF_NEURONS.items()
+    }
 
 
 def _median(values: Array) -> float:
