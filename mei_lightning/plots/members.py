@@ -100,7 +100,7 @@ def _draw_neuron(
     stimuli = np.concatenate([own.values[None], of_members.values]).astype(np.float64)
     norms = np.linalg.norm(stimuli.reshape(len(stimuli), -1), axis=1)
     axes = [stimulus_axes(figure, cell, map_height, facts.is_still) for cell in cells[: len(stimuli)]]
-    draw_row(axes, stimuli, np.where(norms > 0, norms, 1), row, facts)
+    draw_row(axes, stimuli, np.where(norms > 0, norms, 1), row, facts, missing="no MEI")
     agreement_ax, below = stimulus_axes(figure, cells[len(stimuli)], map_height, facts.is_still)
     if below is not None:
         below.remove()

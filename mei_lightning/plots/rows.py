@@ -40,6 +40,7 @@ def draw_row(
     sizes: Sequence[float] | NDArray[Any],
     row: xr.Dataset,
     facts: StimulusFormat,
+    missing: str = "not finite",
 ) -> None:
     """Draw stimuli of a neuron side by side, its label before them, and their courses in time on one scale.
 
@@ -49,11 +50,12 @@ def draw_row(
         sizes: by which the courses in time are divided.
         row: the neuron's part of a dataset of MEIs.
         facts: of the stimuli.
+        missing: what stands in place of a stimulus that is not finite.
     """
     for (ax, trace_ax), stimulus, size in zip(axes, stimuli, sizes, strict=True):
         if not np.isfinite(stimulus).all():
             ax.set_axis_off()
-            ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=ax.transAxes)
+            ax.text(0.5, 0.5, missing, ha="center", va="center", transform=ax.transAxes)
             if trace_ax is not None:
                 trace_ax.set_axis_off()
             continue
