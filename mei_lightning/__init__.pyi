@@ -104,6 +104,7 @@ from .plots.measures import plot_measure as plot_measure
 from .plots.measures import plot_measures as plot_measures
 from .plots.meis import plot_mei as plot_mei
 from .plots.meis import plot_meis as plot_meis
+from .plots.members import plot_members as plot_members
 from .plots.norms import plot_meis_by_norm as plot_meis_by_norm
 from .plots.norms import plot_score_by_norm as plot_score_by_norm
 from .plots.stability import plot_seed_stability as plot_seed_stability
@@ -123,6 +124,7 @@ from .regularizers import TemporalTotalVariation as TemporalTotalVariation
 from .report.page import write_report as write_report
 from .results.dataset import save_dataset as save_dataset
 from .results.export import export_meis as export_meis
+from .results.members import open_members as open_members
 from .results.norms import open_norms as open_norms
 from .results.store import MEIResult as MEIResult
 from .results.store import MEIStore as MEIStore

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from mei_lightning.arguments import plain
+from mei_lightning.arguments import flag, plain
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -26,10 +26,12 @@ from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
 from mei_lightning.paths import local_path
+from mei_lightning.per_member import check_one_of_several, compare_in, problems_of_members
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.results.configuration import Setting
+from mei_lightning.results.members import directory_of_member
 from mei_lightning.results.norms import directory_of_norm, is_complete, joined_norms
-from mei_lightning.results.place import STORE, place_of_results
+from mei_lightning.results.place import STORE, Parts, place_of_results
 from mei_lightning.results.run_log import RunLogger, run_name
 from mei_lightning.results.store import MEIStore
 from mei_lightning.run_arguments import check_run_arguments
@@ -43,6 +45,8 @@ def find_meis(
     model: nn.Module | str,
     neurons: Neurons,
     *,
+    members: Sequence[int] | None = None,
+    per_member: bool = False,
     directory: str | Path | None = None,
     log_directory: str | Path | None = None,
     devices: int | Sequence[int] | str = 1,
@@ -63,6 +67,9 @@ def find_meis(
             in place of one is a group that shares one stimulus. Or a ``NeuronSelection``, e.g.
             ``NeuronSelection(sessions=["session_1"], where={"type": "on_off"})``. Or "all".
         settings: as for ``MEISettings``.
+        members: find MEIs on the mean of these members of an ensemble, by their positions; by default on all.
+        per_member: find those of each member as well, with the same settings, and compare them: would another model of
+            the same neurons have the same MEIs?
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
             the function continues where it was interrupted. By default results are only returned; if the call does not
             come to its end, what was found stays on disk, and the exception says where and how to go on.
@@ -88,9 +95,26 @@ def find_meis(
         ``open_norms(directory)`` opens all of them as this one dataset, which is in memory. A run that ends early, as
         before a cluster's time limit, has the norms that it had begun.
 
+        With ``per_member=True`` the dataset is that of the ensemble with further variables. ``member`` is the position
+        of a member; ``model``, ``mei`` and ``other_mei`` are "ensemble", "member 0", "member 1", and so on.
+        ``member_stimulus`` is the MEI of each ``member``, with ``member_score``, its score on the member itself, and
+        ``member_status``. ``cross_score (neuron, model, mei)`` is the score of each MEI on each model, and
+        ``relative_score`` the same as a share of what the model's own MEI scores (NaN where that is not positive): 1
+        for an MEI as good as its own, more if its own search ended in a worse maximum. ``member_similarity (neuron,
+        mei, other_mei)`` is the cosine of two MEIs with the shift in time that makes it largest, and ``member_shift``
+        how much later the member's MEI is than the ensemble's. ``agreement (neuron, channel, y, x)`` says of each pixel
+        how far the members' MEIs, each moved in time by that shift, agree in sign: the sum over frames of the magnitude
+        of their sum, as a share of the sum over frames and members of their magnitudes. It is 1 if all have the same
+        sign, 0 if they cancel, about the root of 1 / n for n members of independent noise, and NaN where all are zero.
+        What is not known, as of a neuron that is not finished, is NaN.
+
+        In ``directory`` is then a store for each, ``meis.zarr`` of the ensemble, and ``member_0/meis.zarr``,
+        ``member_1/meis.zarr`` of the members, and ``members.zarr`` with these variables, which the report shows.
+        ``open_members(directory)`` opens all as this one dataset.
+
     Raises:
-        ValueError: if an argument does not fit the model, or the directory holds the results of another run; nothing
-            has been computed by then.
+        ValueError: if an argument does not fit the model, or the directory holds the results of another run, or there
+            are no members that ``per_member`` could compare; nothing has been computed by then.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
         BlockingIOError: if another run is writing to the directory.
@@ -107,16 +131,32 @@ def find_meis(
         (40, 18, 16)
         >>> meis.response.shape  # the first 20 frames fill the receptive field
         (1, 20)
+
+        Two models of which each sees one of two pixels, and what each one's MEI is worth on the other:
+
+        >>> pixels = ml.StimulusFormat(("grey",), height=1, width=2)
+        >>> networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 1, bias=False)) for _ in range(2)]
+        >>> for pixel, network in enumerate(networks):
+        ...     network[1].weight.data = torch.eye(2)[pixel : pixel + 1]
+        >>> ensemble = ml.Ensemble([ml.RetinaModel(network, pixels) for network in networks])
+        >>> meis = ml.find_meis(ensemble, [0], per_member=True, norm=1.0, progress_bar=False)
+        >>> meis.relative_score.sel(neuron="0", mei="member 0").values.round(2).tolist()  # on the ensemble, and on both
+        [0.71, 1.0, 0.0]
     """
     devices = plain(devices)  # type: ignore[assignment]
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
     _check_run(devices, directory, callbacks)
+    flag("per_member", per_member)
     sizes = several_sizes(settings)
+    if per_member:
+        check_one_of_several(sizes)
     one_of_them = settings if sizes is None else {**settings, sizes.name: sizes.values[0]}
     run = Run(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
-        problem = MEIProblem(model, neurons, settings_named(one_of_them))
+        problem = MEIProblem(model, neurons, settings_named(one_of_them), members=members)
+        if per_member:
+            return _meis_of_members(problem, run)
         return _meis_of(problem, run) if sizes is None else _meis_of_sizes(problem, sizes, run)
 
 
@@ -188,7 +228,8 @@ def _meis_of_sizes(problem: MEIProblem, sizes: Sizes, run: Run) -> xr.Dataset:
     problems = {resized.norm: resized for resized in of_sizes}
     parts = {norm: directory_of_norm(norm) for norm in problems}
     found: dict[float, xr.Dataset] = {}
-    with place_of_results(run.directory, list(parts.values())) as place:
+    stores = Parts(list(parts.values()), f"at {len(parts)} norms", "open_norms({place})")
+    with place_of_results(run.directory, stores) as place:
         for norm, resized in problems.items():
             _check_goes_on(resized, run, place / parts[norm] / STORE)
         for norm, resized in problems.items():
@@ -200,8 +241,30 @@ def _meis_of_sizes(problem: MEIProblem, sizes: Sizes, run: Run) -> xr.Dataset:
     return meis.assign_coords(rms=("norm", sizes.values[: len(found)])) if sizes.name == "rms" else meis
 
 
+def _meis_of_members(problem: MEIProblem, run: Run) -> xr.Dataset:
+    """The MEIs of an ensemble, then those of each member, and how they compare."""
+    of_members = problems_of_members(problem)
+    parts = {".": problem} | {directory_of_member(member): one for member, one in of_members.items()}
+    told = f"of an ensemble and its {len(of_members)} members"
+    with place_of_results(run.directory, Parts(list(parts), told, f"{STORE} of each in {{place}}")) as place:
+        for part, one in parts.items():
+            _check_goes_on(one, run, place / part / STORE)
+        for part, one in parts.items():
+            if not is_complete(meis_in(place / part, one, run)):
+                # Time is over, or a callback has stopped the run.
+                break
+        meis = compare_in(
+            place,
+            problem,
+            of_members,
+            accelerator=chosen_accelerator(run.accelerator),
+            progress_bar=run.progress_bar,
+        )
+        return meis.load() if run.directory is None else meis
+
+
 def _check_goes_on(problem: MEIProblem, run: Run, store: Path) -> None:
-    """Refuse a store with other settings before any of several norms is worked on."""
+    """Refuse a store with other settings before any of several is worked on."""
     if store.exists():
         problem.configuration.put("convergence", Setting.of(run.rule))
         MEIStore(store).check_configuration(problem.configuration)

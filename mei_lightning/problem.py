@@ -58,7 +58,7 @@ class MEIProblem:
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
 
     Attributes:
-        model: the retina model, or the part of the ensemble.
+        model: the retina model, or the part of the ensemble; ``whole`` is all of it.
         groups: the neurons of each stimulus; ``labels`` are their names.
         time_steps: frames of a stimulus; ``shape`` is ``(channels, time, height, width)``.
         objective: the score of each of them, by the model itself.
@@ -95,8 +95,8 @@ class MEIProblem:
     ) -> None:
         self.settings = settings
         self.members = None if members is None else whole_numbers("members", members)
-        whole = load_model(model, allow_unpickling=allow_unpickling)
-        self.model = whole if self.members is None else select_members(whole, self.members)
+        self.whole = load_model(model, allow_unpickling=allow_unpickling)
+        self.model = self.whole if self.members is None else select_members(self.whole, self.members)
         self.groups = _groups(self.model, neurons)
         self.labels = [group_label(group) for group in self.groups]
         self.time_steps = _time_steps(self.model, settings.time_steps)
@@ -181,6 +181,10 @@ class MEIProblem:
         other.space = _space(other.settings, self.model, self.time_steps)
         other.space.check_shape((1, *self.shape))
         return other
+
+    def of_member(self, member: int) -> "MEIProblem":
+        """The same for one member of the ensemble, by its position in ``whole``, as with ``members=[member]``."""
+        return MEIProblem(self.whole, [list(group) for group in self.groups], self.settings, members=[member])
 
     def _check_starting_points(self) -> None:
         self.initial.check(self.labels, self.shape)

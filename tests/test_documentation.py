@@ -71,7 +71,17 @@ LEFT = {
     "population.md": {"opponent/meis.zarr", "results/meis.zarr", "logs/population/meis.zarr"},
     "cluster.md": {"results/meis.zarr"},
     "methods.md": {"results/fu_2023.zarr"},
-    "results.md": {"meis.png", "meis.mp4", "copy.zarr", "meis.h5", "results/measures.csv", "results/report.html"},
+    "results.md": {
+        "meis.png",
+        "meis.mp4",
+        "copy.zarr",
+        "meis.h5",
+        "results/measures.csv",
+        "results/report.html",
+        "across/members.zarr",
+        "across/report.html",
+        "members.pdf",
+    },
     "experiment.md": {"to_show/stimuli.npy", "ten_times/stimuli.npy", "by_command/stimuli.mp4"},
 }
 """Some of the files that a page's listings leave, by which it is seen that they do what the page says of them."""

@@ -27,7 +27,7 @@ from mei_lightning.objectives import MeanReducer, Reducer
 from mei_lightning.paths import local_path
 from mei_lightning.results.dataset import check_store, open_meis, reducer_of
 from mei_lightning.results.disk_errors import check_writable
-from mei_lightning.results.replacing import rename, replace
+from mei_lightning.results.replacing import put_in_place
 
 ANALYSIS = "analysis.zarr"
 TABLE = "measures.csv"
@@ -119,7 +119,7 @@ def analyze_meis(
         analysis.drop_encoding().to_zarr(hidden[0], mode="w-", zarr_format=2, consolidated=True)
         measures_table(analysis).to_csv(hidden[1])
         for partial, target in zip(hidden, targets, strict=True):
-            _replace(partial, target)
+            put_in_place(partial, target)
     finally:
         shutil.rmtree(hidden[0], ignore_errors=True)
         hidden[1].unlink(missing_ok=True)
@@ -169,15 +169,3 @@ def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, pro
             )
         )
     return found
-
-
-def _replace(new: Path, target: Path) -> None:
-    if not target.is_dir():
-        replace(new, target)
-        return
-    # A directory cannot take another's place.
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
-    rename(target, old)
-    rename(new, target)
-    # Windows does not remove what a reader has open.
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from mei_lightning.analysis.alignment import possible_shifts, similarity_by_shift
 from mei_lightning.analysis.prediction import predict_rows
 from mei_lightning.devices import in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
@@ -120,15 +121,13 @@ def _of_common_neurons(meis: xr.Dataset, other: xr.DataArray) -> tuple[xr.Datase
 def _similarities(stimuli: xr.DataArray, others: xr.DataArray, time: xr.DataArray) -> xr.Dataset:
     count, frames = stimuli.sizes["neuron"], stimuli.sizes["time"]
     frame = float(time[1] - time[0]) if frames > 1 else 0.0
-    shifts = np.arange(1 - frames, frames)
-    similarities = np.full((count, len(shifts)), np.nan)
-    for number in range(count):
-        one, another = (values[number].values.astype(np.float64) for values in (stimuli, others))
-        norms = np.linalg.norm(one) * np.linalg.norm(another)
-        if np.isfinite(norms) and norms > 0:
-            # Every frame of one with every frame of the other; those of one shift lie on a diagonal.
-            products = np.einsum("ctyx,csyx->ts", one, another)
-            similarities[number] = [np.trace(products, offset=shift) / norms for shift in shifts]
+    shifts = possible_shifts(frames)
+    similarities: np.ndarray = np.stack(
+        [
+            similarity_by_shift(*(values[number].values.astype(np.float64) for values in (stimuli, others)))
+            for number in range(count)
+        ]
+    )
     known = np.isfinite(similarities).all(axis=1)
     best = np.where(known[:, None], similarities, 0).argmax(axis=1)
     rows = np.arange(count)

@@ -3,7 +3,7 @@
 import inspect
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from mei_lightning.analysis.members import members_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -26,6 +27,10 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.mei_module import MEIModule
 from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import silent_lightning, without_deprecations
+from mei_lightning.paths import local_path
+from mei_lightning.per_member import check_one_of_several, compare_in, problems_of_members
+from mei_lightning.problem import MEIProblem
+from mei_lightning.results.members import MEMBERS, directory_of_member
 from mei_lightning.results.norms import directory_of_norm, is_complete
 from mei_lightning.results.run_log import RunLogger, run_name
 from mei_lightning.sizes import NAMES, Sizes, several_sizes
@@ -64,28 +69,76 @@ class MEICommandLine(LightningCLI):
         parser.add_lightning_class_args(RowConvergence, "convergence")
         parser.add_lightning_class_args(StimulusLogger, "stimulus_logger")
         parser.add_lightning_class_args(ResultsWriter, "results")
+        parser.add_argument(
+            "--per_member",
+            type=bool,
+            default=False,
+            help="Find the MEIs of each member of an ensemble as well, with the same settings, and compare them: "
+            "member_0/meis.zarr and so on in the directory of the results, and members.zarr.",
+        )
 
     def __init__(self, *args: Any, options: list[str], one_of_several: bool, **kwargs: Any) -> None:
         self._options = options
         self._one_of_several = one_of_several
+        self.of_members: dict[int, MEIProblem] = {}
         super().__init__(*args, **kwargs)
 
     def before_instantiate_classes(self) -> None:
-        """See whether classes have the arguments that they need, and whether several norms are asked for.
+        """See whether classes have the arguments that they need, and whether several runs are asked for.
 
         Raises:
-            SeveralSizesError: if they are; nothing has been done by then.
-            ValueError: if an argument is missing, there cannot be several norms, or the run has no directory.
+            SeveralSizesError: if there are several norms; nothing has been done by then.
+            ValueError: if an argument is missing, there cannot be several norms, or several runs have no directory.
         """
         check_required_are_given(self.config)
         model = self._get(self.config, "model")
-        if sizes := several_sizes({name: model.get(name) for name in NAMES}):
-            if self._get(self.config, "results").directory is None:
-                raise InvalidValueError(
-                    f"{sizes.name}={sizes.values} needs a directory, in which each has a store: say "
-                    "--results.directory results."
-                )
+        sizes = several_sizes({name: model.get(name) for name in NAMES})
+        per_member = self._get(self.config, "per_member")
+        if sizes and per_member:
+            check_one_of_several(sizes)
+        if (sizes or per_member) and self._get(self.config, "results").directory is None:
+            asked = "per_member=True" if sizes is None else f"{sizes.name}={sizes.values}"
+            raise InvalidValueError(
+                f"{asked} needs a directory, in which each has a store: say --results.directory results."
+            )
+        if sizes:
             raise SeveralSizesError(self.config, sizes)
+
+    def before_fit(self) -> None:
+        """See what is to be found for each member, if that is asked for.
+
+        Raises:
+            ValueError: if there are no members to compare; nothing has been done by then.
+        """
+        if self._get(self.config, "per_member"):
+            self.of_members = problems_of_members(self.model.problem)
+
+    def config_of_member(self, member: int) -> Namespace:
+        """What to run for a member of the ensemble, by its position."""
+        config = self.config.clone()
+        config["fit.per_member"] = False
+        config["fit.model.members"] = [member]
+        config["fit.results.directory"] = str(self.place / directory_of_member(member))
+        return config
+
+    @property
+    def place(self) -> Path:
+        """The directory of the results, if one was given."""
+        return local_path("directory", self._get(self.config, "results").directory)
+
+    def compare(self) -> None:
+        """Compare the members' MEIs with the ensemble's, and print how they compare."""
+        trainer = self._get(self.config_init, "trainer")
+        meis = compare_in(
+            self.place,
+            self.model.problem,
+            self.of_members,
+            accelerator=chosen_accelerator(trainer.accelerator),
+            progress_bar=trainer.enable_progress_bar is not False,
+        )
+        if self.trainer.is_global_zero:
+            print(members_table(meis).round(3).to_string())
+            print(f"Comparison of members (dataset): {self.place / MEMBERS}")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -155,15 +208,25 @@ def fit(args: ArgsType, options: list[str]) -> None:
         options: to which the names of all options are added, for messages about them.
     """
     try:
-        _run(args, options)
+        command = _run(args, options)
     except SeveralSizesError as asked:
-        for config in asked.configs():
-            with warnings.catch_warnings():
-                # They are those of the process, parsed.
-                warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-                command = _run(config, options, one_of_several=True)
-            if not is_complete(command.model.meis()):
-                break
+        _run_while_complete(asked.configs(), options, one_of_several=True)
+        return
+    if command.of_members:
+        if is_complete(command.model.meis()):
+            _run_while_complete(map(command.config_of_member, command.of_members), options)
+        command.compare()
+
+
+def _run_while_complete(configs: Iterable[Namespace], options: list[str], one_of_several: bool = False) -> None:
+    """Run one after the other, until one ends before all is found."""
+    for config in configs:
+        with warnings.catch_warnings():
+            # They are those of the process, parsed.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            command = _run(config, options, one_of_several)
+        if not is_complete(command.model.meis()):
+            break
 
 
 def _run(args: ArgsType, options: list[str], one_of_several: bool = False) -> MEICommandLine:

@@ -52,6 +52,7 @@ class FitParser(LightningArgumentParser):
         chosen = {name: [one for one in self._own() if one.dest.startswith(f"{name}.")] for name in GROUPS}
         for name, actions in chosen.items():
             _add(shown, GROUPS[name], actions)
+        _add(shown, "Members of an ensemble", [one for one in self._own() if one.dest == "per_member"])
         _add(shown, "Lightning's", [one for one in self._own() if one.dest in _RUN])
         return shown.format_help()
 

@@ -1,6 +1,5 @@
 """How MEIs, and the responses to them, change with the norm."""
 
-import textwrap
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -8,21 +7,18 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from mei_lightning.analysis.decomposition import decompose_channels
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
-from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, draw_traces, maps_and_limit, shade, window_of, write
 from mei_lightning.plots.frames import dataset_stimulus_format
+from mei_lightning.plots.rows import StimulusAxes, beside, draw_row, label_time, map_size, name_columns, stimulus_axes
 from mei_lightning.plots.style import (
     NO_TYPE,
     STYLE,
     WIDTH,
     NotebookFigure,
-    channel_colors,
     drawing,
     neuron_types,
     readable,
@@ -127,8 +123,7 @@ def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neu
     if neurons == 0:
         raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
     facts = dataset_stimulus_format(meis)
-    tile = max(1.0, 0.6 * len(facts.channel_names))
-    map_height = min(tile / len(facts.channel_names) * facts.height / facts.width, 1.2)
+    tile, map_height = map_size(facts)
     row_height = map_height + (0.3 if facts.is_still else 0.85)
     width, height = _BESIDE + norms * tile + (norms - 1) * _BETWEEN + 0.15, 0.75 + neurons * row_height
     with mpl.rc_context(STYLE):
@@ -145,78 +140,23 @@ def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neu
             hspace=0.14 / row_height,
         )
         for number in range(neurons):
-            axes = [_axes_in(figure, grid[number, column], map_height, facts.is_still) for column in range(norms)]
+            axes = [stimulus_axes(figure, grid[number, column], map_height, facts.is_still) for column in range(norms)]
             _draw_neuron(axes, shown.isel(neuron=number), facts)
             if number == 0:
-                _name_columns([ax for ax, _ in axes], shown["norm"].values, facts)
-            for _, trace_ax in axes if number == neurons - 1 else ():
-                if trace_ax is not None:
-                    trace_ax.tick_params(labelbottom=True)
-                    trace_ax.set_xlabel("time (s)", fontsize=6.5, labelpad=1)
+                name_columns([ax for ax, _ in axes], [f"norm {norm:.4g}" for norm in shown["norm"].values], facts)
+                if norms > 1:
+                    beside(axes[1][0], "cosine", -72 * _BETWEEN / 2, "center", height=1)
+            if number == neurons - 1:
+                label_time(axes)
     return figure
 
 
-def _axes_in(figure: Figure, cell: SubplotSpec, map_height: float, still: bool) -> tuple[Axes, Axes | None]:
-    """Axes for the maps of a stimulus and, unless it is a still image, below them for its course in time."""
-    if still:
-        return figure.add_subplot(cell), None
-    parts = cell.subgridspec(2, 1, height_ratios=[map_height, 0.45], hspace=0.12)
-    return figure.add_subplot(parts[0]), figure.add_subplot(parts[1])
-
-
-def _draw_neuron(axes: list[tuple[Axes, Axes | None]], row: xr.Dataset, facts: StimulusFormat) -> None:
+def _draw_neuron(axes: list[StimulusAxes], row: xr.Dataset, facts: StimulusFormat) -> None:
     """Draw the stimuli of a neuron, one for each norm, and the similarities between neighbours."""
     stimuli = row["stimulus"].transpose("norm", "channel", "time", "y", "x").values.astype(np.float64)
-    for (ax, trace_ax), stimulus, norm in zip(axes, stimuli, row["norm"].values, strict=True):
-        if not np.isfinite(stimulus).all():
-            ax.set_axis_off()
-            ax.text(0.5, 0.5, "not finite", ha="center", va="center", transform=ax.transAxes)
-            if trace_ax is not None:
-                trace_ax.set_axis_off()
-            continue
-        parts = list(zip(*decompose_channels(stimulus), strict=True))
-        maps, limit = maps_and_limit(stimulus, parts)
-        draw_tiles(ax, [maps], limit)
-        if trace_ax is not None:
-            draw_traces(trace_ax, [temporal / norm for temporal, _, _ in parts], facts)
-            shade(trace_ax, [window_of(row, facts)], facts.frame_rate)
-            trace_ax.tick_params(labelleft=False, labelbottom=False, length=2, labelsize=6)
-    _beside(axes[0][0], textwrap.fill(str(row["neuron"].item()), 14), -6, "right")
-    drawn = [trace_ax for _, trace_ax in axes if trace_ax is not None and trace_ax.lines]
-    largest = max((ax.get_ylim()[1] for ax in drawn), default=1.0)
-    for trace_ax in drawn:
-        trace_ax.set_ylim(-largest, largest)
+    draw_row(axes, stimuli, row["norm"].values, row, facts)
     for (ax, _), (one, other) in zip(axes[1:], pairwise(stimuli), strict=True):
-        _beside(ax, f"{similarity(one, other):.2f}".replace("-", "−"), -72 * _BETWEEN / 2, "center")
-
-
-def _beside(ax: Axes, text: str, points: float, align: str, height: float = 0.5) -> None:
-    ax.annotate(
-        text,
-        (0, height),
-        (points, 0),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha=align,
-        va="center",
-        fontsize=7,
-        annotation_clip=False,
-    )
-
-
-def _name_columns(axes: list[Axes], norms: np.ndarray, facts: StimulusFormat) -> None:
-    """Write the norms and the channels above the first row, and what the numbers between columns are."""
-    for ax, norm in zip(axes, norms, strict=True):
-        left, right = ax.get_xlim()
-        for number, (name, color) in enumerate(
-            zip(facts.channel_names, channel_colors(facts.channel_names), strict=True)
-        ):
-            middle = (number + 0.5) / len(facts.channel_names) * (right - left) + left
-            write(ax, name, middle, 0, dy=2, ha="center", va="bottom", color=color, size=6.5)
-        ax.set_title(f"norm {norm:.4g}", fontweight="bold", pad=14)
-    if len(axes) > 1:
-        _beside(axes[1], "cosine", -72 * _BETWEEN / 2, "center", height=1)
-    draw_scale_bar(axes[0], facts, label_size=6)
+        beside(ax, f"{similarity(one, other):.2f}".replace("-", "−"), -72 * _BETWEEN / 2, "center")
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:

@@ -6,8 +6,7 @@ import importlib.resources
 import json
 import shlex
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mei_lightning import __version__
 from mei_lightning.analysis.analyze import ANALYSIS, ANOTHER_DIRECTORY, HOW_TO_RENEW, current_analysis
 from mei_lightning.analysis.held_out import HELD_OUT_SCORE
 from mei_lightning.analysis.measures import columns_with_median, measures_table
+from mei_lightning.analysis.members import OF_NEURONS, members_of_neurons
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.paths import local_path
 from mei_lightning.plots.across import plot_cross_responses
@@ -34,20 +34,21 @@ from mei_lightning.plots.style import (
     RESPONSE_COLOR,
     channel_colors,
     displayed_unit,
-    figure_as_svg,
     figure_of,
     readable,
 )
+from mei_lightning.report.members import members_section
+from mei_lightning.report.parts import Picture, Table, in_four_digits, picture
 from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.results.configuration import as_text, read_configuration, to_read
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
+from mei_lightning.results.members import members_beside
 from mei_lightning.results.replacing import replace
 from mei_lightning.results.schema import report_variables
 from mei_lightning.wording import how_many
 
 REPORT = "report.html"
-_PIXELS_PER_INCH = 125  # of a figure on the page
 
 
 def write_report(
@@ -63,7 +64,8 @@ def write_report(
     session, type, score, status and any measure; each neuron opens with its movie, parts in space and time, response,
     starts and measures. It needs no server, no network and no other file. If there is an ``analysis.zarr`` (see
     ``analyze_meis``) beside the store, its measures and types are used, unless it is older than the MEIs, or of others:
-    then it is left out, with a warning.
+    then it is left out, with a warning. If the MEIs were found with ``per_member=True``, a section compares the
+    ensemble's with those of its members.
 
     Movies are of 8 bits a value. Where the stimuli of all neurons would make the page larger than about 100 MB,
     squares of pixels are averaged, and the page says so.
@@ -97,8 +99,9 @@ def write_report(
         if meis.sizes["neuron"] == 0:
             raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
         # All but the stimuli, once, so that a run that goes on cannot make parts of the page differ.
-        known = meis.assign(meis.drop_vars("stimulus").load())
-        parts = _parts(known, current_analysis(store, place), _without_analysis(store, place))
+        known = meis.assign(meis.drop_vars(["stimulus", "member_stimulus"], errors="ignore").load())
+        compared = meis if "member_stimulus" in meis else members_beside(store)
+        parts = _parts(known, current_analysis(store, place), _without_analysis(store, place), compared)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,21 +137,6 @@ def _directory(store: Path, directory: str | Path | None) -> Path:
     return store.parent if directory is None else local_path("directory", directory)
 
 
-@dataclass(frozen=True)
-class _Table:
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class _Picture:
-    svg: str
-    width: int
-    alt: str
-    caption: str
-
-
 def _package_file(name: str) -> str:
     return importlib.resources.files("mei_lightning.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -162,9 +150,13 @@ def _without_analysis(store: Path, place: Path) -> str:
     return f"There are no measures and types. Make them, and then the report again: {command}"
 
 
-def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str) -> dict[str, Any]:
+def _parts(
+    meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str, compared: xr.Dataset | None
+) -> dict[str, Any]:
     """All that the template shows."""
     meis, analysis = _with_known_stability(meis, analysis)
+    if compared is not None:
+        meis = meis.assign(members_of_neurons(compared))
     table = _neuron_table(meis, analysis)
     pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
     records = list(neuron_records(meis, analysis, pixels))
@@ -187,6 +179,7 @@ def _parts(meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str)
         "notes": _notes(meis, analysis, without_analysis, pixels),
         "configuration": json.dumps(to_read(configuration), indent=2, ensure_ascii=False),
         "tables": _tables(table),
+        "members": None if compared is None else members_section(meis, compared),
         "figures": _pictures(with_kernels, analysis),
         "data": _as_json(_page_data(meis, table, pixels)),
         "records": records,
@@ -204,7 +197,7 @@ def _with_known_stability(meis: xr.Dataset, analysis: xr.Dataset | None) -> tupl
 
 def _neuron_table(meis: xr.Dataset, analysis: xr.Dataset | None) -> pd.DataFrame:
     """What is shown of each neuron, as from ``measures_table``: what the run says of it, then its measures."""
-    names = [*(it.name for it in report_variables()), HELD_OUT_SCORE]
+    names = [*(it.name for it in report_variables()), HELD_OUT_SCORE, *OF_NEURONS]
     of_run = xr.Dataset({name: meis[name] for name in names if name in meis})
     of_run = of_run.assign_coords(session=meis["session"], index=meis["index"])
     table = measures_table(of_run)
@@ -262,7 +255,7 @@ def _notes(meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str,
     return notes
 
 
-def _tables(table: pd.DataFrame) -> list[_Table]:
+def _tables(table: pd.DataFrame) -> list[Table]:
     tables = []
     for key in ("type", "session"):
         if key in table and table[key].nunique() > 1:
@@ -272,7 +265,7 @@ def _tables(table: pd.DataFrame) -> list[_Table]:
                     str(len(group)),
                     f"{np.mean(group['status'] == 'converged'):.0%}",
                     *(
-                        _number(float(group[column].median()))
+                        in_four_digits(float(group[column].median()))
                         for column in ("score", "restart_similarity")
                         if column in group
                     ),
@@ -280,24 +273,20 @@ def _tables(table: pd.DataFrame) -> list[_Table]:
                 for name, group in table.groupby(key)
             ]
             medians = [f"median {readable(name)}" for name in ("score", "restart_similarity") if name in table]
-            tables.append(_Table(f"By {key}", (key, "neurons", "converged", *medians), rows))
+            tables.append(Table(f"By {key}", (key, "neurons", "converged", *medians), rows))
     rows = []
     for name in columns_with_median(table):
-        quartiles = [_number(float(table[name].quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        quartiles = [in_four_digits(float(table[name].quantile(share))) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
         rows.append((readable(name), _unit(table, name), str(table[name].count()), *quartiles))
     columns = ("measure", "unit", "neurons", "lowest", "first quartile", "median", "third quartile", "highest")
-    return [*tables, _Table("Measures", columns, rows)]
+    return [*tables, Table("Measures", columns, rows)]
 
 
 def _unit(table: pd.DataFrame, name: str) -> str:
     return displayed_unit(table.attrs["units"][name])
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if np.isfinite(value) else "–"
-
-
-def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
+def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[Picture]:
     """The figures for which there is something to draw."""
     drawn: list[tuple[Callable[[], Figure], str, str]] = []
     by_type = ", by type" if "type" in meis.coords else ""
@@ -346,12 +335,7 @@ def _pictures(meis: xr.Dataset, analysis: xr.Dataset | None) -> list[_Picture]:
                 "optimised to the end.",
             )
         )
-    return [_picture(draw(), alt, caption) for draw, alt, caption in drawn]
-
-
-def _picture(figure: Figure, alt: str, caption: str) -> _Picture:
-    width = round(figure.get_size_inches()[0] * _PIXELS_PER_INCH)
-    return _Picture(base64.b64encode(figure_as_svg(figure)).decode(), width, alt, caption)
+    return [picture(draw(), alt, caption) for draw, alt, caption in drawn]
 
 
 def _page_data(meis: xr.Dataset, table: pd.DataFrame, pixels: int) -> dict[str, Any]:

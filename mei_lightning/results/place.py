@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from mei_lightning.paths import local_path
@@ -13,15 +14,30 @@ STORE = "meis.zarr"
 """The store in a directory of results."""
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The stores of a call that has several.
+
+    Args:
+        directories: that have one each.
+        told: which they are, after the number of neurons, e.g. "at 2 norms".
+        opened: how to open what there is; ``{place}`` stands for the directory of all.
+    """
+
+    directories: Sequence[str]
+    told: str
+    opened: str
+
+
 @contextmanager
-def place_of_results(directory: str | Path | None, parts: Sequence[str] = (".",)) -> Iterator[Path]:
+def place_of_results(directory: str | Path | None, parts: Parts | None = None) -> Iterator[Path]:
     """The directory of a call's results; without one of the user's, a directory that is gone after the call.
 
     If the call ends before its work does, the results stay, and the exception says where.
 
     Args:
         directory: the user's, or None.
-        parts: the directories in it that have a store each.
+        parts: the stores, if there are several, each in a directory in it.
 
     Raises:
         KeyboardInterrupt: in place of the one that has ended the work, with what there is in words.
@@ -46,23 +62,24 @@ def place_of_results(directory: str | Path | None, parts: Sequence[str] = (".",)
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _stores(place: Path, parts: Sequence[str]) -> list[MEIStore]:
+def _stores(place: Path, parts: Parts | None) -> list[MEIStore]:
     """Those that have been begun."""
-    return [MEIStore(place / part / STORE) for part in parts if (place / part / STORE).exists()]
+    stores = [place / part / STORE for part in (["."] if parts is None else parts.directories)]
+    return [MEIStore(store) for store in stores if store.exists()]
 
 
-def _what_there_is(place: Path, parts: Sequence[str], begun: Sequence[MEIStore]) -> str:
+def _what_there_is(place: Path, parts: Parts | None, begun: Sequence[MEIStore]) -> str:
     for store in begun:
         # Processes that were interrupted may have left that to others.
         store.collect()
     done, neurons = sum(len(store.finished()) for store in begun), len(begun[0].configuration["neurons"])
     goes_on = f"The same call with directory={str(place)!r} goes on from there"
-    if begun[0].path.parent == place:
+    if parts is None:
         return (
             f"{done} of {neurons} neurons are done. {goes_on}; xarray.open_zarr({str(begun[0].path)!r}, chunks=None) "
             "has what there is."
         )
     return (
-        f"{done} of {neurons * len(parts)} MEIs are done, of {neurons} neurons at {len(parts)} norms. {goes_on}; "
-        f"open_norms({str(place)!r}) has what there is."
+        f"{done} of {neurons * len(parts.directories)} MEIs are done, of {neurons} neurons {parts.told}. {goes_on}; "
+        f"{parts.opened.format(place=repr(str(place)))} has what there is."
     )

@@ -1,7 +1,9 @@
 """What was written beside its place takes the place, also where readers are in the way for a moment."""
 
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,27 @@ def rename(source: Path, target: Path) -> None:
         OSError: if something has the name, or it is impossible.
     """
     _insist(os.rename, source, target)
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Give a file or a directory a name, where something of its kind may have been before, which is gone then.
+
+    Args:
+        new: the file or directory.
+        target: its name, on the same file system.
+
+    Raises:
+        OSError: as for ``replace`` and ``rename``.
+    """
+    if not target.is_dir():
+        replace(new, target)
+        return
+    # A directory cannot take another's place.
+    old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
+    rename(target, old)
+    rename(new, target)
+    # Windows does not remove what a reader has open.
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _insist(move: Callable[[Path, Path], None], source: Path, target: Path) -> None:

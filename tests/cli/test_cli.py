@@ -10,7 +10,17 @@ import xarray as xr
 import yaml
 from torch import nn
 
-from mei_lightning import NeuronSelection, RowConvergence, find_meis, load_model, open_norms
+from mei_lightning import (
+    Ensemble,
+    NeuronSelection,
+    RetinaModel,
+    RowConvergence,
+    StimulusFormat,
+    find_meis,
+    load_model,
+    open_members,
+    open_norms,
+)
 from mei_lightning.cli.main import main
 from mei_lightning.optimization.stimulus_module import StimulusModule
 
@@ -155,6 +165,53 @@ def test_several_norms_have_a_store_each(sizes):
     expected = find_meis("simulated", [("session_1", 0)], norm=[2, 4], **options)
     xr.testing.assert_allclose(open_norms("here"), expected, atol=1e-5)
     assert open_norms("here").attrs == expected.attrs
+
+
+class PairOfModels(Ensemble):
+    """Two linear models of still images, each of which sees another pixel."""
+
+    def __init__(self) -> None:
+        pixels = StimulusFormat(("grey",), height=1, width=2)
+        networks = [nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False)) for _ in range(2)]
+        for pixel, network in enumerate(networks):
+            network[1].weight.data = torch.eye(2)[pixel : pixel + 1]
+        super().__init__([RetinaModel(network, pixels) for network in networks])
+
+
+PAIR = [
+    "fit",
+    f"--model.retina={__name__}.PairOfModels",
+    "--model.neurons=[0]",
+    "--model.norm=1",
+    "--per_member=true",
+    "--trainer.logger=false",
+]
+
+
+@pytest.mark.slow
+def test_members_have_a_store_each_and_are_compared(capsys):
+    main([*PAIR, "--results.directory=here"])
+    expected = find_meis(PairOfModels(), [0], norm=1, per_member=True, progress_bar=False)
+    xr.testing.assert_allclose(open_members("here"), expected, atol=1e-5)
+    assert {path.name for path in Path("here").iterdir()} == {"meis.zarr", "member_0", "member_1", "members.zarr"}
+    told = capsys.readouterr().out
+    assert re.search(r"similarity +on_it +on_ensemble +on_others\n", told)
+    assert re.search(r"member 0 +1 +0.707 +0.707 +0.707 +0.0\n", told)
+    assert "Comparison of members (dataset): here/members.zarr" in told
+
+
+def test_members_that_cannot_be_compared_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match="per_member=True needs a directory"):
+        main(PAIR)
+    where = "--results.directory=here"
+    with pytest.raises(ValueError, match="members are compared at one norm"):
+        main([*PAIR, where, "--model.norm=[1,2]"])
+    with pytest.raises(ValueError, match="model 'simulated' has no members to compare"):
+        main([*ONE_NEURON, where, "--per_member=true"])
+    with pytest.raises(ValueError, match=r"members 1\)' has no members to compare"):
+        main([*PAIR, where, "--model.members=[1]"])
+    assert not Path("here").exists()
 
 
 def test_several_norms_without_a_directory_are_refused(monkeypatch):
