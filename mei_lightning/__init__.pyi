@@ -99,6 +99,7 @@ from .perturbations import RandomMember as RandomMember
 from .perturbations import Robustness as Robustness
 from .plots.across import plot_chromatic_landscape as plot_chromatic_landscape
 from .plots.across import plot_cross_responses as plot_cross_responses
+from .plots.curvature import plot_mei_curvature as plot_mei_curvature
 from .plots.gallery import plot_gallery as plot_gallery
 from .plots.measures import plot_chromatic_contrast as plot_chromatic_contrast
 from .plots.measures import plot_measure as plot_measure
