@@ -35,4 +35,4 @@ def radau(nodes: int) -> tuple[list[float], list[float]]:
     # Those from -1 to 1, of which the first is -1, turned round.
     roots = np.sort((lower + upper).roots().real)
     weights = np.append(2.0, (1 - roots[1:]) / lower(roots[1:]) ** 2) / nodes**2
-    return ((1 - roots[::-1]) / 2).tolist(), (weights[::-1] / 2).tolist()
+    return [*((1 - roots[:0:-1]) / 2).tolist(), 1.0], (weights[::-1] / 2).tolist()

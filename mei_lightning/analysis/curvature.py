@@ -275,7 +275,7 @@ def _all_of_rows(objective: NeuronObjective, stimuli: Tensor, limits: _Limits, d
         "weight": pairs.weights,
         "turned_response": turned,
         "least_determined": vectors[:, 0] * sphere.norm,
-        "most_determined": vectors[torch.arange(len(flat)), last] * sphere.norm,
+        "most_determined": vectors[torch.arange(len(flat), device=flat.device), last] * sphere.norm,
         "contribution_in_space": contribution.sum(dim=2),
         "contribution_in_time": contribution.sum(dim=(3, 4)),
     }
