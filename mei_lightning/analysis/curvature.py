@@ -313,7 +313,7 @@ def _labelled(values: dict[str, np.ndarray], meis: xr.Dataset, retina: RetinaMod
         )
         for name, (long_name, units) in _WORDS.items()
     }
-    labels = {name: meis[name] for name in ("neuron", *_STIMULUS, "session", "index")}
+    labels: dict[str, Any] = {name: meis[name] for name in ("neuron", *_STIMULUS, "session", "index")}
     labels |= {"angle": ("angle", [-ANGLE, ANGLE], {"units": "degrees"})}
     if (types := types_of(meis, retina)) is not None:
         labels["type"] = ("neuron", types)
