@@ -71,15 +71,16 @@ def mei_curvature(
 
     For a linear neuron the curvature is 1 in all directions. For any other one it differs from
     ``linear_curvature = g.x / f`` only in those directions in which the response bends. The directions of least and
-    largest curvature are found from a few products of H with vectors (see ``extreme_eigenpairs`` for the method), each
-    of them a difference of the gradients at 1 degree to both sides of the MEI: that needs no second derivatives, which
-    parts of a model may not have, and sees the bends of rectifiers, whose second derivatives are 0. The outermost are
-    the surest: in between, there are more than are found.
+    largest curvature are found from a few products of H with vectors by Lanczos' method (Parlett 1998, "The Symmetric
+    Eigenvalue Problem"). Each product is a difference of the gradients at 1 degree to both sides of the MEI: that needs
+    no second derivatives, which parts of a model may not have, and sees the bends of rectifiers, whose second
+    derivatives are 0. The outermost directions are the surest: in between, there are more than are found.
 
     The parabola holds for small angles. So the stimuli that are turned by 30 degrees in the found directions, to both
     sides, are shown to the model as well, and ``free_directions`` counts those directions in which both responses are
     at least 95 % of that to the MEI. They are at right angles to each other. There may be more: if all found directions
-    are free, look for more of them. Where entries are not held at a limit, a turned stimulus may go beyond it.
+    are free, look for more of them. Where entries are not held at a limit, a turned stimulus may go beyond it; and other
+    constraints than norm, ranges and mask, as well as parameterisations, do not hold it back.
 
     Args:
         model: the model, or its name.
@@ -96,7 +97,7 @@ def mei_curvature(
 
         - ``free_directions``: the number of found directions that are free, NaN where so few entries are free that
           they cannot turn the stimulus by 30 degrees; and ``free_share``, an estimate of the share of all directions
-          that are free by their curvature.
+          that are free by their curvature (stochastic Lanczos quadrature; Ubaru, Chen and Saad 2017).
         - ``linear_curvature``, ``lowest_curvature``, ``highest_curvature``.
         - ``curvature`` and ``curvature_error`` ``[neuron, turn]``, rising, of the found directions; there is a
           direction whose curvature is as close as the error. Below 0 the MEI is no maximum.
@@ -104,8 +105,9 @@ def mei_curvature(
         - ``least_determined``, ``most_determined`` ``[neuron, channel, time, y, x]``: the directions of the lowest and
           the highest curvature as stimuli of the MEI's norm, ``r u``.
         - ``contribution_in_space`` ``[neuron, channel, y, x]`` and ``contribution_in_time`` ``[neuron, channel,
-          time]``: which pixels and times the response rests on, in the model's units. Each sums to the response above
-          that to grey; see ``integrated_gradients``.
+          time]``: which pixels and times the response rests on, in the model's units: each entry times the mean of its
+          gradient on the way from grey to the MEI (integrated gradients; Sundararajan, Taly and Yan 2017), over time
+          and over space. Each sums to the response above that to grey, up to the error of a mean of 4 gradients.
 
         Coordinates ``session``, ``index``, and ``type`` if the model's neuron table has types.
 
