@@ -60,7 +60,7 @@ def analyze_meis(
         directory: where to keep them; by default the store's directory.
         overwrite: replace an earlier analysis.
         curvature: whether to measure how far each MEI is determined as well, see ``mei_curvature``. That needs the
-            model, and takes as long as about 25 steps of the search for each neuron, more than all else.
+            model, and takes as long as 20 to 25 steps of the search for each neuron, more than all else.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.

@@ -50,7 +50,7 @@ def mei_curvature(
     model: nn.Module | str,
     meis: xr.Dataset,
     *,
-    directions: int = 7,
+    directions: int = 6,
     mask: Mask | None = None,
     reducer: Reducer | None = None,
     accelerator: str = "auto",
@@ -79,14 +79,14 @@ def mei_curvature(
     The parabola holds for small angles. So the stimuli that are turned by 30 degrees in the found directions, to both
     sides, are shown to the model as well, and ``free_directions`` counts those directions in which both responses are
     at least 95 % of that to the MEI. They are at right angles to each other. There may be more: if all found directions
-    are free, look for more of them. Where entries are not held at a limit, a turned stimulus may go beyond it; and other
-    constraints than norm, ranges and mask, as well as parameterisations, do not hold it back.
+    are free, look for more of them. Where entries are not held at a limit, a turned stimulus may go beyond it. Other
+    constraints than norm, ranges and mask do not hold it back, nor do parameterisations.
 
     Args:
         model: the model, or its name.
         meis: MEIs as from ``find_meis``.
-        directions: how many to find. All in all a neuron takes as long as about ``4 + 2.7 directions`` steps of
-            ``find_meis``: 4 gradients, and 2 gradients and 2 responses for each direction.
+        directions: how many to find. A neuron takes 4 gradients, and 2 gradients and 2 responses for each direction,
+            by default as long as 20 to 25 steps of ``find_meis``.
         mask: that of the run, if it had one.
         reducer: how the response over time becomes a number; by default as in the run.
         accelerator: as for Lightning's ``Trainer``.
