@@ -10,6 +10,7 @@ from .analysis.cross_responses import relative_responses as relative_responses
 from .analysis.cross_responses import selectivity_index as selectivity_index
 from .analysis.cross_responses import type_responses as type_responses
 from .analysis.cross_responses import type_selectivity_index as type_selectivity_index
+from .analysis.curvature import mei_curvature as mei_curvature
 from .analysis.held_out import score_held_out as score_held_out
 from .analysis.measures import measure_meis as measure_meis
 from .analysis.measures import measures_table as measures_table
@@ -98,6 +99,7 @@ from .perturbations import RandomMember as RandomMember
 from .perturbations import Robustness as Robustness
 from .plots.across import plot_chromatic_landscape as plot_chromatic_landscape
 from .plots.across import plot_cross_responses as plot_cross_responses
+from .plots.curvature import plot_mei_curvature as plot_mei_curvature
 from .plots.gallery import plot_gallery as plot_gallery
 from .plots.measures import plot_chromatic_contrast as plot_chromatic_contrast
 from .plots.measures import plot_measure as plot_measure

@@ -254,6 +254,7 @@ def _predictions(runs: Runs) -> Cases:
     return {
         "cross_responses": partial(ml.cross_responses, runs.twin, meis, **options),
         "compare_with_standard_stimuli": partial(ml.compare_with_standard_stimuli, runs.twin, meis, **options),
+        "mei_curvature": partial(ml.mei_curvature, runs.twin, meis, directions=2, **options),
         "chromatic_landscape": partial(
             ml.chromatic_landscape, runs.twin, meis, NEURONS[0], contrasts=(-1.0, 0.0, 1.0), **options
         ),

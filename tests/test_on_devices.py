@@ -407,6 +407,12 @@ def cross_responses(accelerator, directory):
 
 
 @run
+def curvature(accelerator, directory):
+    meis = meis_of_video_model()
+    return _values(ml.mei_curvature(video_model(), meis, directions=3, accelerator=accelerator, progress_bar=False))
+
+
+@run
 def cross_responses_under_a_default_device(accelerator, directory):
     torch.set_default_device(accelerator)
     try:
@@ -465,7 +471,7 @@ def as_in_openretina_with_early_stopping(accelerator, directory):
     )
 
 
-LESS_EXACT = {"prepared in bfloat16": 1e-2, "ImplicitNetwork": 1e-3}
+LESS_EXACT = {"prepared in bfloat16": 1e-2, "ImplicitNetwork": 1e-3, "curvature": 1e-3}
 """Where rounding grows: the largest relative difference, 1e-5 everywhere else."""
 
 COMPUTED_ON_THE_HOST = ("receptive fields",)

@@ -16,11 +16,12 @@ from mei_lightning.analysis.cross_responses import (
     type_responses,
     type_selectivity_index,
 )
+from mei_lightning.analysis.curvature import mei_curvature
 from mei_lightning.analysis.freshness import DIGEST, is_current, meis_digest
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
 from mei_lightning.devices import in_usual_modes
-from mei_lightning.exceptions import AlreadyThereError
+from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.models.base import RetinaModel, weights_digest
 from mei_lightning.models.loading import load_model
 from mei_lightning.objectives import MeanReducer, Reducer
@@ -42,6 +43,7 @@ def analyze_meis(
     *,
     directory: str | Path | None = None,
     overwrite: bool = False,
+    curvature: bool = False,
     allow_unpickling: bool = False,
     accelerator: str = "auto",
     progress_bar: bool = True,
@@ -57,6 +59,8 @@ def analyze_meis(
             ``measure_meis`` for what it is needed for.
         directory: where to keep them; by default the store's directory.
         overwrite: replace an earlier analysis.
+        curvature: whether to measure how far each MEI is determined as well, see ``mei_curvature``. That needs the
+            model, and takes as long as 20 to 25 steps of the search for each neuron, more than all else.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         accelerator: as for Lightning's ``Trainer``.
         progress_bar: whether to show one.
@@ -66,13 +70,15 @@ def analyze_meis(
         ``cluster_meis``. With a model also ``cross_response`` and ``selectivity_index``, ``type_response`` and
         ``type_selectivity_index`` where the model has types, and the best standard stimuli with ``excitation_ratio``,
         see ``cross_responses`` and ``compare_with_standard_stimuli``. They take responses over time as the run did;
-        where it made scores in a way of its own, by their mean, without standard stimuli, and with a warning.
+        where it made scores in a way of its own, by their mean, without standard stimuli and curvature, and with a
+        warning.
 
     Raises:
         FileNotFoundError: if there is nothing at ``store``.
         FileExistsError: if there is an analysis already, and ``overwrite`` is False.
         PermissionError: if the directory cannot be written to; nothing has been computed by then.
-        ValueError: if ``store`` does not hold MEIs, or the model has no such sessions or another stimulus.
+        ValueError: if ``store`` does not hold MEIs, the model has no such sessions or another stimulus, or there is
+            no model, or the run had a mask, and ``curvature`` is True.
         IndexError: if the model has no such neurons.
 
     Example:
@@ -94,6 +100,8 @@ def analyze_meis(
         if target.exists() and not overwrite:
             raise AlreadyThereError(f"{target} exists already. Say overwrite=True to replace it, or move it.")
     check_writable(place, ANOTHER_DIRECTORY)
+    if curvature and model is None:
+        raise InvalidValueError("curvature=True, but there is no model to measure it with: give the model.")
     with open_meis(store) as meis:
         # Before anything is measured: what a run writes from here on makes the analysis an older one.
         digest = meis_digest(meis)
@@ -106,7 +114,7 @@ def analyze_meis(
             )
         parts = [measure_meis(meis, retina, accelerator=accelerator, progress_bar=progress_bar)]
         if retina is not None and len(neurons_with_mei(meis)) > 0:
-            parts += _across_neurons(meis, retina, accelerator, progress_bar)
+            parts += _by_responses(meis, retina, curvature, accelerator, progress_bar)
         if len(neurons_with_mei(meis)) > 1:
             parts.append(cluster_meis(parts[0]))
     analysis = xr.merge(parts, combine_attrs="override", compat="no_conflicts")
@@ -144,8 +152,10 @@ def current_analysis(store: str | Path, directory: str | Path | None = None) -> 
     return None
 
 
-def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, progress_bar: bool) -> list[xr.Dataset]:
-    """How the neurons respond to each other's MEIs, and to standard stimuli."""
+def _by_responses(
+    meis: xr.Dataset, retina: RetinaModel, curvature: bool, accelerator: str, progress_bar: bool
+) -> list[xr.Dataset]:
+    """How the neurons respond to each other's MEIs, and to standard stimuli, and around their own if asked for."""
     reducer: Reducer
     known = True
     try:
@@ -155,7 +165,8 @@ def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, pro
         known = False
         warnings.warn(
             f"The run's score, {meis.attrs['score']}, is not the response itself: responses across neurons are means "
-            "over time, and MEIs are not compared with standard stimuli.",
+            "over time, and MEIs are not compared with standard stimuli"
+            f"{', nor is their curvature measured' if curvature else ''}.",
             stacklevel=3,
         )
     responses = cross_responses(retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar)
@@ -168,4 +179,8 @@ def _across_neurons(meis: xr.Dataset, retina: RetinaModel, accelerator: str, pro
                 retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar
             )
         )
+        if curvature:
+            found.append(
+                mei_curvature(retina, meis, reducer=reducer, accelerator=accelerator, progress_bar=progress_bar)
+            )
     return found

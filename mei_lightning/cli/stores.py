@@ -22,6 +22,7 @@ def analyze(
     model: RetinaModel | str | None = None,
     directory: str | None = None,
     overwrite: bool = False,
+    curvature: bool = False,
     allow_unpickling: bool = False,
     accelerator: str = "auto",
 ) -> None:
@@ -33,6 +34,7 @@ def analyze(
             there are no types.
         directory: where to keep them; by default that of the store.
         overwrite: replace an earlier analysis.
+        curvature: measure how far each MEI is determined as well; with a model, and much slower than all else.
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
         accelerator: as for Lightning's trainer.
     """
@@ -41,6 +43,7 @@ def analyze(
         model,
         directory=directory,
         overwrite=overwrite,
+        curvature=curvature,
         allow_unpickling=allow_unpickling,
         accelerator=accelerator,
     )

@@ -81,6 +81,22 @@ def test_groups_and_neurons_without_an_mei(tmp_path):
 
 
 @pytest.mark.slow
+def test_curvature_is_measured_where_it_is_asked_for(tmp_path):
+    meis = find(video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=4, restarts=1)
+    store = ml.save_dataset(meis, tmp_path / "meis.zarr")
+    assert "curvature" not in ml.analyze_meis(store, video_model(), **QUIET)
+    with pytest.raises(ValueError, match="curvature=True, but there is no model"):
+        ml.analyze_meis(store, curvature=True, overwrite=True, **QUIET)
+    ml.analyze_meis(store, video_model(), curvature=True, overwrite=True, **QUIET)
+    analysis = xr.open_zarr(tmp_path / "analysis.zarr", chunks=None).load()
+    alone = ml.mei_curvature(video_model(), meis, **QUIET)
+    assert set(alone) <= set(analysis)
+    np.testing.assert_allclose(analysis.curvature, alone.curvature, rtol=1e-4, atol=1e-4)
+    columns = {"free_directions", "free_share", "linear_curvature", "lowest_curvature", "highest_curvature"}
+    assert columns <= set(ml.measures_table(analysis).columns)
+
+
+@pytest.mark.slow
 def test_a_reducer_of_the_users_own_is_replaced_by_the_mean_with_a_warning(tmp_path):
     meis = find(
         video_model(), [("monday", 0), ("tuesday", 1)], time_steps=6, max_steps=2, restarts=1, reducer=SumReducer()

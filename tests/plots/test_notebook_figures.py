@@ -10,6 +10,7 @@ from example_meis import meis as separable_meis
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from test_curvature_figure import curvature_of
 from test_figures import landscape, population, responses, starts
 from test_plots_of_norms import by_norm
 
@@ -18,6 +19,9 @@ import mei_lightning as ml
 SHOWN = {
     "plot_meis": lambda: ml.plot_meis(separable_meis()),
     "plot_mei": lambda: ml.plot_mei(separable_meis(), str(separable_meis()["neuron"].values[0])),
+    "plot_mei_curvature": lambda: ml.plot_mei_curvature(
+        separable_meis(), curvature_of(separable_meis()), str(separable_meis()["neuron"].values[0])
+    ),
     "plot_gallery": lambda: ml.plot_gallery(separable_meis()),
     "plot_measures": lambda: ml.plot_measures(population(), ["centre_size"]),
     "plot_measure": lambda: ml.plot_measure(population(), "centre_size"),
