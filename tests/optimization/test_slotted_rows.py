@@ -167,11 +167,11 @@ def test_what_moved_copies_have_become_is_taken_by_the_best_start_if_it_is_bette
         rows = rows_of(slots=3, moved=moved)
         count = len(rows)
         # Values that are equal, or differ by much more than rounding; no two of starts are equal.
-        rows.best_value[:] = torch.tensor(generator.choice([-math.inf, -2.0, 1.0, 1.5, 3.0], count), dtype=torch.float32)
-        rows.best_value.view(3, -1)[:, 0] = torch.tensor(generator.choice([0.5, 2.0], 3), dtype=torch.float32)
+        rows.best_value[:] = torch.from_numpy(generator.choice([-math.inf, -2.0, 1.0, 1.5, 3.0], count))
+        rows.best_value.view(3, -1)[:, 0] = torch.from_numpy(generator.choice([0.5, 2.0], 3))
         rows.best_score[:] = rows.best_value + 7
         status = generator.choice([Status.EMPTY, Status.ACTIVE, *DONE], count, p=[0.2, 0.02, *[0.13] * 6])
-        rows.status[:] = torch.tensor(status, dtype=torch.int8)
+        rows.status[:] = torch.from_numpy(status)
         rows.status.view(3, -1)[:, :STARTS] = int(Status.CONVERGED)
         rows.neuron_in_slot[generator.integers(3)] = generator.choice([-1, 0])
         slots = [

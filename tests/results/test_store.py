@@ -389,7 +389,10 @@ def test_only_stores_are_opened(tmp_path, description):
     (tmp_path / "folder").mkdir()
     description.to_zarr(tmp_path / "other.zarr", zarr_format=2)
     description.to_zarr(tmp_path / "other3.zarr", zarr_format=3)
-    for name in ("file", "folder", "other.zarr", "other3.zarr"):
+    # It has the attributes of a store, but no records.
+    with read(MEIStore.create(tmp_path / "store.zarr", description, {}).path) as dataset:
+        dataset.to_zarr(tmp_path / "copy.zarr", zarr_format=2)
+    for name in ("file", "folder", "other.zarr", "other3.zarr", "copy.zarr"):
         with pytest.raises(ValueError, match=f"{name} is not a store of MEIs"):
             MEIStore(tmp_path / name)
 
@@ -898,8 +901,9 @@ def test_corrupt_record_counts_as_not_written_and_is_named(store, description, s
     lines[spoilt] = spoil(lines[spoilt])
     journal_of(store).write_text("\n".join(lines))
     again = MEIStore(store.path)
-    with pytest.warns(UserWarning, match=journal_of(store).name):
+    with pytest.warns(UserWarning, match=journal_of(store).name) as caught:
         assert again.finished() == {0, 2}
+    assert {warning.filename for warning in caught} == {__file__}, "the line that asks is not the one that is shown"
     again.collect()
     with read(store.path) as dataset:
         check_neuron(dataset, 0, result_of(0, description))
