@@ -4,6 +4,7 @@ import json
 import os
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,15 @@ def test_each_reader_gets_each_record_once_and_in_order(tmp_path):
     assert read(reader) == [{"number": 2}, {"number": 1}]
     assert [record["number"] for record in read(late)] == [3, 2, 1]
     assert [record["number"] for record in read(writer)] == [3, 2, 1]
+
+
+def test_files_without_news_are_not_opened(tmp_path, monkeypatch):
+    """A run of many processes leaves many, and on network file systems each takes time."""
+    writer, reader = Journal(tmp_path), Journal(tmp_path)
+    writer.append({"number": 0})
+    assert read(reader) == [{"number": 0}]
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("opened"))
+    assert read(reader) == []
 
 
 def test_each_process_has_a_file_of_its_own(tmp_path, monkeypatch):
