@@ -61,6 +61,7 @@ NOT_RUN = {
     "git switch": "would change the checkout that the tests run in",
     "source .venv": "changes the shell that it is typed into",
     "python -m pytest": "these tests run as tests",
+    "bash scripts/mutants.sh": "needs mutmut, and minutes",
 }
 """Why what stands in a block of the console is not run, by its first words."""
 LEFT = {

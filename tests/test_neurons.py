@@ -53,6 +53,12 @@ def test_a_label_names_its_neurons_whatever_characters_a_session_has(name):
     assert group_of_label(group_label(group), [name, "other"]) == group
 
 
+@pytest.mark.parametrize("label", ["monday", "monday/", "monday/x", "monday/3+", "/3"])
+def test_what_is_no_label_is_refused(label):
+    with pytest.raises(ValueError, match=r"is no label of neurons, such as session/index\."):
+        group_of_label(label, ["monday", "tuesday"])
+
+
 def test_an_empty_group_is_refused():
     with pytest.raises(ValueError, match=r"\[\] names no neuron"):
         group_of([])

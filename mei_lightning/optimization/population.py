@@ -17,7 +17,7 @@ from mei_lightning.optimization.logs import values_of_scores, values_of_stimuli
 from mei_lightning.optimization.metrics import mean_of_known
 from mei_lightning.optimization.optimizers import RowOptimizer
 from mei_lightning.optimization.row_state import Status
-from mei_lightning.optimization.slot_module import SlotModule
+from mei_lightning.optimization.search_module import SearchModule
 from mei_lightning.optimization.strategies import SHARDED, ShardedStrategy, deal
 from mei_lightning.optimization.trainer_options import is_monitored
 from mei_lightning.problem import MEIProblem
@@ -29,12 +29,11 @@ time that it is compared with the others of its neuron to the next."""
 _STEPS_BETWEEN_LOGS = 8
 
 
-class PopulationModule(SlotModule):
+class PopulationModule(SearchModule):
     """Streams neurons through the rows that a device has room for.
 
-    A device has slots for neurons. Each has a row for every start of the search, and for every copy of the best
-    stimulus that is moved in time. The search says which rows end before they have converged; rows that are done leave
-    the computation. Once all of a neuron is done, its result is complete, and the next neuron takes the slot. Neurons
+    A device has slots for neurons. Each has a row for every start of the search, and more for what is made of the best
+    stimuli. The search says which rows end before they have converged; rows that are done leave the computation. Once all of a neuron is done, its result is complete, and the next neuron takes the slot. Neurons
     are dealt to the devices as slots become free, so that no device waits for another one's stragglers until the last
     neurons.
 

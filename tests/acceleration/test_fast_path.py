@@ -196,6 +196,19 @@ def test_own_sequential_networks_are_rewritten():
             frozen_core(nn.Sequential(*core, odd.double()), (1, 5, 11, 9))
     with pytest.raises(NotUnderstood, match="BatchNorm3d"):
         frozen_core(core.train(), (1, 5, 11, 9))
+    with pytest.raises(NotUnderstood, match="of 1 of 2 channels"):
+        frozen_core(core.eval(), (2, 5, 11, 9))
+
+
+def test_a_hook_of_the_users_has_its_effect_on_a_prepared_model():
+    model = MAKE["digital twin"]()
+    model.network.core[0][0].register_forward_hook(lambda part, given, features: features.flip(2))
+    fast = prepare(model, shape_of(model, 2))
+    stimulus, neurons = random(*shape_of(model, 1), dtype=torch.float32), neurons_of(model)[:1]
+    expected = responses_and_gradient(model.read_out([0], neurons), stimulus)
+    check_equal(responses_and_gradient(fast.read_out([0], neurons), stimulus), expected, 2e-5)
+    unhooked = responses_and_gradient(MAKE["digital twin"]().read_out([0], neurons), stimulus)
+    assert not torch.allclose(expected[1], unhooked[1])
 
 
 @needs_openretina

@@ -130,6 +130,22 @@ def test_rows_of_which_few_and_many_entries_are_clipped_agree_with_bisection_and
     assert torch.equal(constraint(swapped)[:5], projected[:5])
 
 
+@pytest.mark.parametrize("norm_is", ["fixed", "maximal"])
+@pytest.mark.parametrize("norm", [0.1, 20.0, 25.0])
+def test_where_few_entries_are_clipped_only_these_are_looked_at_again(norm_is, norm, monkeypatch):
+    """Stimuli mostly are such, and passes over all of their entries would take much of the time of a step."""
+    stimulus = torch.randn(6, 2, 50, 9, 8, generator=torch.Generator().manual_seed(4))
+    constraint = NormAndRange(norm, PUBLISHED_RANGES, norm_is=norm_is)
+    expected = constraint(stimulus)
+    monkeypatch.setattr(
+        "mei_lightning.constraints.projection._scale_to_norm", lambda *_: pytest.fail("a pass over all entries")
+    )
+    assert torch.equal(constraint(stimulus), expected)
+    clipped = (expected == range_bounds(PUBLISHED_RANGES)[0][:, None, None, None]).float().mean()
+    assert clipped < 1 / 16
+    assert (norm < 1) == (clipped == 0)
+
+
 @given(problems(max_rows=1), st.integers(0, 2**32 - 1))
 @settings(max_examples=100)
 def test_maximal_norm_and_range_is_the_nearest_feasible_point(problem, seed):

@@ -82,6 +82,41 @@ def test_windows_removes_the_file_once_it_is_closed(tmp_path, monkeypatch):
     lock.release()
 
 
+def test_a_file_that_somebody_removes_at_the_same_moment_is_no_error(tmp_path, monkeypatch):
+    one, other = RunLock(tmp_path / "meis.zarr"), RunLock(tmp_path / "meis.zarr")
+    one.acquire()
+    unlink = Path.unlink
+
+    def remove_first(path, missing_ok=False):
+        unlink(path)
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", remove_first)
+        one.release()
+    assert not list(tmp_path.iterdir())
+    other.acquire()
+    other.release()
+
+
+def test_a_lock_that_fails_is_an_error_and_leaves_no_file_open(tmp_path, monkeypatch):
+    tried = []
+
+    def fail(descriptor, blocking):
+        tried.append(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    lock = RunLock(tmp_path / "meis.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(mei_lightning.results.lock, "lock_descriptor", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            lock.acquire()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(tried[0])
+    lock.acquire()
+    lock.release()
+
+
 def contend(store, holders, wins):
     """Take the lock many times, and note if anyone else has it meanwhile."""
     lock = RunLock(store)

@@ -322,6 +322,13 @@ def test_writer_refuses_results_of_another_run_before_any_step(model, tmp_path, 
     xr.testing.assert_identical(read(tmp_path), before)
 
 
+def test_before_a_run_has_begun_its_writer_has_no_dataset(tmp_path):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(FileNotFoundError, match=r"There are no MEIs yet at .*meis\.zarr"):
+        ml.ResultsWriter(str(tmp_path)).dataset(trainer)
+    assert not list(tmp_path.iterdir())
+
+
 def test_of_another_optimizer_the_name_is_told_and_how_to_start_anew(model, tmp_path):
     fit(module_of(model, max_steps=2), NO_LIMIT, directory=tmp_path)
     other = module_of(model, max_steps=2, optimizer=torch.optim.Adam)

@@ -393,7 +393,10 @@ def test_only_stores_are_opened(tmp_path, description):
     (tmp_path / "folder").mkdir()
     description.to_zarr(tmp_path / "other.zarr", zarr_format=2)
     description.to_zarr(tmp_path / "other3.zarr", zarr_format=3)
-    for name in ("file", "folder", "other.zarr", "other3.zarr"):
+    # It has the attributes of a store, but no records.
+    with read(MEIStore.create(tmp_path / "store.zarr", description, {}).path) as dataset:
+        dataset.to_zarr(tmp_path / "copy.zarr", zarr_format=2)
+    for name in ("file", "folder", "other.zarr", "other3.zarr", "copy.zarr"):
         with pytest.raises(ValueError, match=f"{name} is not a store of MEIs"):
             MEIStore(tmp_path / name)
 
@@ -914,6 +917,16 @@ def test_corrupt_record_counts_as_not_written_and_is_named(store, description, s
         check_neuron(dataset, 2, result_of(2, description))
     again.write(result_of(1, description, seed=1))
     assert again.finished() == {0, 1, 2}
+
+
+@pytest.mark.parametrize("ask", [MEIStore.finished, MEIStore.collect])
+def test_a_warning_of_a_record_is_shown_with_the_line_that_asks(store, description, ask):
+    store.write(result_of(0, description))
+    with journal_of(store).open("ab") as journal:
+        journal.write(b"spoilt\n")
+    with pytest.warns(UserWarning, match="cannot be read") as caught:
+        ask(MEIStore(store.path))
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 @pytest.mark.slow
