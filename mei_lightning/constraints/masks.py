@@ -54,7 +54,7 @@ def read_mask(mask: Mask) -> Tensor:
         mask = load_array(local_path("mask", mask))
     try:
         values = np.asarray(plain(mask))
-    except ValueError:
+    except (TypeError, ValueError):
         values = np.asarray(None)
     if values.dtype.kind not in "biuf" or values.ndim == 0:
         raise InvalidTypeError(

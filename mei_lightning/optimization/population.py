@@ -33,9 +33,9 @@ class PopulationModule(SearchModule):
     """Streams neurons through the rows that a device has room for.
 
     A device has slots for neurons. Each has a row for every start of the search, and more for what is made of the best
-    stimuli. The search says which rows end before they have converged; rows that are done leave the computation. Once all of a neuron is done, its result is complete, and the next neuron takes the slot. Neurons
-    are dealt to the devices as slots become free, so that no device waits for another one's stragglers until the last
-    neurons.
+    stimuli. The search says which rows end before they have converged; rows that are done leave the computation. Once
+    all of a neuron is done, its result is complete, and the next neuron takes the slot. Neurons are dealt to the
+    devices as slots become free, so that no device waits for another one's stragglers until the last neurons.
 
     Args:
         problem: what is to be found for which neurons.

@@ -100,7 +100,8 @@ class Search:
         frame_shifts: at last, with ``shifts``, it is moved by these numbers of frames, and optimised from there if it
             is nearly as good.
         averages: so many averages of two of the best stimuli of a neuron are optimised as well.
-        generations: so many times: first after the trial, or after the shifts, and then when all rows have ended.
+        generations: so many times: first after the trial, or after the shifts, and then when all rows have ended; at
+            last an ascent begins anew from the best.
 
     Example:
         >>> class BestAfterTwoSteps(ml.Search):
@@ -170,7 +171,8 @@ class MultiStart(Search):
             is nearly as good.
         averages: so many averages of two of the neuron's best stimuli (best and second, best and third, second and
             third, and so on) are optimised as well, unless the two are alike.
-        generations: how many times: first after the trial, or after the shifts, and then when all rows have ended.
+        generations: how many times: first after the trial, or after the shifts, and then when all rows have ended. At
+            last an ascent begins anew from the best.
 
     Raises:
         ValueError: if a number is too small, ``trial_steps`` is odd, more starts are kept than there are, or more
@@ -288,9 +290,9 @@ SEARCHES_WITHOUT_SHIFTS: dict[SearchName, MultiStart] = {
 """Where nothing can be begun from a stimulus, or optimizers follow other rules."""
 
 SEARCHES_OF_IMAGES: dict[SearchName, MultiStart] = {
-    "quick": MultiStart(starts=2, keep=1, trial_steps=20, max_steps=50, shifts=(), averages=1),
-    "normal": MultiStart(starts=4, keep=2, trial_steps=20, shifts=(), averages=3, generations=2),
-    "thorough": MultiStart(starts=16, keep=8, trial_steps=20, max_steps=300, shifts=(), averages=7, generations=4),
+    "quick": MultiStart(starts=2, keep=1, trial_steps=16, max_steps=50, shifts=()),
+    "normal": MultiStart(starts=4, keep=2, trial_steps=16, shifts=(), averages=2, generations=2),
+    "thorough": MultiStart(starts=16, keep=8, trial_steps=16, max_steps=300, shifts=(), averages=7, generations=4),
 }
 """For still images, which cannot be moved in time."""
 

@@ -38,7 +38,7 @@ class SearchModule(SlotModule):
 
     @property
     def _averages_are_done(self) -> Tensor:
-        return self.rows.generations >= (self.problem.search.generations if self._pairs else 0)
+        return self.rows.generations > (self.problem.search.generations if self._pairs else -1)
 
     def give_up_rows(self) -> None:
         """End rows that the search gives up."""
@@ -67,13 +67,19 @@ class SearchModule(SlotModule):
 
     @torch.no_grad()
     def begin_averages(self) -> None:
-        """Optimise averages of two of the best stimuli of each neuron, where these differ."""
+        """Optimise averages of two of each neuron's best stimuli, where these differ, and at last the best again."""
         begins = self._shifts_are_done
         if not self.problem.shifts:
             begins = begins | (self.problem.search.tried(self.rows.by_slot(self.steps)) & (self.rows.generations == 0))
         begins = begins & (self.neuron_in_slot >= 0) & ~self._averages_are_done
-        slots = begins.nonzero().flatten()
+        last = begins & (self.rows.generations == self.problem.search.generations)
         self.rows.generations += begins
+        self._begin_averages_in((begins & ~last).nonzero().flatten())
+        slots = last.nonzero().flatten()
+        best = self.rows.ranked_starts()[slots, 0]
+        self._begin_rows(slots * self.rows.size + self.rows.starts, self.best_stimulus[best], best)
+
+    def _begin_averages_in(self, slots: Tensor) -> None:
         ranked = self.rows.ranked_starts()[slots]
         begun = torch.zeros_like(slots, dtype=torch.bool)
         for number, (better, worse) in enumerate(self._pairs):
@@ -84,8 +90,8 @@ class SearchModule(SlotModule):
             rows = slots[differ] * self.rows.size + self.rows.starts + number
             self._begin_rows(rows, one[differ] + another[differ], near[differ])
             begun |= differ
-        # Where stimuli are alike they stay so.
-        self.rows.generations[slots[~begun]] = self.problem.search.generations
+        # Where stimuli are alike they stay so, and nothing is left to find.
+        self.rows.generations[slots[~begun]] = self.problem.search.generations + 1
 
     @torch.no_grad()
     def begin_frame_shifted(self) -> None:

@@ -126,7 +126,7 @@ class SlottedRows(RowState):
         done = self.at_rest & (self.status[moved] != Status.EMPTY).any(dim=1)
         moved, best = moved[done], self.best_rows()[done]
         # One that was given up ended for being no better than another row, or hardly.
-        values = self.best_value[moved].masked_fill(self.given_up[moved], -torch.inf)
+        values = self.values.flatten()[moved].masked_fill(self.given_up[moved], -torch.inf)
         values, winner = tie_broken(values).max(dim=1)
         winner = moved.gather(1, winner[:, None]).flatten()
         gain = values.isfinite() & (

@@ -287,6 +287,7 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     assert state.pop("neuron_in_slot").tolist() == [0, 1, 2]
     assert state.pop("shifted").tolist() == [False] * 3
     assert state.pop("frame_shifted").tolist() == [False] * 3
+    assert state.pop("generations").tolist() == [0] * 3
     assert set(state) == {
         "stimulus",
         "best_stimulus",

@@ -16,16 +16,22 @@ def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):
     """The documented rule, one row and one step at a time, in numpy."""
     rows = []
     for row in stimulus.double().numpy():
-        length, before = start, None
-        for _ in range(taken):
+        length, before, momentum = start, None, 0.0
+        for step in range(taken):
             gradient = gradient_of(row)
+            old, move = length, 0.0
             if before is not None:
                 move = row - before
                 curvature = (move * move).sum() / 2 * (gradient * row).sum() / (row * row).sum()
-                length *= 1.3 if (gradient * move).sum() > curvature else 0.5
-                length = min(max(length, smallest), max(4.0, start))
+                rises = (gradient * move).sum() > curvature
+                length *= (1.0 if rises else 0.9) if momentum else (1.3 if rises else 0.5)
+                length = max(min(length, max(4.0, start)), smallest / 4 if momentum else smallest)
+            kept, sizes = momentum * length / old, np.linalg.norm(row) * np.linalg.norm(gradient)
+            if step == 4 and (gradient * row).sum() < 0.8 * sizes:
+                length, momentum = start, 0.9
             before = row
-            row = project(row + length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient))
+            ahead = (1 - momentum) * length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient)
+            row = project(row + ahead + kept * move)
         rows.append(row)
     return np.stack(rows)
 

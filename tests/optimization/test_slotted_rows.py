@@ -74,7 +74,9 @@ def test_a_slot_is_at_rest_if_it_has_a_neuron_and_none_of_its_rows_is_active():
 def test_a_neuron_comes_into_a_slot_that_forgets_what_was_there():
     rows = rows_of()
     rows.shifted[:] = rows.frame_shifted[:] = True
+    rows.generations[:] = 3
     rows.occupy([2, 0], [40, 0])
+    assert rows.generations.tolist() == [0, 3, 0]
     assert rows.neuron_in_slot.tolist() == [0, 101, 40]
     assert rows.shifted.tolist() == rows.frame_shifted.tolist() == [False, True, False]
     started, moved = [Status.CONVERGED] * 2, [Status.EMPTY] * 2
@@ -146,7 +148,7 @@ def adopted(slots):
             continue
         starts = slot["rows"][:STARTS]
         best = starts[max(range(STARTS), key=lambda place: (starts[place]["value"], -place))]
-        values = [-math.inf if row["status"] in GIVEN_UP else row["value"] for row in copies]
+        values = [-math.inf if row["status"] in (*GIVEN_UP, Status.EMPTY) else row["value"] for row in copies]
         place = first_of_the_best(values, math.isfinite)
         if place is not None and copies[place]["value"] > best["value"]:
             won = copies[place]
