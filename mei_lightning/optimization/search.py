@@ -201,7 +201,8 @@ class MultiStart(Search):
         check_numbers_of_search("MultiStart", self.starts, self.keep, self.max_steps)
         if self.trial_steps < 2 or self.trial_steps % 2:
             raise InvalidValueError(f"{self!r}: trial_steps={self.trial_steps} has to be even, and at least 2.")
-        if not 0 <= self.averages <= (pairs := self.starts * (self.starts - 1) // 2):
+        pairs = self.starts * (self.starts - 1) // 2
+        if not 0 <= self.averages <= pairs:
             raise InvalidValueError(f"{self!r}: {self.starts} starts have {pairs} pairs to average, from 0 on.")
         if self.generations < 1:
             raise InvalidValueError(f"{self!r}: generations={self.generations} has to be at least 1.")
