@@ -81,9 +81,9 @@ class MEISettings:
         search: "quick", "normal" or "thorough": of 2, 3 or 16 initial stimuli of each neuron, the 1, 1 or 8 that have
             got farthest after 8 steps are optimised for at most 50, 100 or 300 steps, together with the best one
             shifted in time by 0, 2 or 4 different amounts, and in the end, with shifts, by a single frame; the best of
-            all is kept. Still images have 2, 4 or 16 initial stimuli, a trial of 16 steps, and averages of their best
-            stimuli in place of shifts; other optimizers, implicit networks and ``restarts`` have neither. Or a
-            ``MultiStart`` with numbers of your own, or another ``Search``.
+            all is kept. Still images have 2, 6 or 16 initial stimuli, a trial of 12 steps, and averages of their best
+            stimuli in place of shifts; other optimizers, implicit networks and ``restarts`` have neither, with 2, 4 or
+            16 initial stimuli. Or a ``MultiStart`` with numbers of your own, or another ``Search``.
         restarts: the number of initial stimuli, in place of the search's starts and shifts.
         seed: with the neuron and the restart, it determines the initial stimulus.
         max_steps: the most steps, in place of the search's; a stimulus that has converged takes fewer.

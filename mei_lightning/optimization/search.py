@@ -291,9 +291,9 @@ SEARCHES_WITHOUT_SHIFTS: dict[SearchName, MultiStart] = {
 """Where nothing can be begun from a stimulus, or optimizers follow other rules."""
 
 SEARCHES_OF_IMAGES: dict[SearchName, MultiStart] = {
-    "quick": MultiStart(starts=2, keep=1, trial_steps=16, max_steps=50, shifts=()),
-    "normal": MultiStart(starts=4, keep=2, trial_steps=16, shifts=(), averages=2, generations=2),
-    "thorough": MultiStart(starts=16, keep=8, trial_steps=16, max_steps=300, shifts=(), averages=7, generations=4),
+    "quick": MultiStart(starts=2, keep=1, trial_steps=12, max_steps=50, shifts=()),
+    "normal": MultiStart(starts=6, keep=2, trial_steps=12, shifts=(), averages=2, generations=2),
+    "thorough": MultiStart(starts=16, keep=8, trial_steps=12, max_steps=300, shifts=(), averages=7, generations=4),
 }
 """For still images, which cannot be moved in time."""
 
