@@ -15,9 +15,9 @@ _GROWTH = 1.3
 _SHRINKAGE = 0.5
 _LARGEST_STEP = 4.0
 
-_STEPS_UNTIL_KNOWN = 4
+_STEPS_UNTIL_KNOWN = 6
 """After so many steps the gradient at a stimulus tells whether the row is rugged."""
-_COSINE_OF_SMOOTH = 0.8
+_COSINE_OF_SMOOTH = 0.9
 """Cosine between gradient and stimulus below which it is: where the response is smooth, a few steps make them alike."""
 _MOMENTUM = 0.9
 """Share of the last move that a rugged row keeps."""
@@ -38,8 +38,8 @@ class AdaptivePowerMethod(RowOptimizer):
     Whether the response rises is told by the gradient along the last move d, less what leaving the sphere of radius r
     would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
 
-    After four steps the gradient at a stimulus of a smooth neuron points nearly along the stimulus. A row of which the
-    cosine between the two is below 0.8 is rugged, and goes on with momentum (Polyak 1964, USSR Computational
+    After six steps the gradient at a stimulus of a smooth neuron points nearly along the stimulus. A row of which the
+    cosine between the two is below 0.9 is rugged, and goes on with momentum (Polyak 1964, USSR Computational
     Mathematics and Mathematical Physics 4:1-17): it moves by a tenth of such a step and by 0.9 of its last move, and
     its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter of ``smallest``.
     So it passes over small local maxima.

@@ -27,7 +27,7 @@ def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):
                 length *= (1.0 if rises else 0.9) if momentum else (1.3 if rises else 0.5)
                 length = max(min(length, max(4.0, start)), smallest / 4 if momentum else smallest)
             kept, sizes = momentum * length / old, np.linalg.norm(row) * np.linalg.norm(gradient)
-            if step == 4 and (gradient * row).sum() < 0.8 * sizes:
+            if step == 6 and (gradient * row).sum() < 0.9 * sizes:
                 length, momentum = start, 0.9
             before = row
             ahead = (1 - momentum) * length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient)
