@@ -727,7 +727,7 @@ class _Counting(Callback):
 
 
 BUDGETS = {
-    "twin": (twin, ONE_SESSION, [], (1100, 0, 40)),
+    "twin": (twin, ONE_SESSION, [], (1130, 0, 40)),
     "ensemble": (lambda: ml.Ensemble([twin()] * 3), ONE_SESSION, [], (1300, 0, 52)),
     "random members": (lambda: ml.Ensemble([twin()] * 3), ONE_SESSION, [ml.RandomMember()], (1400, 36, 52)),
 }

@@ -16,9 +16,9 @@ _SHRINKAGE = 0.5
 _LARGEST_STEP = 4.0
 
 _STEPS_UNTIL_KNOWN = 6
-"""After so many steps the gradient at a stimulus tells whether the row is rugged."""
-_COSINE_OF_SMOOTH = 0.9
-"""Cosine between gradient and stimulus below which it is: where the response is smooth, a few steps make them alike."""
+"""After so many steps the last move tells whether the row is rugged."""
+_MOVE_OF_SMOOTH = 0.4
+"""Up to which it is not, as a share of ``a / (1 + a)`` times the norm: about the most that a step ``a`` can move."""
 _MOMENTUM = 0.9
 """Share of the last move that a rugged row keeps."""
 _SHRINKAGE_OF_RUGGED = 0.9
@@ -38,11 +38,11 @@ class AdaptivePowerMethod(RowOptimizer):
     Whether the response rises is told by the gradient along the last move d, less what leaving the sphere of radius r
     would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
 
-    After six steps the gradient at a stimulus of a smooth neuron points nearly along the stimulus. A row of which the
-    cosine between the two is below 0.9 is rugged, and goes on with momentum (Polyak 1964, USSR Computational
-    Mathematics and Mathematical Physics 4:1-17): it moves by a tenth of such a step and by 0.9 of its last move, and
-    its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter of ``smallest``.
-    So it passes over small local maxima.
+    After six steps a row of a smooth neuron hardly moves. One whose last move is longer than 0.4 times
+    ``r a / (1 + a)``, about the most that a step a can move a row, is rugged, and goes on with momentum (Polyak 1964,
+    USSR Computational Mathematics and Mathematical Physics 4:1-17): it moves by a tenth of such a step and by 0.9 of its
+    last move, and its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter of
+    ``smallest``. So it passes over small local maxima.
 
     Args:
         params: stimuli ``[rows, ...]``; each row steps on its own.
@@ -63,7 +63,7 @@ class AdaptivePowerMethod(RowOptimizer):
     """
 
     forgives_rounding = True
-    inherited = ("age", "momentum")
+    inherited = ("age",)
 
     def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
         if not math.inf > start >= smallest > 0:
@@ -73,53 +73,39 @@ class AdaptivePowerMethod(RowOptimizer):
         super().__init__(params, {"start": start, "smallest": smallest})
 
     def initial_state(self, group: dict[str, Any], stimulus: Tensor) -> dict[str, Tensor]:
-        """The step of each row, where it was before, how many steps it has taken, and its momentum."""
+        """The step of each row, where it was before, and how many steps it has taken, or -1 for a rugged row."""
         # Floating-point, all of them: torch makes them so when it restores a checkpoint.
-        zero = torch.zeros(len(stimulus), device=stimulus.device)
-        return {
-            "step": torch.full_like(zero, float(group["start"])),
-            "previous": stimulus.clone(),
-            "age": zero,
-            "momentum": zero.clone(),
-        }
+        age = torch.zeros(len(stimulus), device=stimulus.device)
+        return {"step": torch.full_like(age, float(group["start"])), "previous": stimulus.clone(), "age": age}
 
     def moved(self, group: dict[str, Any], stimulus: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
         """Rows a step along their normalised gradients, rugged ones with momentum."""
         steepness, size = row_norms(gradient), row_norms(stimulus)
         size = torch.where(size > 0, size, 1)
-        move, momentum = stimulus - state["previous"], state["momentum"]
-        outward = -inner_products(gradient, stimulus)
-        step = _adapted(group, state["step"], momentum > 0, gradient, move, outward, size)
-        known = state["age"] == _STEPS_UNTIL_KNOWN
-        turns = known & (momentum == 0) & (outward < _COSINE_OF_SMOOTH * steepness * size)
-        step = torch.where(turns, float(group["start"]), step)
+        move, rugged = stimulus - state["previous"], state["age"] < 0
+        distance = row_norms(move) / size
+        uphill, outward = -inner_products(gradient, move), -inner_products(gradient, stimulus)
+        rises = uphill > 0.5 * outward * distance.square()
+        # A row that begins has not moved, and a gradient that is not a number gives no advice.
+        advice = (distance > 0) & uphill.isfinite()
+        step = _adapted(group, state["step"], rugged, rises, advice)
+        moves_on = distance > _MOVE_OF_SMOOTH * state["step"] / (1 + state["step"])
+        turns = moves_on & (state["age"] == _STEPS_UNTIL_KNOWN)
         # A smaller step is one of smaller moves, the last one's rest included.
-        kept = momentum * step / state["step"]
-        momentum = torch.where(turns, _MOMENTUM, momentum)
-        factor = torch.where(steepness > 0, (1 - momentum) * step * size / steepness, 0)
-        state.update(step=step, previous=stimulus, age=state["age"] + 1, momentum=momentum)
+        kept = torch.where(rugged, _MOMENTUM * step / state["step"], 0)
+        step = torch.where(turns, float(group["start"]), step)
+        rugged = rugged | turns
+        share = torch.where(rugged, 1 - _MOMENTUM, 1.0)
+        factor = torch.where(steepness > 0, share * step * size / steepness, 0)
+        state.update(step=step, previous=stimulus, age=torch.where(rugged, -1, state["age"] + 1))
         after = torch.addcmul(stimulus, gradient, per_row(factor, stimulus), value=-1).to(stimulus.dtype)
         if kept.device.type == "cpu" and not kept.any():
             return after
-        with_momentum = torch.addcmul(after, move, per_row(kept, move).to(move.dtype))
-        return torch.where(per_row(kept > 0, after), with_momentum, after)
+        return torch.addcmul(after, move, per_row(kept, move).to(move.dtype))
 
 
-def _adapted(
-    group: dict[str, Any],
-    step: Tensor,
-    rugged: Tensor,
-    gradient: Tensor,
-    move: Tensor,
-    outward: Tensor,
-    size: Tensor,
-) -> Tensor:
-    distance = row_norms(move)
-    uphill = -inner_products(gradient, move)
-    rises = uphill > 0.5 * outward * (distance / size).square()
-    growth, shrinkage = torch.where(rugged, 1.0, _GROWTH), torch.where(rugged, _SHRINKAGE_OF_RUGGED, _SHRINKAGE)
-    factor = torch.where(rises, growth, shrinkage)
-    # A row that begins has not moved, and a gradient that is not a number gives no advice.
-    factor = torch.where((distance > 0) & uphill.isfinite(), factor, 1.0)
-    smallest = torch.where(rugged, _SMALLEST_OF_RUGGED, 1.0) * group["smallest"]
-    return (step * factor).clamp(max=max(_LARGEST_STEP, group["start"])).maximum(smallest)
+def _adapted(group: dict[str, Any], step: Tensor, rugged: Tensor, rises: Tensor, advice: Tensor) -> Tensor:
+    up, down = torch.where(rugged, 1.0, _GROWTH), torch.where(rugged, _SHRINKAGE_OF_RUGGED, _SHRINKAGE)
+    step = torch.where(advice, step * torch.where(rises, up, down), step)
+    smallest = torch.where(rugged, _SMALLEST_OF_RUGGED * group["smallest"], group["smallest"])
+    return step.clamp(max=max(_LARGEST_STEP, group["start"])).maximum(smallest)

@@ -26,8 +26,8 @@ def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):
                 rises = (gradient * move).sum() > curvature
                 length *= (1.0 if rises else 0.9) if momentum else (1.3 if rises else 0.5)
                 length = max(min(length, max(4.0, start)), smallest / 4 if momentum else smallest)
-            kept, sizes = momentum * length / old, np.linalg.norm(row) * np.linalg.norm(gradient)
-            if step == 6 and (gradient * row).sum() < 0.9 * sizes:
+            kept = momentum * length / old
+            if step == 6 and np.linalg.norm(move) > 0.4 * np.linalg.norm(row) * old / (1 + old):
                 length, momentum = start, 0.9
             before = row
             ahead = (1 - momentum) * length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient)

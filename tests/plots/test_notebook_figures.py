@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_curvature_figure import curvature_of
 from test_figures import landscape, population, responses, starts
+from test_plots_of_members import with_members
 from test_plots_of_norms import by_norm
 
 import mei_lightning as ml
@@ -30,6 +31,7 @@ SHOWN = {
     "plot_chromatic_landscape": lambda: ml.plot_chromatic_landscape(landscape()),
     "plot_seed_stability": lambda: ml.plot_seed_stability(starts()),
     "plot_score_by_norm": lambda: ml.plot_score_by_norm(by_norm()),
+    "plot_members": lambda: ml.plot_members(with_members()),
     "plot_meis_by_norm": lambda: ml.plot_meis_by_norm(by_norm()),
 }
 
