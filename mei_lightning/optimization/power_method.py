@@ -41,8 +41,8 @@ class AdaptivePowerMethod(RowOptimizer):
     After six steps a row of a smooth neuron hardly moves. One whose last move is longer than 0.4 times
     ``r a / (1 + a)``, about the most that a step a can move a row, is rugged, and goes on with momentum (Polyak 1964,
     USSR Computational Mathematics and Mathematical Physics 4:1-17): it moves by a tenth of such a step and by 0.9 of
-    its last move, and its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter of
-    ``smallest``. So it passes over small local maxima.
+    its last move, and its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter
+    of ``smallest``. So it passes over small local maxima.
 
     Args:
         params: stimuli ``[rows, ...]``; each row steps on its own.
