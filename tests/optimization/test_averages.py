@@ -123,6 +123,16 @@ def test_averages_need_rows_that_begin_one_by_one():
         ml.MEIModule(two_features(), [0], norm=NORM, search=search, optimizer=torch.optim.LBFGS)
 
 
+@pytest.mark.parametrize(
+    ("search", "starts", "keep", "averages"), [("quick", 2, 1, 0), ("normal", 6, 2, 2), ("thorough", 16, 8, 7)]
+)
+def test_still_images_are_searched_by_averages_unless_starts_are_given(search, starts, keep, averages):
+    chosen = ml.MEIModule(two_features(), [0], norm=NORM, search=search).problem.search
+    assert (chosen.starts, chosen.keep, chosen.averages, chosen.shifts) == (starts, keep, averages, ())
+    of_starts = ml.MEIModule(two_features(), [0], norm=NORM, search=search, restarts=3).problem.search
+    assert (of_starts.starts, of_starts.averages) == (3, 0)
+
+
 def test_the_best_are_averaged_first():
     assert pairs_of_ranks(4, 6) == [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
     assert pairs_of_ranks(3, 2) == [(0, 1), (0, 2)]

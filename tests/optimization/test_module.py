@@ -318,7 +318,8 @@ def test_checkpoints_hold_the_rows_and_no_model(tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, options, name):
-    settings = {"retina": still_model(), "neurons": [0, 1], "norm": 1.0}
+    # The number of starts is given, since it is another one by default with another optimizer.
+    settings = {"retina": still_model(), "neurons": [0, 1], "norm": 1.0, "restarts": 4}
     fit(ml.MEIModule(**settings), 3).save_checkpoint(tmp_path / "other.ckpt")
     module = ml.MEIModule(**{**settings, **options})
     with pytest.raises(ValueError, match=rf"(?s)checkpoint is of another run.*\b{name}\b") as caught:
