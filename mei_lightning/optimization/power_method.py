@@ -19,6 +19,9 @@ _STEPS_UNTIL_KNOWN = 6
 """After so many steps the last move tells whether the row is rugged."""
 _MOVE_OF_SMOOTH = 0.4
 """Up to which it is not, as a share of ``a / (1 + a)`` times the norm: about the most that a step ``a`` can move."""
+_COSINE_OF_STRAIGHT = 0.8
+"""Between gradient and last move, from where on, along the move or against it, the row goes to and fro on a line."""
+_SMALLEST = 0.02
 _MOMENTUM = 0.9
 """Share of the last move that a rugged row keeps."""
 _SHRINKAGE_OF_RUGGED = 0.9
@@ -39,10 +42,12 @@ class AdaptivePowerMethod(RowOptimizer):
     would gain: ``<g, d> - |d|^2 / 2 * <g, x> / r^2``.
 
     After six steps a row of a smooth neuron hardly moves. One whose last move is longer than 0.4 times
-    ``r a / (1 + a)``, about the most that a step a can move a row, is rugged, and goes on with momentum (Polyak 1964,
-    USSR Computational Mathematics and Mathematical Physics 4:1-17): it moves by a tenth of such a step and by 0.9 of
-    its last move, and its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter
-    of ``smallest``. So it passes over small local maxima.
+    ``r a / (1 + a)``, about the most that a step a can move a row, is rugged, unless the gradient is along that move or
+    against it (a cosine beyond 0.8), as where a target is passed. It goes on with momentum (Polyak 1964, USSR
+    Computational Mathematics and Mathematical Physics 4:1-17): it moves by a tenth of such a step and by 0.9 of its
+    last move, and its step, from ``start`` again, only shrinks, by 0.9 where the response falls, down to a quarter of
+    ``smallest``. So it passes over small local maxima. Where ``smallest`` is below 0.02 no row does, since steps are to
+    be exact then.
 
     Args:
         params: stimuli ``[rows, ...]``; each row steps on its own.
@@ -65,7 +70,7 @@ class AdaptivePowerMethod(RowOptimizer):
     forgives_rounding = True
     inherited = ("age",)
 
-    def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = 0.02) -> None:
+    def __init__(self, params: Iterable[Tensor], start: float = 1.0, smallest: float = _SMALLEST) -> None:
         if not math.inf > start >= smallest > 0:
             raise InvalidValueError(
                 f"AdaptivePowerMethod(start={start}, smallest={smallest}) needs start >= smallest > 0, and finite."
@@ -90,7 +95,9 @@ class AdaptivePowerMethod(RowOptimizer):
         advice = (distance > 0) & uphill.isfinite()
         step = _adapted(group, state["step"], rugged, rises, advice)
         moves_on = distance > _MOVE_OF_SMOOTH * state["step"] / (1 + state["step"])
-        turns = moves_on & (state["age"] == _STEPS_UNTIL_KNOWN)
+        sideways = uphill.abs() < _COSINE_OF_STRAIGHT * steepness * distance * size
+        known = state["age"] == (_STEPS_UNTIL_KNOWN if group["smallest"] >= _SMALLEST else math.inf)
+        turns = moves_on & sideways & known
         # A smaller step is one of smaller moves, the last one's rest included.
         kept = torch.where(rugged, _MOMENTUM * step / state["step"], 0)
         step = torch.where(turns, float(group["start"]), step)

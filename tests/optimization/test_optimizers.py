@@ -27,8 +27,11 @@ def ascend_by_hand(stimulus, gradient_of, project, start, smallest, taken):
                 length *= (1.0 if rises else 0.9) if momentum else (1.3 if rises else 0.5)
                 length = max(min(length, max(4.0, start)), smallest / 4 if momentum else smallest)
             kept = momentum * length / old
-            if step == 6 and np.linalg.norm(move) > 0.4 * np.linalg.norm(row) * old / (1 + old):
-                length, momentum = start, 0.9
+            if smallest >= 0.02 and step == 6 and np.linalg.norm(move) > 0.4 * np.linalg.norm(row) * old / (1 + old):
+                straight = abs((gradient * move).sum()) >= 0.8 * np.linalg.norm(gradient) * np.linalg.norm(move)
+                length, momentum = (length, 0.0) if straight else (start, 0.9)
+            # As the optimizer keeps it: a row that is slow to leave the worst place multiplies what rounding does.
+            length = float(np.float32(length))
             before = row
             ahead = (1 - momentum) * length * np.linalg.norm(row) * gradient / np.linalg.norm(gradient)
             row = project(row + ahead + kept * move)
