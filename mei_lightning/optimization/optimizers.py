@@ -131,6 +131,14 @@ class RowOptimizer(Optimizer):
             put_rows(state[name], rows, values)
         return moved if self.settle is None else self.settle(part, moved)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state; what an older version did not keep of rows is as if they began from where they are."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for stimulus in group["params"]:
+                if state := self.state.get(stimulus):
+                    state.update({**self.initial_state(group, stimulus.detach()), **state})
+
     def begin_anew(self, rows: Tensor, near: Tensor | None = None) -> None:
         """Let rows begin from where they are; raises as ``step`` does.
 

@@ -74,10 +74,11 @@ class SearchModule(SlotModule):
         begins = begins & (self.neuron_in_slot >= 0) & ~self._averages_are_done
         last = begins & (self.rows.generations == self.problem.search.generations)
         self.rows.generations += begins
-        self._begin_averages_in((begins & ~last).nonzero().flatten())
-        slots = last.nonzero().flatten()
-        best = self.rows.ranked_starts()[slots, 0]
-        self._begin_rows(slots * self.rows.size + self.rows.starts, self.best_stimulus[best], best)
+        if len(slots := (begins & ~last).nonzero().flatten()):
+            self._begin_averages_in(slots)
+        if len(slots := last.nonzero().flatten()):
+            best = self.rows.ranked_starts()[slots, 0]
+            self._begin_rows(slots * self.rows.size + self.rows.starts, self.best_stimulus[best], best)
 
     def _begin_averages_in(self, slots: Tensor) -> None:
         ranked = self.rows.ranked_starts()[slots]

@@ -160,7 +160,7 @@ class SlotModule(StimulusModule):
         """Restore the slots and the rows in them, however many they were."""
         held = {"stimulus": self.stimulus.detach(), "best_stimulus": self.best_stimulus, **state_dict}
         self._make_rows(torch.empty_like(held["stimulus"]), torch.empty_like(held["best_stimulus"]))
-        # Checkpoints of versions before 0.2 know of no averages.
+        # Older checkpoints know of no averages.
         whole = {"generations": self.rows.generations, **state_dict}
         return super().load_state_dict(whole, strict=strict, assign=assign)
 

@@ -85,6 +85,53 @@ def test_steps_grow_while_the_response_rises():
     assert lengths == pytest.approx([0.5, 0.65, 0.845])
 
 
+def rugged_gradient(rows):
+    """Of the sum of ``cos(x) + cos(17 x) / 4``: a broad maximum at 0, and small ones around it."""
+    return -rows.sin() - 17 / 4 * (17 * rows).sin()
+
+
+def test_rows_that_have_not_settled_go_on_with_momentum():
+    first = torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    stimulus = first.clone().requires_grad_()
+    optimizer = ml.AdaptivePowerMethod([stimulus])
+    ages = []
+    for _ in range(9):
+        stimulus.grad = -rugged_gradient(stimulus.detach())
+        optimizer.step()
+        stimulus.data = ml.FixedNorm(2.0)(stimulus.data[..., None, None])[..., 0, 0]
+        ages.append(optimizer.state[stimulus]["age"].tolist())
+    rugged = [age < 0 for age in ages[-1]]
+    assert ages[5] == [6.0] * 8
+    assert ages[6] == [-1.0 if row else 7.0 for row in rugged]
+    assert sum(rugged) > 0
+    expected = ascend_by_hand(
+        first,
+        lambda row: rugged_gradient(torch.from_numpy(row)).numpy(),
+        lambda row: 2.0 * row / np.linalg.norm(row),
+        1.0,
+        0.02,
+        9,
+    )
+    # A small difference of steps in single precision grows on a rugged slope.
+    np.testing.assert_allclose(stimulus.detach().numpy(), expected, atol=1e-3)
+
+
+def test_a_state_of_a_version_that_kept_less_is_taken():
+    stimulus = torch.ones(2, 3, requires_grad=True)
+    optimizer = ml.AdaptivePowerMethod([stimulus])
+    stimulus.grad = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]])
+    optimizer.step()
+    state = optimizer.state_dict()
+    step = state["state"][0]["step"].clone()
+    del state["state"][0]["age"]
+    again = ml.AdaptivePowerMethod([stimulus])
+    again.load_state_dict(state)
+    assert again.state[stimulus]["age"].tolist() == [0, 0]
+    assert again.state[stimulus]["step"].tolist() == step.tolist()
+    again.step()
+    assert again.state[stimulus]["age"].tolist() == [1, 1]
+
+
 def test_rows_that_begin_anew_step_as_new_ones_do():
     first = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
