@@ -17,7 +17,6 @@ from mei_lightning.analysis.cross_responses import (
     type_selectivity_index,
 )
 from mei_lightning.analysis.curvature import mei_curvature
-from mei_lightning.analysis.freshness import DIGEST, is_current, meis_digest
 from mei_lightning.analysis.measures import measure_meis, measures_table
 from mei_lightning.analysis.populations import neurons_with_mei
 from mei_lightning.devices import in_usual_modes
@@ -28,6 +27,7 @@ from mei_lightning.objectives import MeanReducer, Reducer
 from mei_lightning.paths import local_path
 from mei_lightning.results.dataset import check_store, open_meis, reducer_of
 from mei_lightning.results.disk_errors import check_writable
+from mei_lightning.results.freshness import DIGEST, is_current, meis_digest
 from mei_lightning.results.replacing import put_in_place
 
 ANALYSIS = "analysis.zarr"

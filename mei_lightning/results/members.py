@@ -7,10 +7,10 @@ from pathlib import Path
 
 import xarray as xr
 
-from mei_lightning.analysis.freshness import meis_digest
 from mei_lightning.exceptions import NothingThereError
 from mei_lightning.paths import local_path
 from mei_lightning.results.dataset import open_meis
+from mei_lightning.results.freshness import meis_digest
 from mei_lightning.results.place import STORE
 
 MEMBERS = "members.zarr"
