@@ -109,6 +109,7 @@ from .plots.meis import plot_meis as plot_meis
 from .plots.members import plot_members as plot_members
 from .plots.norms import plot_meis_by_norm as plot_meis_by_norm
 from .plots.norms import plot_score_by_norm as plot_score_by_norm
+from .plots.repeats import plot_repeats as plot_repeats
 from .plots.stability import plot_seed_stability as plot_seed_stability
 from .plots.stimuli import plot_stimulus_composition as plot_stimulus_composition
 from .plots.style import save_figure as save_figure
@@ -128,6 +129,7 @@ from .results.dataset import save_dataset as save_dataset
 from .results.export import export_meis as export_meis
 from .results.members import open_members as open_members
 from .results.norms import open_norms as open_norms
+from .results.repeats import open_repeats as open_repeats
 from .results.store import MEIResult as MEIResult
 from .results.store import MEIStore as MEIStore
 from .selection import NeuronSelection as NeuronSelection

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from mei_lightning.arguments import flag, plain
+from mei_lightning.arguments import plain
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -20,16 +20,15 @@ from mei_lightning.callbacks.tensorboard import StimulusLogger
 from mei_lightning.callbacks.time_limit import TimeLimit
 from mei_lightning.devices import chosen_accelerator, in_usual_modes
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.further_runs import FurtherRuns, check_further_runs, further_runs
 from mei_lightning.models.base import frozen
 from mei_lightning.optimization.launcher import check_fork, ended_together
 from mei_lightning.optimization.mei_module import ProblemModule
 from mei_lightning.optimization.strategies import IN_NOTEBOOKS, NOTEBOOK, cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import raising_interrupts, silent_lightning, without_deprecations
 from mei_lightning.paths import local_path
-from mei_lightning.per_member import check_one_of_several, compare_in, problems_of_members
 from mei_lightning.problem import MEIProblem, Neurons
 from mei_lightning.results.configuration import Setting
-from mei_lightning.results.members import directory_of_member
 from mei_lightning.results.norms import directory_of_norm, is_complete, joined_norms
 from mei_lightning.results.place import STORE, Parts, place_of_results
 from mei_lightning.results.run_log import RunLogger, run_name
@@ -47,6 +46,7 @@ def find_meis(
     *,
     members: Sequence[int] | None = None,
     per_member: bool = False,
+    repeats: int = 0,
     directory: str | Path | None = None,
     log_directory: str | Path | None = None,
     devices: int | Sequence[int] | str = 1,
@@ -70,6 +70,8 @@ def find_meis(
         members: find MEIs on the mean of these members of an ensemble, by their positions; by default on all.
         per_member: find those of each member as well, with the same settings, and compare them: would another model of
             the same neurons have the same MEIs?
+        repeats: find each MEI so many times again, with the same settings from other starts (``seed + 1``, ``seed + 2``
+            and so on), and compare them: would another run find the same, and is there a better stimulus? 3 are good.
         directory: where to keep the results, as they are found, in ``meis.zarr``. Called again with the same settings,
             the function continues where it was interrupted. By default results are only returned; if the call does not
             come to its end, what was found stays on disk, and the exception says where and how to go on.
@@ -112,9 +114,27 @@ def find_meis(
         ``member_1/meis.zarr`` of the members, and ``members.zarr`` with these variables, which the report shows.
         ``open_members(directory)`` opens all as this one dataset.
 
+        With ``repeats`` the dataset has further variables along ``repeat``: ``repeat_stimulus``, ``repeat_score`` and
+        ``repeat_status``; ``repeat_similarity``, the cosine of the repeat's MEI and the MEI; ``optimum``, a number for
+        each optimum, 0 for that of the MEI, -1 if it is not known; and ``aligned_similarity``. Two MEIs are of one
+        optimum if the stimulus midway between them, at the same constraint, keeps 98 % of the lower score, or their
+        cosine with the best shift in time is at least 0.95; or if others connect them in that way. Aligned similarity
+        is the cosine with the best shift in time or, if that is larger, the share of the repeat's MEI that is a mixture
+        of others of the same optimum (the length of its projection onto their span): for a neuron to which the phase of
+        a grating does not matter it is 1 where the cosine may be anything from -1 to 1. Two stimuli that excite an
+        ON-OFF neuron equally are two optima, and stay unlike.
+
+        For each neuron there are ``optima``, how many of these have a score within 1 % of the best of all; and
+        ``chance_of_better``, an estimate of the chance that there is a stimulus with a score over 1 % higher than the
+        best of all, from how many runs found the best and how far below it others ended (see the page on certainty).
+        If a repeat has a higher score than the MEI, its stimulus is the better one. ``directory`` then has
+        ``repeat_1/meis.zarr`` and so on beside ``meis.zarr``, and ``repeats.zarr`` with these variables, which the
+        report shows. ``open_repeats(directory)`` opens all as this one dataset.
+
     Raises:
         ValueError: if an argument does not fit the model, or the directory holds the results of another run, or there
-            are no members that ``per_member`` could compare; nothing has been computed by then.
+            are no members that ``per_member`` could compare, or ``repeats`` would all be the same; nothing has been
+            computed by then.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
         BlockingIOError: if another run is writing to the directory.
@@ -147,16 +167,14 @@ def find_meis(
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
     _check_run(devices, directory, callbacks)
-    flag("per_member", per_member)
     sizes = several_sizes(settings)
-    if per_member:
-        check_one_of_several(sizes)
+    check_further_runs(per_member, repeats, sizes)
     one_of_them = settings if sizes is None else {**settings, sizes.name: sizes.values[0]}
     run = Run(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         problem = MEIProblem(model, neurons, settings_named(one_of_them), members=members)
-        if per_member:
-            return _meis_of_members(problem, run)
+        if (further := further_runs(problem, per_member, repeats)) is not None:
+            return _meis_of_several(further, run)
         return _meis_of(problem, run) if sizes is None else _meis_of_sizes(problem, sizes, run)
 
 
@@ -241,25 +259,16 @@ def _meis_of_sizes(problem: MEIProblem, sizes: Sizes, run: Run) -> xr.Dataset:
     return meis.assign_coords(rms=("norm", sizes.values[: len(found)])) if sizes.name == "rms" else meis
 
 
-def _meis_of_members(problem: MEIProblem, run: Run) -> xr.Dataset:
-    """The MEIs of an ensemble, then those of each member, and how they compare."""
-    of_members = problems_of_members(problem)
-    parts = {".": problem} | {directory_of_member(member): one for member, one in of_members.items()}
-    told = f"of an ensemble and its {len(of_members)} members"
-    with place_of_results(run.directory, Parts(list(parts), told, f"{STORE} of each in {{place}}")) as place:
-        for part, one in parts.items():
+def _meis_of_several(runs: FurtherRuns, run: Run) -> xr.Dataset:
+    """The MEIs of a problem, then those of further ones, and how they compare."""
+    with place_of_results(run.directory, Parts(list(runs.parts), runs.told, f"{STORE} of each in {{place}}")) as place:
+        for part, one in runs.parts.items():
             _check_goes_on(one, run, place / part / STORE)
-        for part, one in parts.items():
+        for part, one in runs.parts.items():
             if not is_complete(meis_in(place / part, one, run)):
                 # Time is over, or a callback has stopped the run.
                 break
-        meis = compare_in(
-            place,
-            problem,
-            of_members,
-            accelerator=chosen_accelerator(run.accelerator),
-            progress_bar=run.progress_bar,
-        )
+        meis = runs.compare_in(place, accelerator=chosen_accelerator(run.accelerator), progress_bar=run.progress_bar)
         return meis.load() if run.directory is None else meis
 
 

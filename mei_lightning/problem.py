@@ -173,18 +173,26 @@ class MEIProblem:
         Raises:
             ValueError: if stimuli cannot have it within their ranges.
         """
-        other = copy(self)
-        for name in ("starts", "configuration", "description"):
-            other.__dict__.pop(name, None)
-        # What the effort is has been told already.
-        other.settings = replace(self.settings, **size, effort=None)
+        other = self._changed(**size)
         other.space = _space(other.settings, self.model, self.time_steps)
         other.space.check_shape((1, *self.shape))
         return other
 
+    def reseeded(self, seed: int) -> "MEIProblem":
+        """The same from other starting points, with this ``seed``."""
+        return self._changed(seed=seed)
+
     def of_member(self, member: int) -> "MEIProblem":
         """The same for one member of the ensemble, by its position in ``whole``, as with ``members=[member]``."""
         return MEIProblem(self.whole, [list(group) for group in self.groups], self.settings, members=[member])
+
+    def _changed(self, **settings: Any) -> "MEIProblem":
+        other = copy(self)
+        for name in ("starts", "configuration", "description"):
+            other.__dict__.pop(name, None)
+        # What the effort is has been told already.
+        other.settings = replace(self.settings, **settings, effort=None)
+        return other
 
     def _check_starting_points(self) -> None:
         self.initial.check(self.labels, self.shape)

@@ -6,21 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from mei_lightning.analysis.alignment import moved_earlier, possible_shifts, similarity_by_shift
 from mei_lightning.analysis.prediction import predict_rows
-from mei_lightning.bars import new_bar
+from mei_lightning.analysis.side_by_side import STIMULUS, Array, SideBySide, labelled
 from mei_lightning.objectives import NeuronObjective
 from mei_lightning.results.members import ENSEMBLE, label_of_member
-from mei_lightning.results.schema import INTERRUPTED, PENDING
 
-_BYTES_AT_A_TIME = 2**26
-_STIMULUS = ("neuron", "channel", "time", "y", "x")
-
-Array = NDArray[np.floating[Any]]
+_OF_MEMBERS = ("neuron", "member")
 
 OF_NEURONS = {
     "similarity_to_members": "mean similarity of the MEI to those of the members",
@@ -50,21 +44,20 @@ def compare_members(
     Yields:
         Parts along ``neuron`` of the variables that ``find_meis(per_member=True)`` describes.
     """
-    found = [meis, *of_members.values()]
-    known = np.stack([_has_mei(one, meis.sizes["neuron"]) for one in found], axis=1)
+    found = SideBySide([meis, *of_members.values()])
     labels = [ENSEMBLE, *map(label_of_member, of_members)]
     scores = _cross_scores(
-        found, known, dict(zip(labels, objectives, strict=True)), accelerator=accelerator, progress_bar=progress_bar
+        found, dict(zip(labels, objectives, strict=True)), accelerator=accelerator, progress_bar=progress_bar
     )
-    count, one_neuron = meis.sizes["neuron"], meis["stimulus"].nbytes // meis.sizes["neuron"]
-    at_a_time = max(1, _BYTES_AT_A_TIME // (len(found) * one_neuron))
-    with new_bar("Comparison", count, "neurons", disable=not progress_bar) as bar:
-        for start in range(0, count, at_a_time):
-            part = slice(start, min(start + at_a_time, count))
-            stimuli = np.stack([_stimuli(one, meis, part) for one in found], axis=1)
-            stimuli[~known[part]] = np.nan
-            yield _labelled(meis.isel(neuron=part), list(of_members), stimuli, scores[part], found, part)
-            bar.update(part.stop - part.start)
+    own_scores, statuses = found.scores(), found.statuses()
+    for part in found.parts(progress_bar):
+        compared = _compared(found.stimuli(part), scores[part], meis)
+        own = {
+            "member_score": (_OF_MEMBERS, own_scores[part, 1:], "score of the member's MEI on it", None),
+            "member_status": (_OF_MEMBERS, statuses[part, 1:], "how the member's ended", None),
+        }
+        coordinates = {"member": list(of_members), "model": labels, "mei": labels, "other_mei": labels}
+        yield labelled(meis.isel(neuron=part), compared | own, coordinates)
 
 
 def agreement_of(stimuli: Array) -> Array:
@@ -132,37 +125,16 @@ def _median(values: Array) -> float:
     return float(pd.Series(values.ravel()).median())
 
 
-def _has_mei(meis: xr.Dataset | None, count: int) -> NDArray[np.bool_]:
-    if meis is None:
-        return np.zeros(count, dtype=bool)
-    return np.isfinite(meis["score"].values) & ~np.isin(meis["status"].values, (PENDING, INTERRUPTED))
-
-
-def _stimuli(meis: xr.Dataset | None, like: xr.Dataset, part: slice) -> Array:
-    values = like["stimulus"] if meis is None else meis["stimulus"]
-    return values.transpose(*_STIMULUS).isel(neuron=part).values
-
-
 def _cross_scores(
-    found: Sequence[xr.Dataset | None],
-    known: NDArray[np.bool_],
-    objectives: Mapping[str, NeuronObjective],
-    *,
-    accelerator: str,
-    progress_bar: bool,
+    found: SideBySide, objectives: Mapping[str, NeuronObjective], *, accelerator: str, progress_bar: bool
 ) -> Array:
     """The score of each model, ensemble or member, for the MEI of each: ``[neuron, model, mei]``."""
-    scores = np.full((len(known), len(objectives), len(found)), np.nan)
-    neurons, meis = np.nonzero(known)
-
-    def read(rows: list[int]) -> torch.Tensor:
-        stimuli = [found[meis[row]]["stimulus"][neurons[row]] for row in rows]  # type: ignore[index]
-        return torch.from_numpy(np.stack([one.transpose(*_STIMULUS[1:]).values for one in stimuli]))
-
+    scores = np.full((len(found.known), len(objectives), len(found.stores)), np.nan)
+    neurons, meis = np.nonzero(found.known)
     for model, (label, objective) in enumerate(objectives.items() if len(neurons) else ()):
         scores[neurons, model, meis] = predict_rows(
             objective.for_rows(neurons.tolist()),
-            read,
+            lambda rows: found.read(neurons[rows].tolist(), meis[rows].tolist()),
             NeuronObjective.forward,
             title=f"Scores on {label}",
             accelerator=accelerator,
@@ -187,14 +159,7 @@ def _similarities(stimuli: Array) -> tuple[Array, Array]:
     return similarity, later[1:]
 
 
-def _labelled(
-    meis: xr.Dataset,
-    members: list[int],
-    stimuli: Array,
-    scores: Array,
-    found: Sequence[xr.Dataset | None],
-    part: slice,
-) -> xr.Dataset:
+def _compared(stimuli: Array, scores: Array, meis: xr.Dataset) -> dict[str, Any]:
     """The variables of some neurons, of which there are the stimuli ``[neuron, mei, ...]`` and scores."""
     doubles = stimuli.astype(np.float64)
     similarity, later = (np.stack(values) for values in zip(*map(_similarities, doubles), strict=True))
@@ -206,14 +171,8 @@ def _labelled(
     time = meis["time"]
     frame = float(time[1] - time[0]) if time.size > 1 else 0.0
     own = np.einsum("nii->ni", scores)
-    kind = meis["status"].dtype
-    status = [np.full(len(stimuli), PENDING) if one is None else one["status"].values[part] for one in found[1:]]
-    own_score = [np.full(len(stimuli), np.nan) if one is None else one["score"].values[part] for one in found[1:]]
-    labels = [ENSEMBLE, *map(label_of_member, members)]
-    variables = {
-        "member_stimulus": (("neuron", "member", *_STIMULUS[1:]), stimuli[:, 1:], "MEI of the member", None),
-        "member_score": (("neuron", "member"), np.stack(own_score, axis=1), "score of the member's MEI on it", None),
-        "member_status": (("neuron", "member"), np.stack(status, axis=1).astype(kind), "how the member's ended", None),
+    return {
+        "member_stimulus": ((*_OF_MEMBERS, *STIMULUS), stimuli[:, 1:], "MEI of the member", None),
         "cross_score": (("neuron", "model", "mei"), scores, "score of each MEI on each model", None),
         "relative_score": (
             ("neuron", "model", "mei"),
@@ -228,18 +187,10 @@ def _labelled(
             "1",
         ),
         "member_shift": (
-            ("neuron", "member"),
+            _OF_MEMBERS,
             later * frame,
             "how much later the member's MEI is than the ensemble's",
             time.attrs.get("units", ""),
         ),
         "agreement": (("neuron", "channel", "y", "x"), agreement, "agreement of the members in sign", "1"),
     }
-    return xr.Dataset(
-        {
-            name: (dimensions, values, {"long_name": about} | ({} if unit is None else {"units": unit}))
-            for name, (dimensions, values, about, unit) in variables.items()
-        },
-        {name: meis[name] for name in ("neuron", "session", "index", "channel", "time", "y", "x")}
-        | {"member": members, "model": labels, "mei": labels, "other_mei": labels},
-    )

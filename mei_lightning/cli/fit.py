@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from mei_lightning.analysis.members import members_table
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -24,13 +23,11 @@ from mei_lightning.cli.fit_help import FitParser, ShowHelp
 from mei_lightning.cli.required import check_required_are_given
 from mei_lightning.devices import chosen_accelerator
 from mei_lightning.exceptions import InvalidValueError
+from mei_lightning.further_runs import FurtherRuns, check_further_runs, further_runs
 from mei_lightning.optimization.mei_module import MEIModule
 from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
 from mei_lightning.optimization.trainer import silent_lightning, without_deprecations
 from mei_lightning.paths import local_path
-from mei_lightning.per_member import check_one_of_several, compare_in, problems_of_members
-from mei_lightning.problem import MEIProblem
-from mei_lightning.results.members import MEMBERS, directory_of_member
 from mei_lightning.results.norms import directory_of_norm, is_complete
 from mei_lightning.results.run_log import RunLogger, run_name
 from mei_lightning.sizes import NAMES, Sizes, several_sizes
@@ -76,11 +73,18 @@ class MEICommandLine(LightningCLI):
             help="Find the MEIs of each member of an ensemble as well, with the same settings, and compare them: "
             "member_0/meis.zarr and so on in the directory of the results, and members.zarr.",
         )
+        parser.add_argument(
+            "--repeats",
+            type=int,
+            default=0,
+            help="Find each MEI so many times again, from other starts, and compare: would another run find the same? "
+            "repeat_1/meis.zarr and so on in the directory of the results, and repeats.zarr.",
+        )
 
     def __init__(self, *args: Any, options: list[str], one_of_several: bool, **kwargs: Any) -> None:
         self._options = options
         self._one_of_several = one_of_several
-        self.of_members: dict[int, MEIProblem] = {}
+        self.further: FurtherRuns | None = None
         super().__init__(*args, **kwargs)
 
     def before_instantiate_classes(self) -> None:
@@ -93,33 +97,36 @@ class MEICommandLine(LightningCLI):
         check_required_are_given(self.config)
         model = self._get(self.config, "model")
         sizes = several_sizes({name: model.get(name) for name in NAMES})
-        per_member = self._get(self.config, "per_member")
-        if sizes and per_member:
-            check_one_of_several(sizes)
-        if (sizes or per_member) and self._get(self.config, "results").directory is None:
-            asked = "per_member=True" if sizes is None else f"{sizes.name}={sizes.values}"
+        per_member, repeats = self._get(self.config, "per_member"), self._get(self.config, "repeats")
+        check_further_runs(per_member, repeats, sizes)
+        if (sizes or per_member or repeats) and self._get(self.config, "results").directory is None:
+            asked = "per_member=True" if per_member else f"repeats={repeats}"
             raise InvalidValueError(
-                f"{asked} needs a directory, in which each has a store: say --results.directory results."
+                f"{asked if sizes is None else f'{sizes.name}={sizes.values}'} needs a directory, in which each has a "
+                "store: say --results.directory results."
             )
         if sizes:
             raise SeveralSizesError(self.config, sizes)
 
     def before_fit(self) -> None:
-        """See what is to be found for each member, if that is asked for.
+        """See what is to be found after this, if that is asked for.
 
         Raises:
-            ValueError: if there are no members to compare; nothing has been done by then.
+            ValueError: if there are no members to compare, or repeats would be the same; nothing has been done by then.
         """
-        if self._get(self.config, "per_member"):
-            self.of_members = problems_of_members(self.model.problem)
+        per_member, repeats = self._get(self.config, "per_member"), self._get(self.config, "repeats")
+        self.further = further_runs(self.model.problem, per_member, repeats)
 
-    def config_of_member(self, member: int) -> Namespace:
-        """What to run for a member of the ensemble, by its position."""
-        config = self.config.clone()
-        config["fit.per_member"] = False
-        config["fit.model.members"] = [member]
-        config["fit.results.directory"] = str(self.place / directory_of_member(member))
-        return config
+    def further_configs(self) -> Iterator[Namespace]:
+        """What to run after this."""
+        assert self.further is not None
+        for number, settings in self.further.settings.items():
+            config = self.config.clone()
+            config["fit.per_member"], config["fit.repeats"] = False, 0
+            for name, value in settings.items():
+                config[f"fit.model.{name}"] = value
+            config["fit.results.directory"] = str(self.place / self.further.comparison.part(number))
+            yield config
 
     @property
     def place(self) -> Path:
@@ -127,18 +134,18 @@ class MEICommandLine(LightningCLI):
         return local_path("directory", self._get(self.config, "results").directory)
 
     def compare(self) -> None:
-        """Compare the members' MEIs with the ensemble's, and print how they compare."""
+        """Compare what further runs have found with what this has, and print how they compare."""
+        assert self.further is not None
         trainer = self._get(self.config_init, "trainer")
-        meis = compare_in(
+        meis = self.further.compare_in(
             self.place,
-            self.model.problem,
-            self.of_members,
             accelerator=chosen_accelerator(trainer.accelerator),
             progress_bar=trainer.enable_progress_bar is not False,
         )
         if self.trainer.is_global_zero:
-            print(members_table(meis).round(3).to_string())
-            print(f"Comparison of members (dataset): {self.place / MEMBERS}")
+            kind = self.further.comparison
+            print(self.further.table(meis).round(3).to_string())
+            print(f"Comparison of {kind.dimension}s (dataset): {self.place / kind.name}")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -212,9 +219,9 @@ def fit(args: ArgsType, options: list[str]) -> None:
     except SeveralSizesError as asked:
         _run_while_complete(asked.configs(), options, one_of_several=True)
         return
-    if command.of_members:
+    if command.further is not None:
         if is_complete(command.model.meis()):
-            _run_while_complete(map(command.config_of_member, command.of_members), options)
+            _run_while_complete(command.further_configs(), options)
         command.compare()
 
 

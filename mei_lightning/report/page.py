@@ -6,7 +6,7 @@ import importlib.resources
 import json
 import shlex
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from mei_lightning import __version__
 from mei_lightning.analysis.analyze import ANALYSIS, ANOTHER_DIRECTORY, HOW_TO_RENEW, current_analysis
 from mei_lightning.analysis.held_out import HELD_OUT_SCORE
 from mei_lightning.analysis.measures import columns_with_median, measures_table
-from mei_lightning.analysis.members import OF_NEURONS, members_of_neurons
 from mei_lightning.exceptions import AlreadyThereError, InvalidValueError
 from mei_lightning.paths import local_path
 from mei_lightning.plots.across import plot_cross_responses
@@ -37,18 +36,20 @@ from mei_lightning.plots.style import (
     figure_of,
     readable,
 )
-from mei_lightning.report.members import members_section
+from mei_lightning.report.comparisons import OF_NEURONS, compared_of_neurons, comparison_section
 from mei_lightning.report.parts import Picture, Table, in_four_digits, picture
 from mei_lightning.report.records import neuron_records, pixels_that_fit
 from mei_lightning.results.configuration import as_text, read_configuration, to_read
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
-from mei_lightning.results.members import members_beside
+from mei_lightning.results.members import MEMBERS
+from mei_lightning.results.repeats import REPEATS
 from mei_lightning.results.replacing import replace
 from mei_lightning.results.schema import report_variables
 from mei_lightning.wording import how_many
 
 REPORT = "report.html"
+_COMPARISONS = (MEMBERS, REPEATS)
 
 
 def write_report(
@@ -65,7 +66,7 @@ def write_report(
     starts and measures. It needs no server, no network and no other file. If there is an ``analysis.zarr`` (see
     ``analyze_meis``) beside the store, its measures and types are used, unless it is older than the MEIs, or of others:
     then it is left out, with a warning. If the MEIs were found with ``per_member=True``, a section compares the
-    ensemble's with those of its members.
+    ensemble's with those of its members; if with ``repeats``, one compares them with those.
 
     Movies are of 8 bits a value. Where the stimuli of all neurons would make the page larger than about 100 MB,
     squares of pixels are averaged, and the page says so.
@@ -99,8 +100,10 @@ def write_report(
         if meis.sizes["neuron"] == 0:
             raise InvalidValueError(f"{store} has no neurons: there is nothing to report.")
         # All but the stimuli, once, so that a run that goes on cannot make parts of the page differ.
-        known = meis.assign(meis.drop_vars(["stimulus", "member_stimulus"], errors="ignore").load())
-        compared = meis if "member_stimulus" in meis else members_beside(store)
+        stimuli = ["stimulus", *(kind.stimulus for kind in _COMPARISONS)]
+        known = meis.assign(meis.drop_vars(stimuli, errors="ignore").load())
+        beside = [meis if kind.stimulus in meis else kind.beside(store) for kind in _COMPARISONS]
+        compared = [one for one in beside if one is not None]
         parts = _parts(known, current_analysis(store, place), _without_analysis(store, place), compared)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))
@@ -151,12 +154,12 @@ def _without_analysis(store: Path, place: Path) -> str:
 
 
 def _parts(
-    meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str, compared: xr.Dataset | None
+    meis: xr.Dataset, analysis: xr.Dataset | None, without_analysis: str, compared: Sequence[xr.Dataset]
 ) -> dict[str, Any]:
     """All that the template shows."""
     meis, analysis = _with_known_stability(meis, analysis)
-    if compared is not None:
-        meis = meis.assign(members_of_neurons(compared))
+    for one in compared:
+        meis = meis.assign(compared_of_neurons(one))
     table = _neuron_table(meis, analysis)
     pixels = pixels_that_fit({str(name): size for name, size in meis["stimulus"].sizes.items()})
     records = list(neuron_records(meis, analysis, pixels))
@@ -179,7 +182,7 @@ def _parts(
         "notes": _notes(meis, analysis, without_analysis, pixels),
         "configuration": json.dumps(to_read(configuration), indent=2, ensure_ascii=False),
         "tables": _tables(table),
-        "members": None if compared is None else members_section(meis, compared),
+        "comparisons": [comparison_section(meis, one) for one in compared],
         "figures": _pictures(with_kernels, analysis),
         "data": _as_json(_page_data(meis, table, pixels)),
         "records": records,

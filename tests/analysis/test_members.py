@@ -14,6 +14,7 @@ from torch import nn
 
 import mei_lightning as ml
 from mei_lightning.analysis import members as comparing
+from mei_lightning.analysis import side_by_side
 from mei_lightning.analysis.members import agreement_of, compare_members, members_of_neurons, members_table
 
 NORM = 2.0
@@ -237,7 +238,7 @@ def test_groups_and_still_images():
 def test_neurons_are_compared_a_few_at_a_time(monkeypatch):
     kernels = np.random.default_rng(3).standard_normal((3, 5, 1, 2, 5, 4))
     together = compared(kernels)
-    monkeypatch.setattr(comparing, "_BYTES_AT_A_TIME", 2000)
+    monkeypatch.setattr(side_by_side, "_BYTES_AT_A_TIME", 2000)
     xr.testing.assert_identical(compared(kernels), together)
 
 
@@ -259,7 +260,7 @@ def test_results_in_a_directory_are_stores_of_their_own_and_are_opened_again(tmp
         ml.open_members(tmp_path)
     with monkeypatch.context() as meanwhile:
         # A neuron at a time.
-        meanwhile.setattr(comparing, "_BYTES_AT_A_TIME", 1)
+        meanwhile.setattr(side_by_side, "_BYTES_AT_A_TIME", 1)
         meis = find(ensemble, NEURONS, per_member=True, directory=tmp_path, **VIDEO)
     assert {path.name for path in tmp_path.iterdir()} == {"meis.zarr", "member_0", "member_1", "members.zarr"}
     xr.testing.assert_identical(ml.open_members(tmp_path), meis)
@@ -335,7 +336,7 @@ class OwnScore(ml.Objective):
         ({"members": [1]}, r"per_member=True: model 'Ensemble \(members 1\)' has no members to compare"),
         ({"objective": OwnScore()}, "per_member=True: the objective keeps the model that it was made with"),
         ({"robustness": [ml.RandomMember()]}, r"per_member=True: a member alone has no RandomMember\(\)"),
-        ({"norm": [1.0, 2.0]}, r"norm=\[1.0, 2.0\] with per_member=True: members are compared at one norm"),
+        ({"norm": [1.0, 2.0]}, r"norm=\[1.0, 2.0\] with per_member=True: MEIs are compared at one norm"),
         ({"per_member": 1}, "per_member=1"),
     ],
 )
