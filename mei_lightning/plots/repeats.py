@@ -16,8 +16,8 @@ from mei_lightning.plots.style import STYLE, NotebookFigure
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.85, 0.15, 0.45, 0.45
 """Inches around the panels, at the left for the names of neurons."""
 _BETWEEN = 0.25
-_NUMBERS = 0.3
-"""Inches for the numbers below a stimulus."""
+_ROWS_APART = 0.15
+"""Inches between rows."""
 _STIMULUS = ("channel", "time", "y", "x")
 
 
@@ -53,7 +53,7 @@ def plot_repeats(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
         raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
     facts = dataset_stimulus_format(meis)
     tile, map_height = map_size(facts)
-    row_height = map_height + (0.3 if facts.is_still else 0.85) + _NUMBERS
+    row_height = map_height + (0.3 if facts.is_still else 0.85) + _ROWS_APART
     width = _LEFT + stimuli * tile + _BETWEEN * (stimuli - 1) + _RIGHT
     height = _TOP + neurons * row_height + _BOTTOM
     with mpl.rc_context(STYLE):
@@ -67,7 +67,7 @@ def plot_repeats(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
             top=1 - _TOP / height,
             bottom=_BOTTOM / height,
             wspace=_BETWEEN / tile,
-            hspace=_NUMBERS / (row_height - _NUMBERS),
+            hspace=_ROWS_APART / (row_height - _ROWS_APART),
         )
         for number in range(neurons):
             cells = [grid[number, column] for column in range(stimuli)]
@@ -98,7 +98,7 @@ def _write_numbers(ax: Axes, repeat: xr.Dataset) -> None:
         return
     alike = f"alike {aligned:.2f}" if repeat["optimum"].item() == 0 else "another optimum"
     ax.annotate(
-        f"score {score / own:.3f}\n{alike}",
+        f"{score / own:.3f}, {alike}",
         (0.5, 0),
         (0, -2),
         xycoords="axes fraction",

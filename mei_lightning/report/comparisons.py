@@ -16,7 +16,7 @@ from mei_lightning.analysis.repeats import repeats_of_neurons, repeats_table
 from mei_lightning.plots.members import plot_members
 from mei_lightning.plots.repeats import plot_repeats
 from mei_lightning.report.parts import Picture, Table, in_four_digits, picture
-from mei_lightning.results.comparison import Comparison, together
+from mei_lightning.results.comparison import Comparison
 from mei_lightning.results.members import MEMBERS
 from mei_lightning.results.repeats import REPEATS
 from mei_lightning.wording import how_many
@@ -122,7 +122,7 @@ def comparison_section(meis: xr.Dataset, compared: xr.Dataset) -> ComparisonSect
 
     Args:
         meis: as of the page.
-        compared: how they compare.
+        compared: the same with how they compare.
     """
     kind = _kind_of(compared)
     table = kind.table(compared)
@@ -144,7 +144,7 @@ def _figure(meis: xr.Dataset, compared: xr.Dataset, kind: _Kind) -> Picture | No
     shown = _spread(meis[kind.order].values)
     if not len(shown):
         return None
-    figure = kind.plot(together(meis.isel(neuron=shown), compared.isel(neuron=shown)))
+    figure = kind.plot(compared.isel(neuron=shown))
     which = ", from the least to the most similar MEIs" if len(shown) > 1 else ""
     about = how_many(len(shown), meis.sizes["neuron"]) + which
     return picture(figure, kind.alternative, kind.caption.format(about))

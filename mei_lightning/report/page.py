@@ -39,6 +39,7 @@ from mei_lightning.plots.style import (
 from mei_lightning.report.comparisons import OF_NEURONS, compared_of_neurons, comparison_section
 from mei_lightning.report.parts import Picture, Table, in_four_digits, picture
 from mei_lightning.report.records import neuron_records, pixels_that_fit
+from mei_lightning.results.comparison import together
 from mei_lightning.results.configuration import as_text, read_configuration, to_read
 from mei_lightning.results.dataset import check_store
 from mei_lightning.results.disk_errors import check_writable
@@ -103,7 +104,7 @@ def write_report(
         stimuli = ["stimulus", *(kind.stimulus for kind in _COMPARISONS)]
         known = meis.assign(meis.drop_vars(stimuli, errors="ignore").load())
         beside = [meis if kind.stimulus in meis else kind.beside(store) for kind in _COMPARISONS]
-        compared = [one for one in beside if one is not None]
+        compared = [together(meis, one) for one in beside if one is not None]
         parts = _parts(known, current_analysis(store, place), _without_analysis(store, place), compared)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("template.html"))

@@ -20,6 +20,7 @@ from mei_lightning import (
     load_model,
     open_members,
     open_norms,
+    open_repeats,
 )
 from mei_lightning.cli.main import main
 from mei_lightning.optimization.stimulus_module import StimulusModule
@@ -200,12 +201,22 @@ def test_members_have_a_store_each_and_are_compared(capsys):
     assert "Comparison of members (dataset): here/members.zarr" in told
 
 
+@pytest.mark.slow
+def test_repeats_have_a_store_each_and_are_compared(capsys):
+    main([*ONE_NEURON, "--model.search=quick", "--trainer.logger=false", "--repeats=2", "--results.directory=here"])
+    expected = find_meis("simulated", [("session_1", 0)], search="quick", repeats=2, progress_bar=False)
+    xr.testing.assert_allclose(open_repeats("here"), expected, atol=1e-5)
+    told = capsys.readouterr().out
+    assert re.search(r"repeat +\n1 +1 +1.0 +0.0 +0.0 +1.0 +1.0 +1.0\n", told)
+    assert "Comparison of repeats (dataset): here/repeats.zarr" in told
+
+
 def test_members_that_cannot_be_compared_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(StimulusModule, "training_step", lambda *_: pytest.fail("work began"))
     with pytest.raises(ValueError, match="per_member=True needs a directory"):
         main(PAIR)
     where = "--results.directory=here"
-    with pytest.raises(ValueError, match="members are compared at one norm"):
+    with pytest.raises(ValueError, match="MEIs are compared at one norm"):
         main([*PAIR, where, "--model.norm=[1,2]"])
     with pytest.raises(ValueError, match="model 'simulated' has no members to compare"):
         main([*ONE_NEURON, where, "--per_member=true"])

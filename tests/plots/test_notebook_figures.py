@@ -14,6 +14,7 @@ from test_curvature_figure import curvature_of
 from test_figures import landscape, population, responses, starts
 from test_plots_of_members import with_members
 from test_plots_of_norms import by_norm
+from test_plots_of_repeats import with_repeats
 
 import mei_lightning as ml
 
@@ -32,6 +33,7 @@ SHOWN = {
     "plot_seed_stability": lambda: ml.plot_seed_stability(starts()),
     "plot_score_by_norm": lambda: ml.plot_score_by_norm(by_norm()),
     "plot_members": lambda: ml.plot_members(with_members()),
+    "plot_repeats": lambda: ml.plot_repeats(with_repeats()),
     "plot_meis_by_norm": lambda: ml.plot_meis_by_norm(by_norm()),
 }
 
