@@ -33,6 +33,8 @@ OPTIONAL = {
     "ipython",
     # Of the script that an export brings to the machine of the experiment.
     "psychopy",
+    # Of the kernel for CUDA, where PyTorch brings it.
+    "triton",
 }
 """What is imported where it is used, and need not be there."""
 
@@ -78,7 +80,7 @@ def test_what_has_no_line_is_brought_by_another(package, by):
 
 @pytest.mark.slow
 def test_the_package_and_its_commands_do_without_what_is_optional():
-    optional = ["openretina", "h5netcdf", "h5py", "dask", "IPython", "ipywidgets", "psychopy", "wandb"]
+    optional = ["openretina", "h5netcdf", "h5py", "dask", "IPython", "ipywidgets", "psychopy", "triton", "wandb"]
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({optional})); sys.argv = ['mei-lightning', '--version']\n"
         "import mei_lightning as ml; [getattr(ml, name) for name in ml.__all__]\n"

@@ -2,6 +2,8 @@
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ELSEWHERE = "elsewhere"
@@ -17,14 +19,26 @@ class Counts:
 
     def __init__(self, source: Path) -> None:
         self._folder = f"{source}/"
+        self._is_paused = False
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
         self._events: dict[str, Counter[tuple[str, str]]] = {"kernel": Counter(), "wait": Counter(), "copy": Counter()}
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing in the meantime."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
     def add(self, kind: str, what: str) -> None:
         """Count a "kernel", a "wait" of the host for the device, or a "copy" from the host to the device."""
+        if self._is_paused:
+            return
         self._events[kind][what, self._line()] += 1
 
     def by_line(self, kind: str) -> Counter[str]:
