@@ -13,8 +13,10 @@ from torch import Tensor
 
 import mei_lightning as ml
 
-# The preparation of a model has no public name.
+# What has no public name.
+from mei_lightning.acceleration.fused_projection import fused_projection
 from mei_lightning.acceleration.prepare import prepare
+from mei_lightning.constraints.projection import _project
 
 FRAMES = 50
 NORM = 30.0
@@ -34,7 +36,12 @@ def time_of_parts(check: Check) -> Iterator[Row]:
             rows = [count for count in check.sizes.rows if part != "as it is" or count <= MOST_ROWS_AS_IT_IS]
             row = {"part": f"response and gradient, {part}", "model": model.name}
             yield attempt(row, partial(time_of_gradients, check, make, rows))
-    yield attempt({"part": "projection"}, partial(time_of_projection, check))
+    kernel = fused_projection(torch.zeros(1, 1, 1, device=check.device), _project)
+    yield attempt(
+        {"part": "projection" if kernel is None else "projection, one kernel"}, partial(time_of_projection, check)
+    )
+    if kernel is not None:
+        yield attempt({"part": "projection, plain"}, partial(time_of_plain_projection, check))
 
 
 def time_of_gradients(check: Check, make: Callable[[], ml.RetinaModel], rows: Sequence[int]) -> Row:
@@ -54,6 +61,15 @@ def time_of_projection(check: Check) -> Row:
     """Milliseconds for each number of rows to give stimuli their norm and ranges."""
     constraint = ml.NormAndRange(NORM, RANGES).to(check.device)
     return time_for_rows(check, lambda stimulus: partial(constraint, stimulus), check.sizes.rows)
+
+
+def time_of_plain_projection(check: Check) -> Row:
+    """The same, as where Triton cannot make a kernel of it."""
+    low, high = torch.tensor(RANGES, device=check.device).T[..., None]
+    largest = torch.finfo(torch.float32).max
+    return time_for_rows(
+        check, lambda stimulus: partial(_project, stimulus.flatten(2), NORM, (low, high), largest), check.sizes.rows
+    )
 
 
 def time_for_rows(check: Check, part: Callable[[Tensor], Callable[[], object]], rows: Sequence[int]) -> Row:
