@@ -33,6 +33,7 @@ from mei_lightning.problem import MEIProblem
 from mei_lightning.results.members import MEMBERS, directory_of_member
 from mei_lightning.results.norms import directory_of_norm, is_complete
 from mei_lightning.results.run_log import RunLogger, run_name
+from mei_lightning.shard import Shard, shard_in
 from mei_lightning.sizes import NAMES, Sizes, several_sizes
 
 _AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -76,6 +77,14 @@ class MEICommandLine(LightningCLI):
             help="Find the MEIs of each member of an ensemble as well, with the same settings, and compare them: "
             "member_0/meis.zarr and so on in the directory of the results, and members.zarr.",
         )
+        parser.add_argument(
+            "--shard",
+            type=str | None,
+            default=None,
+            help="Find one share only of the neurons, e.g. 3/16, the third of sixteen; processes with the other shards "
+            "and the same --results.directory, say of a job array, find the others at the same time.",
+        )
+        parser.link_arguments("shard", "results.shard")
 
     def __init__(self, *args: Any, options: list[str], one_of_several: bool, **kwargs: Any) -> None:
         self._options = options
@@ -94,6 +103,8 @@ class MEICommandLine(LightningCLI):
         model = self._get(self.config, "model")
         sizes = several_sizes({name: model.get(name) for name in NAMES})
         per_member = self._get(self.config, "per_member")
+        if (shard := self._get(self.config, "shard")) is not None:
+            shard_in(self._get(self.config, "results").directory, shard, per_member)
         if sizes and per_member:
             check_one_of_several(sizes)
         if (sizes or per_member) and self._get(self.config, "results").directory is None:
@@ -120,6 +131,12 @@ class MEICommandLine(LightningCLI):
         config["fit.model.members"] = [member]
         config["fit.results.directory"] = str(self.place / directory_of_member(member))
         return config
+
+    @property
+    def shard(self) -> Shard | None:
+        """The shard that is asked for, if one is."""
+        shard = self._get(self.config, "shard")
+        return None if shard is None else Shard.of(shard)
 
     @property
     def place(self) -> Path:
@@ -167,7 +184,7 @@ class MEICommandLine(LightningCLI):
             kwargs["plugins"] = cluster_plugins(chosen.num_nodes)
         if chosen.logger is None:
             # The same command has the same name, so that it continues its run.
-            name = run_name(self.model.configuration, self._get(self.config_init, "convergence"))
+            name = run_name(self.model.configuration, self._get(self.config_init, "convergence"), self.shard)
             kwargs["logger"] = RunLogger("logs", name="meis", version=name, default_hp_metric=False)
         with silent_lightning():
             return super().instantiate_trainer(**kwargs)
@@ -225,7 +242,7 @@ def _run_while_complete(configs: Iterable[Namespace], options: list[str], one_of
             # They are those of the process, parsed.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             command = _run(config, options, one_of_several)
-        if not is_complete(command.model.meis()):
+        if not is_complete(command.model.meis(), command.shard):
             break
 
 

@@ -1,0 +1,67 @@
+"""A share of the neurons of a run, for processes that know nothing of each other."""
+
+from typing import Any, NamedTuple
+
+from mei_lightning.arguments import in_short, is_whole, several
+from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
+
+_FORM = "give which one of how many, counted from 1, e.g. shard='3/16'"
+
+
+class Shard(NamedTuple):
+    """One of several shares of the neurons that are asked for: every ``count``-th, from the ``number``-th on.
+
+    Args:
+        number: which one, from 1 to ``count``.
+        count: how many there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, value: Any) -> "Shard":
+        """The shard that a pair of numbers or a text, such as "3/16", names.
+
+        Raises:
+            TypeError: if it is neither.
+            ValueError: if there is no such shard.
+        """
+        parts = value.split("/") if isinstance(value, str) else several(value)
+        if isinstance(value, str) and all(part.strip().isdigit() for part in parts):
+            parts = [int(part) for part in parts]
+        if len(parts) != 2 or not all(is_whole(part, -(10**18)) for part in parts):
+            raise InvalidTypeError(f"shard={in_short(value)}: {_FORM}.")
+        number, count = (int(part) for part in parts)
+        if not 1 <= number <= count:
+            from_zero = " Numbers count from 1, as of a job array with --array=1-16." if number == 0 < count else ""
+            raise InvalidValueError(f"shard={in_short(value)}: {_FORM}.{from_zero}")
+        return cls(number, count)
+
+    def numbers(self, neurons: int) -> range:
+        """The numbers of its neurons, of so many that are asked for; none if there are more shards than neurons."""
+        return range(self.number - 1, neurons, self.count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def shard_in(directory: object, shard: Any, per_member: bool) -> Shard:
+    """The shard that is asked for, of a run in a directory.
+
+    Raises:
+        TypeError, ValueError: as ``Shard.of``.
+        ValueError: if there is no directory, or members of an ensemble are to be compared.
+    """
+    asked = Shard.of(shard)
+    if directory is None:
+        raise InvalidValueError(
+            f"shard={str(asked)!r} needs a directory, the same for all shards: give directory='results', say."
+        )
+    if per_member:
+        raise InvalidValueError(
+            f"shard={str(asked)!r} with per_member=True: the comparison needs the MEIs of all shards. Divide the run of "
+            "the ensemble (in directory), and that of each member (members=[0] in directory/member_0, and so on); then "
+            "the call with per_member=True, without shard, finds all done and compares."
+        )
+    return asked
