@@ -1,8 +1,9 @@
 """A share of the neurons of a run, for processes that know nothing of each other."""
 
+import re
 from typing import Any, NamedTuple
 
-from mei_lightning.arguments import in_short, is_whole, several
+from mei_lightning.arguments import in_short, several, whole_number
 from mei_lightning.exceptions import InvalidTypeError, InvalidValueError
 
 _FORM = "give which one of how many, counted from 1, e.g. shard='3/16'"
@@ -27,12 +28,11 @@ class Shard(NamedTuple):
             TypeError: if it is neither.
             ValueError: if there is no such shard.
         """
-        parts = value.split("/") if isinstance(value, str) else several(value)
-        if isinstance(value, str) and all(part.strip().isdigit() for part in parts):
-            parts = [int(part) for part in parts]
-        if len(parts) != 2 or not all(is_whole(part, -(10**18)) for part in parts):
+        given = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value) if isinstance(value, str) else None
+        parts = several(value) if given is None else [int(part) for part in given.groups()]
+        if len(parts) != 2:
             raise InvalidTypeError(f"shard={in_short(value)}: {_FORM}.")
-        number, count = (int(part) for part in parts)
+        number, count = (whole_number("shard", part, way_out=f"{_FORM.capitalize()}.") for part in parts)
         if not 1 <= number <= count:
             from_zero = " Numbers count from 1, as of a job array with --array=1-16." if number == 0 < count else ""
             raise InvalidValueError(f"shard={in_short(value)}: {_FORM}.{from_zero}")
@@ -60,8 +60,8 @@ def shard_in(directory: object, shard: Any, per_member: bool) -> Shard:
         )
     if per_member:
         raise InvalidValueError(
-            f"shard={str(asked)!r} with per_member=True: the comparison needs the MEIs of all shards. Divide the run of "
-            "the ensemble (in directory), and that of each member (members=[0] in directory/member_0, and so on); then "
-            "the call with per_member=True, without shard, finds all done and compares."
+            f"shard={str(asked)!r} with per_member=True: the comparison needs the MEIs of all shards. Divide the run "
+            "of the ensemble (in directory), and that of each member (members=[0] in directory/member_0, and so on); "
+            "then the call with per_member=True, without shard, finds all done and compares."
         )
     return asked

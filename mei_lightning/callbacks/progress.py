@@ -13,9 +13,10 @@ from mei_lightning.optimization.stimulus_module import StimulusModule
 class StepProgressBar(TQDMProgressBar):
     """Lightning's progress bar for the run in place of one for each epoch, green once all is done.
 
-    It counts the neurons of the run, or of its shard, that are done, on all devices and in earlier runs, and says how many are done a minute and how
-    long the others will take; of a module without named neurons, steps up to the step limit. Where standard error is
-    neither a terminal nor a notebook (nohup, SLURM) there is a line of it every half minute.
+    It counts the neurons of the run, or of its shard, that are done, on all devices and in earlier runs, and says how
+    many are done a minute and how long the others will take; of a module without named neurons, steps up to the step
+    limit. Where standard error is neither a terminal nor a notebook (nohup, SLURM) there is a line of it every half
+    minute.
 
     Example:
         >>> from lightning.pytorch import Trainer
