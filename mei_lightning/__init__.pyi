@@ -128,6 +128,7 @@ from .results.dataset import save_dataset as save_dataset
 from .results.export import export_meis as export_meis
 from .results.members import open_members as open_members
 from .results.norms import open_norms as open_norms
+from .results.run_status import run_status as run_status
 from .results.store import MEIResult as MEIResult
 from .results.store import MEIStore as MEIStore
 from .selection import NeuronSelection as NeuronSelection

@@ -10,15 +10,15 @@ _FORM = "give which one of how many, counted from 1, e.g. shard='3/16'"
 
 
 class Shard(NamedTuple):
-    """One of several shares of the neurons that are asked for: every ``count``-th, from the ``number``-th on.
+    """One of several shares of the neurons that are asked for: every ``total``-th, from the ``number``-th on.
 
     Args:
-        number: which one, from 1 to ``count``.
-        count: how many there are.
+        number: which one, from 1 to ``total``.
+        total: how many there are.
     """
 
     number: int
-    count: int
+    total: int
 
     @classmethod
     def of(cls, value: Any) -> "Shard":
@@ -32,18 +32,18 @@ class Shard(NamedTuple):
         parts = several(value) if given is None else [int(part) for part in given.groups()]
         if len(parts) != 2:
             raise InvalidTypeError(f"shard={in_short(value)}: {_FORM}.")
-        number, count = (whole_number("shard", part, way_out=f"{_FORM.capitalize()}.") for part in parts)
-        if not 1 <= number <= count:
-            from_zero = " Numbers count from 1, as of a job array with --array=1-16." if number == 0 < count else ""
+        number, total = (whole_number("shard", part, way_out=f"{_FORM.capitalize()}.") for part in parts)
+        if not 1 <= number <= total:
+            from_zero = " Numbers count from 1, as of a job array with --array=1-16." if number == 0 < total else ""
             raise InvalidValueError(f"shard={in_short(value)}: {_FORM}.{from_zero}")
-        return cls(number, count)
+        return cls(number, total)
 
     def numbers(self, neurons: int) -> range:
         """The numbers of its neurons, of so many that are asked for; none if there are more shards than neurons."""
-        return range(self.number - 1, neurons, self.count)
+        return range(self.number - 1, neurons, self.total)
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
+        return f"{self.number}/{self.total}"
 
 
 def shard_in(directory: object, shard: Any, per_member: bool) -> Shard:

@@ -23,6 +23,7 @@ from mei_lightning.cli.errors import is_explained
 from mei_lightning.cli.fit_help import FitParser, ShowHelp
 from mei_lightning.cli.required import check_required_are_given
 from mei_lightning.devices import chosen_accelerator
+from mei_lightning.estimate import estimate_run
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.optimization.mei_module import MEIModule
 from mei_lightning.optimization.strategies import cluster_plugins, strategy_for
@@ -85,6 +86,12 @@ class MEICommandLine(LightningCLI):
             "and the same --results.directory, say of a job array, find the others at the same time.",
         )
         parser.link_arguments("shard", "results.shard")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Say how many rows, how much memory, disk and time the run takes, as tried for a minute at most, and "
+            "write nothing.",
+        )
 
     def __init__(self, *args: Any, options: list[str], one_of_several: bool, **kwargs: Any) -> None:
         self._options = options
@@ -123,6 +130,29 @@ class MEICommandLine(LightningCLI):
         """
         if self._get(self.config, "per_member"):
             self.of_members = problems_of_members(self.model.problem)
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether only an estimate is asked for."""
+        return bool(self._get(self.config, "dry_run"))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if not self.is_tried:
+            super()._run_subcommand(subcommand)
+            return
+        trainer = self.trainer
+        if not trainer.is_global_zero:
+            return
+        estimate = estimate_run(
+            self.model.problem,
+            self._get(self.config_init, "convergence"),
+            self._get(self.config_init, "trainer").accelerator,
+            trainer.num_devices * trainer.num_nodes,
+            self.shard,
+        )
+        print("\n".join(estimate.lines()))
+        if self._get(self.config, "per_member"):
+            print(f"So for the ensemble, and for each of its {len(problems_of_members(self.model.problem))} members")
 
     def config_of_member(self, member: int) -> Namespace:
         """What to run for a member of the ensemble, by its position."""
@@ -227,6 +257,10 @@ def fit(args: ArgsType, options: list[str]) -> None:
     try:
         command = _run(args, options)
     except SeveralSizesError as asked:
+        if asked.config["fit.dry_run"]:
+            _run_while_complete([next(asked.configs())], options, one_of_several=True)
+            print(f"So at the first of {len(asked.sizes.values)} values of {asked.sizes.name}")
+            return
         _run_while_complete(asked.configs(), options, one_of_several=True)
         return
     if command.of_members:
@@ -242,7 +276,7 @@ def _run_while_complete(configs: Iterable[Namespace], options: list[str], one_of
             # They are those of the process, parsed.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             command = _run(config, options, one_of_several)
-        if not is_complete(command.model.meis(), command.shard):
+        if command.is_tried or not is_complete(command.model.meis(), command.shard):
             break
 
 

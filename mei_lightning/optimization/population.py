@@ -188,7 +188,7 @@ class PopulationModule(SearchModule):
         # Optimizers that treat all rows together, as L-BFGS does, have to begin with all rows at once.
         one_by_one = isinstance(self._optimizer, RowOptimizer) or not any(self._optimizer.state.values())
         starts = self.rows.starts
-        most = max(min(self._most_rows, self._rows_at_a_time.most or self._most_rows), starts)
+        most = max(min(self.most_rows, self._rows_at_a_time.most or self.most_rows), starts)
         room = (most - int(self.active.sum())) // starts
         return min(free, max(room, 0)) if one_by_one or free == len(self.neuron_in_slot) else 0
 

@@ -44,7 +44,7 @@ class Claim:
             if self.shard is not None:
                 _check_free(RunLock(self.store))
             for other in _shards_beside(self.store):
-                if self.shard is None or self.shard.count != other.count:
+                if self.shard is None or self.shard.total != other.total:
                     _check_free(_lock_of(self.store, other))
         except BaseException:
             self.release()
@@ -97,7 +97,7 @@ def is_claimed(store: Path, shard: Shard | None = None) -> bool:
 
 def _lock_of(store: Path, shard: Shard) -> RunLock:
     taken = f"Shard {shard} of {store} is being computed by another process"
-    return RunLock(store, f"shard_{shard.number}_of_{shard.count}", taken)
+    return RunLock(store, f"shard_{shard.number}_of_{shard.total}", taken)
 
 
 def _shards_beside(store: Path) -> list[Shard]:

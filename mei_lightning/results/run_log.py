@@ -24,7 +24,7 @@ def run_name(configuration: Configuration, convergence: object, shard: Shard | N
     words = {**configuration.words, "convergence": repr(convergence)}
     settings = json.dumps({**configuration, **words}, sort_keys=True)
     readable = re.sub(r"[^\w.-]+", "_", configuration["model"])
-    of_shard = "" if shard is None else f"-shard_{shard.number}_of_{shard.count}"
+    of_shard = "" if shard is None else f"-shard_{shard.number}_of_{shard.total}"
     return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}{of_shard}"
 
 
