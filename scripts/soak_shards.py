@@ -4,7 +4,7 @@
 
 The shards of a small run of the simulated model are begun all at once. A random one is killed with SIGKILL at a random
 moment, also while it makes the store or writes, and begun again, each at most four times; so it goes round by round,
-each with a new store, until time, or the number of kills, is over. Exits with an error if a neuron is lost, or was found
+each with a new store, until time, or the number of kills, is over. Exits with an error if a neuron is lost, was found
 twice, or has another result than in the undivided run.
 """
 
