@@ -73,7 +73,7 @@ LEFT = {
     "own_model.md": {"results/meis.zarr"},
     "norm_range_window.md": {"norms/norm_5/meis.zarr", "more_norms/norm_10/meis.zarr", "scores.pdf", "by_norm.pdf"},
     "population.md": {"opponent/meis.zarr", "results/meis.zarr", "logs/population/meis.zarr"},
-    "cluster.md": {"results/meis.zarr", "divided/meis.zarr", "divided/meis.png"},
+    "cluster.md": {"results/meis.zarr", "divided/meis.zarr"},
     "methods.md": {"results/fu_2023.zarr"},
     "results.md": {
         "meis.png",
