@@ -126,7 +126,7 @@ def test_a_shard_that_is_started_again_does_nothing_again(tmp_path, monkeypatch)
 def test_a_shard_without_neurons_ends_at_once(tmp_path, capsys):
     meis = find(video_model(), NEURONS[:2], **SETTINGS, directory=tmp_path, shard=(3, 4))
     assert meis.status.values.tolist() == ["pending", "pending"]
-    assert "Shard 3/4: 0 of 0 neurons; all shards so far: 0 of 2" in capsys.readouterr().out
+    assert "Shard 3/4: 0 of 0 neurons are done; of all shards so far 0 of 2" in capsys.readouterr().out
 
 
 def test_another_division_and_an_undivided_run_go_on_from_shards(tmp_path, whole):
@@ -158,6 +158,21 @@ def test_each_shard_has_a_log_of_its_own(tmp_path):
         find(video_model(), NEURONS[:3], **SETTINGS, **place, shard=(number, 2))
     logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert [name.partition("-")[2][-13:] for name in logs] == ["-shard_1_of_2", "-shard_2_of_2"]
+
+
+class Stops(Callback):
+    """Ends a run at its second check."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch >= 1
+
+
+def test_neurons_that_are_interrupted_do_not_count_as_done(tmp_path, capsys):
+    find(video_model(), NEURONS, **SETTINGS, directory=tmp_path, shard=(1, 2), callbacks=[Stops()])
+    (done,) = re.findall(r"Shard 1/2: (\d) of 4 neurons are done", capsys.readouterr().out)
+    store = ml.MEIStore(tmp_path / "meis.zarr")
+    assert int(done) == len(store.finished()) < 4
+    assert "interrupted" in store.progress()[0]
 
 
 # Who may write beside whom

@@ -34,7 +34,7 @@ from mei_lightning.results.dataset import open_meis
 from mei_lightning.results.norms import is_complete
 from mei_lightning.results.place import STORE
 from mei_lightning.results.replacing import rename
-from mei_lightning.results.schema import PENDING
+from mei_lightning.results.schema import INTERRUPTED, PENDING
 from mei_lightning.results.starts import note_start
 from mei_lightning.results.store import MEIStore
 from mei_lightning.shard import Shard
@@ -251,10 +251,10 @@ class ResultsWriter(Callback):
             return
         if concerned.sizes["neuron"]:
             print(_summary(concerned))
-        done, of_all = (int((part["status"] != PENDING).sum()) for part in (concerned, meis))
+        done, of_all = (int((~part["status"].isin([PENDING, INTERRUPTED])).sum()) for part in (concerned, meis))
         print(
-            f"Shard {self.shard}: {done} of {concerned.sizes['neuron']} neurons; all shards so far: {of_all} of "
-            f"{meis.sizes['neuron']}"
+            f"Shard {self.shard}: {done} of {concerned.sizes['neuron']} neurons are done; of all shards so far "
+            f"{of_all} of {meis.sizes['neuron']}"
         )
         print(f"MEIs (dataset): {self.store.path}")
 

@@ -79,6 +79,8 @@ def run_script(directory, name, *options):
     result = subprocess.run(
         [sys.executable, str(CLUSTER / name), *OPTIONS, *options],
         cwd=directory,
+        # Ray keeps something at home, and tells others that it is used.
+        env={**os.environ, "HOME": str(directory), "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
     )
