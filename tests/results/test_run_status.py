@@ -170,3 +170,14 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, monkeypatch, 
     stimuli = 6 * 2 * 40 * 18 * 16 * 4 / 1e6
     disk = float(said.partition("disk: ")[2].partition(" KB")[0]) / 1e3
     assert stimuli <= disk <= 1.1 * stimuli
+
+
+def test_a_dry_run_of_several_norms_is_that_of_the_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mei-lightning"])
+    options = ["--model.retina=simulated", "--model.neurons=[[session_1, 0]]", "--model.max_steps=4"]
+    main(["fit", *options, "--model.norm=[5, 10]", "--results.directory=results", "--dry-run"])
+    said = capsys.readouterr().out
+    assert "neurons: 1\n" in said
+    assert "So at the first of 2 values of norm" in said
+    assert not list(tmp_path.iterdir())
