@@ -130,6 +130,7 @@ from .results.export import export_meis as export_meis
 from .results.members import open_members as open_members
 from .results.norms import open_norms as open_norms
 from .results.repeats import open_repeats as open_repeats
+from .results.run_status import run_status as run_status
 from .results.store import MEIResult as MEIResult
 from .results.store import MEIStore as MEIStore
 from .selection import NeuronSelection as NeuronSelection

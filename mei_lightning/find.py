@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from mei_lightning.arguments import plain
+from mei_lightning.arguments import plain, whole_number
 from mei_lightning.callbacks.convergence import RowConvergence
 from mei_lightning.callbacks.interrupt import InterruptTogether
 from mei_lightning.callbacks.progress import StepProgressBar
@@ -35,6 +35,7 @@ from mei_lightning.results.run_log import RunLogger, run_name
 from mei_lightning.results.store import MEIStore
 from mei_lightning.run_arguments import check_run_arguments
 from mei_lightning.settings import settings_named, takes_settings
+from mei_lightning.shard import Shard, shard_in
 from mei_lightning.sizes import Sizes, several_sizes
 
 
@@ -49,7 +50,9 @@ def find_meis(
     repeats: int = 0,
     directory: str | Path | None = None,
     log_directory: str | Path | None = None,
+    shard: str | Sequence[int] | None = None,
     devices: int | Sequence[int] | str = 1,
+    num_nodes: int = 1,
     accelerator: str = "auto",
     progress_bar: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -76,7 +79,14 @@ def find_meis(
             the function continues where it was interrupted. By default results are only returned; if the call does not
             come to its end, what was found stays on disk, and the exception says where and how to go on.
         log_directory: where to write TensorBoard logs; none by default.
+        shard: find one share only of the neurons: ``(3, 16)``, or "3/16", is the third of sixteen, and the last one is
+            ``(16, 16)``. Processes that are given the other shards and the same ``directory``, say the tasks of a job
+            array, write into the same store at the same time, and need not know of each other; the first one makes it.
+            Shard 3 of 16 has the neurons 3, 19, 35 and so on of those that are asked for, and none if there are not so
+            many. MEIs are those of an undivided run.
         devices: as for Lightning's ``Trainer``; neurons are shared out among the devices, which needs a ``directory``.
+        num_nodes: of machines that a cluster has started this call on together, as for Lightning's ``Trainer``, each
+            with so many devices; it needs a ``directory``, too.
         accelerator: as for Lightning's ``Trainer``, but that "auto" is "cuda" where there is one, else "cpu". "mps", an
             Apple GPU, has to be asked for: it computes in single precision only.
         progress_bar: whether to show one.
@@ -137,7 +147,7 @@ def find_meis(
             computed by then.
         IndexError: if a session has no such neuron.
         TypeError: if an argument is of a wrong type.
-        BlockingIOError: if another run is writing to the directory.
+        BlockingIOError: if another run, or another process with the same shard, is writing to the directory.
         PermissionError, OSError: if the directory cannot be written to, or its disk is full.
         RuntimeError: if the device has no memory for a single stimulus.
         KeyboardInterrupt: if you interrupt it, once what was found is on disk.
@@ -166,11 +176,13 @@ def find_meis(
     devices = plain(devices)  # type: ignore[assignment]
     check_run_arguments(directory, log_directory, devices, accelerator, progress_bar, callbacks)
     callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
-    _check_run(devices, directory, callbacks)
+    num_nodes = whole_number("num_nodes", num_nodes, 1)
+    _check_run(devices, num_nodes, directory, callbacks)
+    asked = None if shard is None else shard_in(directory, shard, per_member, repeats)
     sizes = several_sizes(settings)
     check_further_runs(per_member, repeats, sizes)
     one_of_them = settings if sizes is None else {**settings, sizes.name: sizes.values[0]}
-    run = Run(directory, log_directory, devices, accelerator, progress_bar, callbacks)
+    run = Run(directory, log_directory, devices, accelerator, progress_bar, callbacks, num_nodes, asked)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         problem = MEIProblem(model, neurons, settings_named(one_of_them), members=members)
         if (further := further_runs(problem, per_member, repeats)) is not None:
@@ -188,6 +200,8 @@ class Run:
     accelerator: str = "auto"
     progress_bar: bool = True
     callbacks: Sequence[Callback] = ()
+    num_nodes: int = 1
+    shard: Shard | None = None
 
     @property
     def rule(self) -> RowConvergence:
@@ -203,15 +217,16 @@ def meis_in(place: Path, problem: MEIProblem, run: Run) -> xr.Dataset:
     module, rule, callbacks = ProblemModule(problem), run.rule, run.callbacks
     logs = None if run.log_directory is None else str(local_path("log_directory", run.log_directory))
     lasting = run.directory is not None
-    writer = ResultsWriter(str(place), report=lasting, lasting=lasting)
+    writer = ResultsWriter(str(place), report=lasting, lasting=lasting, shard=run.shard)
     # A run that is continued goes on in the same log.
-    version = run_name(module.configuration, rule) if lasting else None
+    version = run_name(module.configuration, rule, run.shard) if lasting else None
     with silent_lightning():
         trainer = Trainer(
             accelerator=chosen_accelerator(run.accelerator),
             devices=run.devices,  # type: ignore[arg-type]
-            strategy=strategy_for(run.devices),
-            plugins=cluster_plugins(),  # type: ignore[arg-type]
+            num_nodes=run.num_nodes,
+            strategy=strategy_for(run.devices, run.num_nodes),
+            plugins=cluster_plugins(run.num_nodes),  # type: ignore[arg-type]
             max_epochs=-1,
             logger=RunLogger(logs, "", version, default_hp_metric=False) if logs else False,
             callbacks=[
@@ -252,7 +267,7 @@ def _meis_of_sizes(problem: MEIProblem, sizes: Sizes, run: Run) -> xr.Dataset:
             _check_goes_on(resized, run, place / parts[norm] / STORE)
         for norm, resized in problems.items():
             found[norm] = meis_in(place / parts[norm], resized, run)
-            if not is_complete(found[norm]):
+            if not is_complete(found[norm], run.shard):
                 # Time is over, or a callback has stopped the run.
                 break
         meis = joined_norms(found)
@@ -279,12 +294,15 @@ def _check_goes_on(problem: MEIProblem, run: Run, store: Path) -> None:
         MEIStore(store).check_configuration(problem.configuration)
 
 
-def _check_run(devices: int | Sequence[int] | str, directory: str | Path | None, callbacks: Sequence[Callback]) -> None:
-    strategy = strategy_for(devices)
+def _check_run(
+    devices: int | Sequence[int] | str, num_nodes: int, directory: str | Path | None, callbacks: Sequence[Callback]
+) -> None:
+    strategy = strategy_for(devices, num_nodes)
     if strategy == NOTEBOOK and IN_NOTEBOOKS == "fork":
         check_fork()
     if strategy != "auto" and directory is None:
-        raise InvalidValueError(f"devices={devices} needs a directory, where the devices keep their results.")
+        asked = f"devices={devices}" if num_nodes == 1 else f"num_nodes={num_nodes}"
+        raise InvalidValueError(f"{asked} needs a directory, where the devices keep their results.")
     if _has(callbacks, ResultsWriter):
         raise InvalidValueError("Give find_meis the directory of the results in place of a ResultsWriter.")
 

@@ -45,6 +45,7 @@ def fit(
     strategy="sharded_notebook",
     trainer=None,
     callbacks=(),
+    shard=None,
     **options,
 ):
     """Fit in forked processes (or spawned ones, if all tests do so), or in this one."""
@@ -55,7 +56,7 @@ def fit(
         strategy=strategy if devices > 1 else "auto",
         max_epochs=-1,
         logger=False,
-        callbacks=[ml.RowConvergence(), ml.ResultsWriter(str(directory), report=False), *callbacks],
+        callbacks=[ml.RowConvergence(), ml.ResultsWriter(str(directory), report=False, shard=shard), *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -55,6 +55,9 @@ NOT_RUN = {
     "mei-lightning report": "run in the how-to guide about the report",
     "tensorboard --logdir": "run in the how-to guide about TensorBoard",
     "python scripts/soak.py": "takes half an hour; test_many_devices.py kills a run twice with it",
+    "python scripts/soak_shards.py": "takes ten minutes; test_cluster_scripts.py kills a shard or two with it",
+    "sbatch scripts/cluster/shards.sbatch": "needs a cluster; test_cluster_scripts.py runs it without one",
+    "python scripts/cluster/shards_with": "need submitit or Ray; test_cluster_scripts.py runs them where these are",
     "sbatch scripts/slurm/population.sbatch": "needs a cluster; test_many_devices.py starts the job's processes",
     "torchrun --nnodes 2": "needs two nodes; test_many_devices.py has two on one machine",
     "git clone": "needs the address of the repository",
@@ -70,7 +73,7 @@ LEFT = {
     "own_model.md": {"results/meis.zarr"},
     "norm_range_window.md": {"norms/norm_5/meis.zarr", "more_norms/norm_10/meis.zarr", "scores.pdf", "by_norm.pdf"},
     "population.md": {"opponent/meis.zarr", "results/meis.zarr", "logs/population/meis.zarr"},
-    "cluster.md": {"results/meis.zarr"},
+    "cluster.md": {"results/meis.zarr", "divided/meis.zarr"},
     "methods.md": {"results/fu_2023.zarr"},
     "results.md": {
         "meis.png",

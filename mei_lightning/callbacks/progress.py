@@ -13,9 +13,10 @@ from mei_lightning.optimization.stimulus_module import StimulusModule
 class StepProgressBar(TQDMProgressBar):
     """Lightning's progress bar for the run in place of one for each epoch, green once all is done.
 
-    It counts the neurons that are done, on all devices and in earlier runs, and says how many are done a minute and how
-    long the others will take; of a module without named neurons, steps up to the step limit. Where standard error is
-    neither a terminal nor a notebook (nohup, SLURM) there is a line of it every half minute.
+    It counts the neurons of the run, or of its shard, that are done, on all devices and in earlier runs, and says how
+    many are done a minute and how long the others will take; of a module without named neurons, steps up to the step
+    limit. Where standard error is neither a terminal nor a notebook (nohup, SLURM) there is a line of it every half
+    minute.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -66,7 +67,7 @@ class StepProgressBar(TQDMProgressBar):
     def _bar(self, trainer: Trainer, module: LightningModule) -> Bar:
         assert isinstance(module, StimulusModule)
         if isinstance(module, PopulationModule):
-            total: int | None = len(module.labels)
+            total: int | None = module.neurons_asked
             unit = "neurons"
         else:
             limits = [limit for limit in (trainer.max_steps, module.max_steps) if limit is not None and limit > 0]

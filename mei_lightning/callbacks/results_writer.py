@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +14,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mei_lightning.callbacks.interrupt import InterruptedTogether
-from mei_lightning.exceptions import InvalidTypeError, NothingThereError
+from mei_lightning.exceptions import (
+    AlreadyThereError,
+    BusyStoreError,
+    InvalidTypeError,
+    InvalidValueError,
+    NothingThereError,
+)
 from mei_lightning.experiment.showable import warn_of_what_no_projector_shows
 from mei_lightning.optimization.population import PopulationModule
 from mei_lightning.optimization.row_state import Status, warn_of_failures
@@ -21,11 +29,15 @@ from mei_lightning.paths import local_path
 from mei_lightning.plots.frames import COLORS, dataset_stimulus_format
 from mei_lightning.plots.meis import plot_mei, plot_meis
 from mei_lightning.plots.video import save_meis_to_mp4_video
+from mei_lightning.results.claim import Claim, turn
 from mei_lightning.results.dataset import open_meis
-from mei_lightning.results.lock import RunLock
+from mei_lightning.results.norms import is_complete
 from mei_lightning.results.place import STORE
 from mei_lightning.results.replacing import rename
+from mei_lightning.results.schema import INTERRUPTED, PENDING
+from mei_lightning.results.starts import note_start
 from mei_lightning.results.store import MEIStore
+from mei_lightning.shard import Shard
 
 _SECONDS_BETWEEN_SUMMARIES = 5.0
 _NEURONS_IN_PICTURES = 48
@@ -46,12 +58,16 @@ class ResultsWriter(Callback):
         report: whether to print a summary table and the paths of the results, to standard output, and to draw the
             pictures and the video when the run ends.
         lasting: whether what is written outlives a power failure; without, nothing waits for the disk.
+        shard: find one share only of the neurons, e.g. "3/16" or (3, 16), while other processes with the same
+            directory find the others; as for ``find_meis``. The pictures are drawn when the last of them ends.
 
     Raises:
-        TypeError: at the start of the fit, if the module is no ``MEIModule``.
+        TypeError: at the start of the fit, if the module is no ``MEIModule``; at once, if shard is no shard.
+        ValueError: at once, if there is no such shard, or shard is given without directory or with start_anew.
         ValueError: at the start of the fit, if the directory holds the results of another run; the message says in
             what the runs differ.
-        BlockingIOError: at the start of the fit, if another run is writing to the directory.
+        BlockingIOError: at the start of the fit, if another run, or another process with the same shard, is writing to
+            the directory.
         PermissionError: at the start of the fit, if the directory cannot be written.
         OSError: if the disk is full; what had been written is safe.
 
@@ -66,13 +82,24 @@ class ResultsWriter(Callback):
 
     store: MEIStore
     place: Path
-    _lock: RunLock | None = None
+    _claim: Claim | None = None
 
     def __init__(
-        self, directory: str | None = None, start_anew: bool = False, report: bool = True, lasting: bool = True
+        self,
+        directory: str | None = None,
+        start_anew: bool = False,
+        report: bool = True,
+        lasting: bool = True,
+        shard: str | Sequence[int] | None = None,
     ) -> None:
         if directory is not None:
             local_path("directory", directory)
+        self.shard = None if shard is None else Shard.of(shard)
+        if self.shard is not None and start_anew:
+            raise InvalidValueError(
+                f"start_anew=True with shard={str(self.shard)!r} would move away what the other shards have found: "
+                "move the results away yourself, once none of them runs, or give another directory."
+            )
         self.directory = directory
         self.start_anew = start_anew
         self.report = report
@@ -91,20 +118,26 @@ class ResultsWriter(Callback):
         # All processes have to write to the directory of the first one's logs.
         place = Path(trainer.strategy.broadcast(str(self._directory_of(trainer))))
         if trainer.is_global_zero:
-            self._lock = RunLock(place / STORE)
-            self._lock.acquire()
-            self._prepare(place / STORE, module)
+            claim = Claim(place / STORE, self.shard)
+            with turn(place / STORE):
+                claim.acquire()
+                self._claim = claim
+                self._prepare(place / STORE, module)
+                note_start(place / STORE, self.shard)
         trainer.strategy.barrier()
         self.place = place
         self.store = MEIStore(place / STORE, self.lasting)
         self.store.check_configuration(module.configuration)
         self.store.check_writable()
         trainer.strategy.barrier()
-        done = self.store.finished()
+        everyone = range(len(module.labels))
+        asked = set(everyone if self.shard is None else self.shard.numbers(len(everyone)))
+        done = self.store.finished() & asked
+        scores = xr.open_zarr(self.store.path, chunks=None)["score"].values if done else []
+        module.leave_out({number: float(scores[number]) for number in done}, of_others=set(everyone) - asked)
         if done:
-            scores = xr.open_zarr(self.store.path, chunks=None)["score"].values
-            module.leave_out({number: float(scores[number]) for number in done})
-            rank_zero_info(f"{len(done)} of {len(module.labels)} neurons are done already in {self.store.path}.")
+            of_shard = "" if self.shard is None else f" of shard {self.shard}"
+            rank_zero_info(f"{len(done)} of {len(asked)} neurons{of_shard} are done already in {self.store.path}.")
         self._summarised = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,14 +145,14 @@ class ResultsWriter(Callback):
         module = _module(pl_module)
         self._write(module, module.complete_slots())
         if trainer.is_global_zero and time.monotonic() - self._summarised > _SECONDS_BETWEEN_SUMMARIES:
-            self.store.collect()
+            self._collect(waits=False)
             self._summarised = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the summary complete before others read it."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self.store.collect()
+            self._collect()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is not finished, a summary table and pictures."""
@@ -127,12 +160,10 @@ class ResultsWriter(Callback):
         self._write(module, module.unfinished_slots())
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self.store.collect()
-            meis = xr.open_zarr(self.store.path, chunks=None)
-            _warn_of_failures(meis)
-            warn_of_what_no_projector_shows(meis)
-            if self.report:
-                self._report(meis)
+            # Of the shards that end last one sees that all is done, and no two draw at once.
+            with nullcontext() if self.shard is None else turn(self.store.path):
+                self.store.collect()
+                self._conclude(xr.open_zarr(self.store.path, chunks=None))
         self._unlock()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -149,7 +180,7 @@ class ResultsWriter(Callback):
                 trainer.strategy.barrier()
             if trainer.is_global_zero or lost:
                 # It may be the first process that was lost.
-                self.store.collect()
+                self._collect(waits=False)
             if not lost and self.lasting:
                 # Of another place the exception tells.
                 rank_zero_info(f"Interrupted. What was found is in {self.store.path}; the same run continues it there.")
@@ -174,20 +205,58 @@ class ResultsWriter(Callback):
         return local_path("directory", self.directory or trainer.log_dir or trainer.default_root_dir)
 
     def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        if self._claim is not None:
+            self._claim.release()
 
     def _prepare(self, path: Path, module: PopulationModule) -> None:
         if path.exists() and self.start_anew:
             rename(path, path.with_name(f"{path.stem}_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.zarr"))
-        if path.exists():
-            store = MEIStore(path)
-            store.check_configuration(module.configuration)
-            store.check_writable()
-            store.collect()
-        else:
+        if not path.exists():
             kind = str(module.stimulus.dtype).removeprefix("torch.")
-            MEIStore.create(path, module.description, module.configuration, dtype=kind)
+            try:
+                MEIStore.create(path, module.description, module.configuration, dtype=kind)
+                return
+            except AlreadyThereError:
+                # Where there are no locks, another shard may have been faster.
+                if self.shard is None:
+                    raise
+        store = MEIStore(path)
+        store.check_configuration(module.configuration)
+        store.check_writable()
+        store.collect()
+
+    def _collect(self, waits: bool = True) -> None:
+        """Summarise; shards by turns, so that none takes back what another one has put down."""
+        if self.shard is None:
+            self.store.collect()
+            return
+        try:
+            with turn(self.store.path) if waits else turn(self.store.path, seconds=0.0):
+                self.store.collect()
+        except BusyStoreError:
+            if waits:
+                raise
+
+    def _conclude(self, meis: xr.Dataset) -> None:
+        """Warn and report: of the whole run if that is complete, or not divided; else of the shard."""
+        concerned = meis
+        if self.shard is not None and not is_complete(meis):
+            concerned = meis.isel(neuron=list(self.shard.numbers(meis.sizes["neuron"])))
+        _warn_of_failures(concerned)
+        warn_of_what_no_projector_shows(concerned)
+        if not self.report:
+            return
+        if concerned is meis:
+            self._report(meis)
+            return
+        if concerned.sizes["neuron"]:
+            print(_summary(concerned))
+        done, of_all = (int((~part["status"].isin([PENDING, INTERRUPTED])).sum()) for part in (concerned, meis))
+        print(
+            f"Shard {self.shard}: {done} of {concerned.sizes['neuron']} neurons are done; of all shards so far "
+            f"{of_all} of {meis.sizes['neuron']}"
+        )
+        print(f"MEIs (dataset): {self.store.path}")
 
     def _write(self, module: PopulationModule, slots: list[int]) -> None:
         for result in module.results(slots):

@@ -22,6 +22,7 @@ from mei_lightning.cli.errors import is_explained
 from mei_lightning.cli.fit_help import FitParser, ShowHelp
 from mei_lightning.cli.required import check_required_are_given
 from mei_lightning.devices import chosen_accelerator
+from mei_lightning.estimate import estimate_run
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.further_runs import FurtherRuns, check_further_runs, further_runs
 from mei_lightning.optimization.mei_module import MEIModule
@@ -30,6 +31,7 @@ from mei_lightning.optimization.trainer import silent_lightning, without_depreca
 from mei_lightning.paths import local_path
 from mei_lightning.results.norms import directory_of_norm, is_complete
 from mei_lightning.results.run_log import RunLogger, run_name
+from mei_lightning.shard import Shard, shard_in
 from mei_lightning.sizes import NAMES, Sizes, several_sizes
 
 _AT_ONCE: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -80,6 +82,20 @@ class MEICommandLine(LightningCLI):
             help="Find each MEI so many times again, from other starts, and compare: would another run find the same? "
             "repeat_1/meis.zarr and so on in the directory of the results, and repeats.zarr.",
         )
+        parser.add_argument(
+            "--shard",
+            type=str | None,
+            default=None,
+            help="Find one share only of the neurons, e.g. 3/16, the third of sixteen; processes with the other shards "
+            "and the same --results.directory, say of a job array, find the others at the same time.",
+        )
+        parser.link_arguments("shard", "results.shard")
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Say how many rows, how much memory, disk and time the run takes, as tried for a minute at most, and "
+            "write nothing.",
+        )
 
     def __init__(self, *args: Any, options: list[str], one_of_several: bool, **kwargs: Any) -> None:
         self._options = options
@@ -99,6 +115,8 @@ class MEICommandLine(LightningCLI):
         sizes = several_sizes({name: model.get(name) for name in NAMES})
         per_member, repeats = self._get(self.config, "per_member"), self._get(self.config, "repeats")
         check_further_runs(per_member, repeats, sizes)
+        if (shard := self._get(self.config, "shard")) is not None:
+            shard_in(self._get(self.config, "results").directory, shard, per_member, repeats)
         if (sizes or per_member or repeats) and self._get(self.config, "results").directory is None:
             asked = "per_member=True" if per_member else f"repeats={repeats}"
             raise InvalidValueError(
@@ -127,6 +145,38 @@ class MEICommandLine(LightningCLI):
                 config[f"fit.model.{name}"] = value
             config["fit.results.directory"] = str(self.place / self.further.comparison.part(number))
             yield config
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether only an estimate is asked for."""
+        return bool(self._get(self.config, "dry_run"))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if not self.is_tried:
+            super()._run_subcommand(subcommand)
+            return
+        trainer = self.trainer
+        if not trainer.is_global_zero:
+            return
+        estimate = estimate_run(
+            self.model.problem,
+            self._get(self.config_init, "convergence"),
+            self._get(self.config_init, "trainer").accelerator,
+            trainer.num_devices * trainer.num_nodes,
+            self.shard,
+        )
+        print("\n".join(estimate.lines()))
+        further = further_runs(
+            self.model.problem, self._get(self.config, "per_member"), self._get(self.config, "repeats")
+        )
+        if further is not None:
+            print(f"So for each of {len(further.parts)} runs, which are compared")
+
+    @property
+    def shard(self) -> Shard | None:
+        """The shard that is asked for, if one is."""
+        shard = self._get(self.config, "shard")
+        return None if shard is None else Shard.of(shard)
 
     @property
     def place(self) -> Path:
@@ -174,7 +224,7 @@ class MEICommandLine(LightningCLI):
             kwargs["plugins"] = cluster_plugins(chosen.num_nodes)
         if chosen.logger is None:
             # The same command has the same name, so that it continues its run.
-            name = run_name(self.model.configuration, self._get(self.config_init, "convergence"))
+            name = run_name(self.model.configuration, self._get(self.config_init, "convergence"), self.shard)
             kwargs["logger"] = RunLogger("logs", name="meis", version=name, default_hp_metric=False)
         with silent_lightning():
             return super().instantiate_trainer(**kwargs)
@@ -217,6 +267,10 @@ def fit(args: ArgsType, options: list[str]) -> None:
     try:
         command = _run(args, options)
     except SeveralSizesError as asked:
+        if asked.config["fit.dry_run"]:
+            _run_while_complete([next(asked.configs())], options, one_of_several=True)
+            print(f"So at the first of {len(asked.sizes.values)} values of {asked.sizes.name}")
+            return
         _run_while_complete(asked.configs(), options, one_of_several=True)
         return
     if command.further is not None:
@@ -232,7 +286,7 @@ def _run_while_complete(configs: Iterable[Namespace], options: list[str], one_of
             # They are those of the process, parsed.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             command = _run(config, options, one_of_several)
-        if not is_complete(command.model.meis()):
+        if command.is_tried or not is_complete(command.model.meis(), command.shard):
             break
 
 

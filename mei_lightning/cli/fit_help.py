@@ -53,6 +53,7 @@ class FitParser(LightningArgumentParser):
         for name, actions in chosen.items():
             _add(shown, GROUPS[name], actions)
         _add(shown, "Members of an ensemble", [one for one in self._own() if one.dest == "per_member"])
+        _add(shown, "Before and beside other runs", [one for one in self._own() if one.dest in ("dry_run", "shard")])
         _add(shown, "Lightning's", [one for one in self._own() if one.dest in _RUN])
         return shown.format_help()
 

@@ -1,5 +1,6 @@
 """The commands that go on from a store of MEIs."""
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,30 @@ from mei_lightning.models.base import RetinaModel
 from mei_lightning.plots.stability import UNKNOWN_STABILITY
 from mei_lightning.report.page import check_report, write_report
 from mei_lightning.results.export import export_meis
+from mei_lightning.results.run_status import run_status
+from mei_lightning.wording import first_few
+
+
+def status(store: str) -> None:
+    """Say what is done of a run, by which shard, how fast, what failed, and how long the rest takes; reads only.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+    """
+    told = run_status(store)
+    table = told["shards"].rename(columns=lambda name: name.replace("_", " "))
+    print(table.round(1).to_string(index=False, na_rep="?"))
+    print(f"{told['done']} of {told['neurons']} neurons are done ({told['statuses']})")
+    idle = told["shards"].loc[told["shards"]["state"].isin(["stopped", "not begun"]), "shard"].tolist()
+    left, rate = told["minutes_left"], told["neurons_per_minute"]
+    if told["done"] == told["neurons"]:
+        return
+    if idle:
+        print(f"Not running, with neurons to find: {first_few(idle)}. The same command starts a shard again.")
+    elif math.isnan(left):
+        print("How long the rest takes is not known yet.")
+    else:
+        print(f"{rate:.3g} neurons a minute; about {left:.3g} minutes left")
 
 
 def analyze(

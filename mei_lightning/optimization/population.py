@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 
 import torch
@@ -46,7 +46,7 @@ class PopulationModule(SearchModule):
         rows: how they stand, a ``SlottedRows``.
         description: coordinates and attributes of the results.
         configuration: all settings that determine the results.
-        neurons_done: how many neurons of the run are done, on all devices and in earlier runs.
+        neurons_done: how many neurons of the run, or of its shard, are done, on all devices and in earlier runs.
         converged_share, seed_similarity: metrics of the neurons that have been done since the run was last started.
     """
 
@@ -58,6 +58,7 @@ class PopulationModule(SearchModule):
         self.neurons_done = 0
         self._waiting: list[int] = []
         self._done_before: dict[int, float] = {}
+        self._of_others: frozenset[int] = frozenset()
         self._score_of: dict[int, float] = {}
         self._scores = torch.zeros(0)
         self._row_steps_released = 0
@@ -67,15 +68,22 @@ class PopulationModule(SearchModule):
     @property
     def streams(self) -> bool:
         """Whether there are more neurons than slots on all devices together."""
-        return len(self.labels) > len(self.neuron_in_slot) * self.trainer.world_size
+        return self.neurons_asked > len(self.neuron_in_slot) * self.trainer.world_size
 
-    def leave_out(self, scores: Mapping[int, float]) -> None:
-        """Leave out neurons that are done already; before the fit's first step.
+    @property
+    def neurons_asked(self) -> int:
+        """How many neurons the run is to find, or its shard of them, with those that are done."""
+        return len(self.labels) - len(self._of_others)
+
+    def leave_out(self, scores: Mapping[int, float], of_others: Collection[int] = ()) -> None:
+        """Leave out neurons that are done already, or that are for others to find; before the fit's first step.
 
         Args:
-            scores: the numbers of these neurons and their scores.
+            scores: the numbers of neurons that are done and their scores.
+            of_others: the numbers of those that other shards of the run find.
         """
-        self._done_before = dict(scores)
+        self._of_others = frozenset(of_others)
+        self._done_before = {number: score for number, score in scores.items() if number not in self._of_others}
 
     def _check_devices(self) -> None:
         strategy = self.trainer.strategy
@@ -95,10 +103,10 @@ class PopulationModule(SearchModule):
         if self.trainer.global_rank > 0:
             # A checkpoint holds the rows of the first process only, which goes on with them.
             self._release(range(len(self.neuron_in_slot)))
-        numbers = self.neuron_in_slot.tolist()
-        self._release([slot for slot, number in enumerate(numbers) if number in self._done_before])
+        numbers, left_out = self.neuron_in_slot.tolist(), self._done_before.keys() | self._of_others
+        self._release([slot for slot, number in enumerate(numbers) if number in left_out])
         held: list[int] = self.trainer.strategy.broadcast(self.neuron_in_slot.tolist())
-        begun = self._done_before.keys() | set(held)
+        begun = left_out | set(held)
         self._waiting = [number for number in range(len(self.labels)) if number not in begun]
         self._score_of = dict(self._done_before) if self.trainer.global_rank == 0 else {}
         self._row_steps_released = -int(self.steps.sum())
@@ -169,7 +177,7 @@ class PopulationModule(SearchModule):
         self._rows_active = int(row_steps_in_epoch.sum()) / steps_in_epoch
         self._row_steps_in_epoch = 0
         in_slots = int(taken.sum()) + sum(map(len, dealt))
-        self.neurons_done = len(self.labels) - len(self._waiting) - in_slots
+        self.neurons_done = self.neurons_asked - len(self._waiting) - in_slots
         if not in_slots and not self._waiting:
             self.trainer.should_stop = True
 
@@ -180,7 +188,7 @@ class PopulationModule(SearchModule):
         # Optimizers that treat all rows together, as L-BFGS does, have to begin with all rows at once.
         one_by_one = isinstance(self._optimizer, RowOptimizer) or not any(self._optimizer.state.values())
         starts = self.rows.starts
-        most = max(min(self._most_rows, self._rows_at_a_time.most or self._most_rows), starts)
+        most = max(min(self.most_rows, self._rows_at_a_time.most or self.most_rows), starts)
         room = (most - int(self.active.sum())) // starts
         return min(free, max(room, 0)) if one_by_one or free == len(self.neuron_in_slot) else 0
 

@@ -40,9 +40,11 @@ class SlotModule(StimulusModule):
 
     Attributes:
         rows: how they stand, a ``SlottedRows``.
+        most_rows: how many are computed at a time at most, once the trainer has set the module up.
     """
 
     rows: SlottedRows
+    most_rows: int
 
     @in_usual_modes
     def __init__(self, problem: MEIProblem, check_interval: int) -> None:
@@ -122,12 +124,12 @@ class SlotModule(StimulusModule):
         if settings.fast_path and forgives_rounding(optimizer) and isinstance(model, RetinaModel):
             precision: Precision = "float32" if settings.fast_path is True else settings.fast_path
             self._prepared_in_tuple = (self.objective.on(prepare(model, first.shape, device, precision=precision)),)
-        self._most_rows = max(self._rows_for(device, first[:1]), search.starts)
+        self.most_rows = max(self._rows_for(device, first[:1]), search.starts)
         if (self.neuron_in_slot >= 0).any():
             return
         # More slots than are filled at first: those whose rows go on leave room for others.
         enough = math.ceil(len(self.labels) / self.trainer.world_size)
-        slots = min(self._most_rows // search.keep, enough)
+        slots = min(self.most_rows // search.keep, enough)
         self._make_rows(torch.cat([parameters] * slots), torch.cat([first] * slots))
 
     def _rows_for(self, device: torch.device, row: Tensor) -> int:

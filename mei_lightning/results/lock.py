@@ -28,11 +28,14 @@ class RunLock:
 
     Args:
         store: the store; the lock is beside it.
+        part: of what in the store the lock is; by default of all of it.
+        taken: what a message says of a lock that another process has.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, part: str | None = None, taken: str | None = None) -> None:
         self.store = store
-        self.path = store.with_name(f"{store.name}.lock")
+        self.path = store.with_name(f"{store.name}.{'' if part is None else f'{part}.'}lock")
+        self._taken = taken or f"{store} is being written by another run"
         self._file: FileIO | None = None
 
     def acquire(self) -> None:
@@ -109,9 +112,8 @@ class RunLock:
             holder = file.read().decode(errors="replace")
             raise BusyStoreError(
                 errno.EAGAIN,
-                f"{self.store} is being written by another run{holder and f' ({holder})'}. Wait until that is done, or "
-                "give another directory. If its machine has gone down and a network file system still keeps the lock, "
-                f"remove {self.path}.",
+                f"{self._taken}{holder and f' ({holder})'}. Wait until that is done, or give another directory. If its "
+                f"machine has gone down and a network file system still keeps the lock, remove {self.path}.",
             )
         return True
 

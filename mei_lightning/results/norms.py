@@ -15,6 +15,7 @@ from mei_lightning.results.configuration import configuration_differences, read_
 from mei_lightning.results.dataset import open_meis
 from mei_lightning.results.place import STORE
 from mei_lightning.results.schema import INTERRUPTED, PENDING
+from mei_lightning.shard import Shard
 
 _PREFIX = "norm_"
 
@@ -85,9 +86,11 @@ def joined_norms(meis: Mapping[float, xr.Dataset]) -> xr.Dataset:
     return joined.load().assign_attrs(configuration=json.dumps(configuration))
 
 
-def is_complete(meis: xr.Dataset) -> bool:
-    """Whether no neuron is pending or interrupted."""
-    return not np.isin(meis["status"].values, (PENDING, INTERRUPTED)).any()
+def is_complete(meis: xr.Dataset, shard: Shard | None = None) -> bool:
+    """Whether no neuron, or none of a shard, is pending or interrupted."""
+    status = meis["status"].values
+    asked = status if shard is None else status[shard.numbers(len(status))]
+    return not np.isin(asked, (PENDING, INTERRUPTED)).any()
 
 
 def _of_any_norm(meis: xr.Dataset) -> dict[str, Any]:

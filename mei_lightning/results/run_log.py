@@ -15,15 +15,17 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from mei_lightning.results.configuration import Configuration
+from mei_lightning.shard import Shard
 
 
-def run_name(configuration: Configuration, convergence: object) -> str:
-    """A name for a run that is the same each time that it is started, and another one for other settings."""
+def run_name(configuration: Configuration, convergence: object, shard: Shard | None = None) -> str:
+    """A name for a run, or for a shard of it, that is the same at each start, and another one for other settings."""
     # In the words of version 0.1, so that a run that it began is continued.
     words = {**configuration.words, "convergence": repr(convergence)}
     settings = json.dumps({**configuration, **words}, sort_keys=True)
     readable = re.sub(r"[^\w.-]+", "_", configuration["model"])
-    return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+    of_shard = "" if shard is None else f"-shard_{shard.number}_of_{shard.total}"
+    return f"{readable}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}{of_shard}"
 
 
 class RunLogger(TensorBoardLogger):

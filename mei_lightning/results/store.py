@@ -251,6 +251,15 @@ class MEIStore:
         done = ~np.isin(self._summary["status"], (PENDING, INTERRUPTED))
         return set(np.flatnonzero(done).tolist())
 
+    def progress(self) -> tuple[np.ndarray, np.ndarray]:
+        """How each neuron ended, or that it is pending, by the records so far, and when (nanoseconds since 1970).
+
+        Warns:
+            UserWarning: for each record that cannot be read, which counts as not written.
+        """
+        self._read_records()
+        return self._summary["status"].copy(), self._times.copy()
+
     def collect(self) -> None:
         """Make the variables other than ``stimulus`` say what all processes have written so far.
 
