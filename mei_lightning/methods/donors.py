@@ -19,6 +19,9 @@ FRAMES = (-2, -1, 1, 2)
 _SHARE_THAT_STAYS = 0.5
 """Of the energy of an MEI that is moved, so much has to stay within the stimulus."""
 
+_BLUR = 1.0
+"""Standard deviation, in pixels, of the blur of energies before they are compared."""
+
 Array = NDArray[np.floating]
 ReadStimulus = Callable[[int], Array]
 """The MEI ``[channels, time, height, width]`` of a neuron, by its number."""
@@ -70,8 +73,9 @@ class Best:
 class Donors:
     """Tries MEIs of other neurons on each of some neurons.
 
-    Where a neuron sees is told by its own MEI: it is the centre of the MEI's energy in space, the sum of squares over
-    channels and time. By as many whole pixels as the two centres differ, another neuron's MEI is moved.
+    Where a neuron sees is told by its own MEI: where the MEI's energy is in space, the sum of squares over channels and
+    time. Another neuron's MEI is moved by those whole pixels by which the energies of the two, blurred by a pixel, overlap
+    most (the largest cross-correlation).
 
     Args:
         problem: that the MEIs are of.
@@ -97,7 +101,7 @@ class Donors:
         self._options = {"accelerator": accelerator, "progress_bar": progress_bar}
         self._objective = problem.objective.on(prepare(problem.model, (1, *problem.shape)))
         self._energies = {number: np.square(read(number).astype(np.float64)).sum(axis=(0, 1)) for number in numbers}
-        self._centres = {number: _centre(energy) for number, energy in self._energies.items()}
+        self._spectra = {number: _spectrum_of_blurred(energy) for number, energy in self._energies.items()}
 
     def best(self, most: int) -> dict[int, Best]:
         """The best candidate of each neuron that has any.
@@ -126,10 +130,20 @@ class Donors:
     def _moved(self, number: int, donors: Sequence[int]) -> list[Candidate]:
         found = []
         for donor in donors:
-            rows, columns = np.rint(self._centres[number] - self._centres[donor]).astype(int).tolist()
-            if donor != number and self._stays(donor, rows, columns):
+            if donor == number:
+                continue
+            rows, columns = self._way(donor, number)
+            if self._stays(donor, rows, columns):
                 found.append(Candidate(donor, 0, rows, columns))
         return found
+
+    def _way(self, donor: int, number: int) -> tuple[int, int]:
+        """By how many pixels, to larger y and to larger x, the place of one neuron is from that of another."""
+        height, width = (2 * size for size in self._problem.shape[2:])
+        overlap = np.fft.irfft2(self._spectra[number] * self._spectra[donor].conj(), s=(height, width))
+        # Rounded, so that the same place is found wherever it is computed.
+        row, column = np.unravel_index(np.round(overlap / overlap.max(), 6).argmax(), overlap.shape)
+        return int(row) - height * (row > height // 2), int(column) - width * (column > width // 2)
 
     def _stays(self, donor: int, rows: int, columns: int) -> bool:
         energy = self._energies[donor]
@@ -206,11 +220,14 @@ def _best(values: dict[Candidate, float]) -> Best:
     return next(Best(one, value) for one, value in values.items() if value >= highest - EQUAL * abs(highest))
 
 
-def _centre(energy: Array) -> Array:
-    """The centre ``[y, x]`` of an image of energy; the middle of one that is 0."""
-    weights = energy if energy.any() else np.ones_like(energy)
-    sizes = weights.shape
-    return np.array([(weights.sum(axis=1 - axis) * np.arange(sizes[axis])).sum() for axis in (0, 1)]) / weights.sum()
+def _spectrum_of_blurred(energy: Array) -> NDArray[np.complexfloating]:
+    """The spectrum of an image, blurred by a pixel, with as much emptiness around it as it is large."""
+    size = tuple(2 * one for one in energy.shape)
+    squares = np.add.outer(np.square(np.fft.fftfreq(size[0])), np.square(np.fft.rfftfreq(size[1])))
+    spectrum: NDArray[np.complexfloating] = np.fft.rfft2(energy, s=size) * np.exp(
+        -2 * np.square(np.pi * _BLUR) * squares
+    )
+    return spectrum
 
 
 def _overlap(by: int, size: int) -> tuple[slice, slice]:

@@ -78,10 +78,10 @@ def share_meis(
     """Let each neuron of a store try the MEIs of others, and replace its own where it finds a better one from there.
 
     An ascent can end in a maximum that is not the best. Another neuron of the same kind may have found the better one,
-    at the place where it sees. So the MEIs of others are moved in space to where the neuron's own MEI is (by whole
-    pixels, by the difference of the two centres of energy; what is moved in is 0), brought to norm, ranges and mask,
-    and scored; the best one is tried some frames earlier and later as well. If it is nearly as good as the neuron's
-    own, or better, an ascent begins from it. Where that ends higher, its stimulus takes the place of the MEI.
+    at the place where it sees. So the MEIs of others are moved in space to where the neuron's own MEI is: by those
+    whole pixels by which the energies of the two, sums of squares over channels and time, overlap most; what is moved
+    in is 0. They are brought to norm, ranges and mask, and scored, the best one some frames earlier and later as well.
+    From the best of all an ascent begins. Where that ends higher, its stimulus takes the place of the MEI.
 
     The scores are those of forward passes, of which one serves all neurons for which an MEI is moved by the same
     pixels. What is begun from, and what is kept, depends on the MEIs of the store alone, and not on the device or on
