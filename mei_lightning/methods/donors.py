@@ -74,8 +74,8 @@ class Donors:
     """Tries MEIs of other neurons on each of some neurons.
 
     Where a neuron sees is told by its own MEI: where the MEI's energy is in space, the sum of squares over channels and
-    time. Another neuron's MEI is moved by those whole pixels by which the energies of the two, blurred by a pixel, overlap
-    most (the largest cross-correlation).
+    time. Another neuron's MEI is moved by those whole pixels by which the energies of the two, blurred by a pixel,
+    overlap most (the largest cross-correlation).
 
     Args:
         problem: that the MEIs are of.
