@@ -195,8 +195,9 @@ class MEIProblem:
         other = copy(self)
         for name in ("starts", "configuration", "description"):
             other.__dict__.pop(name, None)
-        unset = {"restarts": None, "max_steps": None, "effort": None}
-        other.settings = replace(self.settings, initial=initial, search=search, **unset)
+        other.settings = replace(
+            self.settings, initial=initial, search=search, restarts=None, max_steps=None, effort=None
+        )
         other.groups = [self.groups[number] for number in numbers]
         other.labels = [self.labels[number] for number in numbers]
         other.objective = self.objective.for_rows(numbers)
