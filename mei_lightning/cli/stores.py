@@ -125,7 +125,7 @@ def share(
     store: str,
     model: RetinaModel | str,
     donors: int = 32,
-    least_share: float = 0.9,
+    least_share: float = 0.0,
     least_gain: float = 0.001,
     mask: str | None = None,
     allow_unpickling: bool = False,
@@ -137,7 +137,7 @@ def share(
         store: where the MEIs are, e.g. results/meis.zarr.
         model: the model that found the MEIs; as for fit.
         donors: how many other neurons' MEIs each neuron tries.
-        least_share: an ascent begins if the best of them scores at least this share of what the neuron's own MEI does.
+        least_share: an ascent begins if the best of them scores more than this share of what the neuron's own MEI does.
         least_gain: an MEI is replaced if the score rises by more than this share of itself.
         mask: that of the run, if it had one: the path of an array (.npy).
         allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
