@@ -191,9 +191,17 @@ class Donors:
         if not seen_by:
             return values
         shown = list(seen_by)
+        grey = set()
+
+        def stimuli(numbers: list[int]) -> Tensor:
+            made = torch.stack([self.stimulus(shown[number]) for number in numbers])
+            # A mask has frozen all that there is of these, and no ascent can begin there.
+            grey.update(shown[number] for number, one in zip(numbers, made, strict=True) if not one.any())
+            return made
+
         scores = predict_pairs(
             self._objective,
-            lambda numbers: torch.stack([self.stimulus(shown[number]) for number in numbers]),
+            stimuli,
             list(seen_by.values()),
             title="MEIs of other neurons",
             **self._options,  # type: ignore[arg-type]
@@ -202,7 +210,7 @@ class Donors:
         pairs = [(candidate, number) for candidate in shown for number in seen_by[candidate]]
         for (candidate, number), score in zip(pairs, scores.tolist(), strict=True):
             value = score - costs[candidate]
-            if np.isfinite(value):
+            if np.isfinite(value) and candidate not in grey:
                 values[number][candidate] = value
         return values
 

@@ -302,6 +302,24 @@ def test_with_a_mask_it_has_to_be_given(tmp_path):
     np.testing.assert_allclose(ml.share_meis(store, model, mask=mask, **QUIET).score, NORM, rtol=1e-5)
 
 
+def test_what_a_mask_freezes_is_no_candidate():
+    """The MEI of the donor, moved to where the other's is, would be grey, which excites them more than theirs."""
+
+    class Bright(nn.Module):
+        def forward(self, image):
+            return 5.0 + image.flatten(1)[:, :1].repeat(1, 2)
+
+    model = ml.RetinaModel(Bright(), ml.StimulusFormat(("grey",), height=6, width=6))
+    mask = np.ones((6, 6))
+    mask[4:] = 0
+    problem = ml.MEIProblem(model, [0, 1], ml.MEISettings(norm=2.0, mask=mask))
+    meis = np.zeros((2, 1, 1, 6, 6), np.float32)
+    meis[0, 0, 0, 1, 2] = meis[1, 0, 0, 5, 2] = 2.0
+    best = Donors(problem, {0: 1.0, 1: 1.0}, meis.__getitem__, **QUIET).best(1)
+    assert best.keys() == {0}
+    assert best[0].candidate == Candidate(1, 0, -4, 0)
+
+
 def test_what_is_refused(tmp_path):
     store, model = found_in(tmp_path)
     with pytest.raises(ValueError, match="weights_digest"):
