@@ -191,7 +191,7 @@ class Donors:
         if not seen_by:
             return values
         shown = list(seen_by)
-        grey = set()
+        grey: set[Candidate] = set()
 
         def stimuli(numbers: list[int]) -> Tensor:
             made = torch.stack([self.stimulus(shown[number]) for number in numbers])
