@@ -38,6 +38,7 @@ from .methods.clusters import cluster_by_stimulus as cluster_by_stimulus
 from .methods.diverse import find_diverse_stimuli as find_diverse_stimuli
 from .methods.invariance import find_invariance_paths as find_invariance_paths
 from .methods.receptive_field import find_receptive_fields as find_receptive_fields
+from .methods.sharing import share_meis as share_meis
 from .methods.surround import find_surrounds as find_surrounds
 from .models.base import RetinaModel as RetinaModel
 from .models.base import StimulusFormat as StimulusFormat

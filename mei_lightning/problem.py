@@ -39,7 +39,7 @@ from mei_lightning.results.configuration import Configuration, Setting, as_data
 from mei_lightning.results.dataset import describe_results
 from mei_lightning.selection import NeuronSelection
 from mei_lightning.settings import MEISettings
-from mei_lightning.starting_points import WhiteNoise
+from mei_lightning.starting_points import InitialStimuli, WhiteNoise
 from mei_lightning.starting_points.of_neurons import StartsOfNeurons
 from mei_lightning.starting_points.seeded_noise import default_time_steps
 from mei_lightning.wording import first_few
@@ -107,7 +107,7 @@ class MEIProblem:
         self.objective = neuron_objective(settings.objective, self.model, self.groups, settings.reducer)
         self.reducer = self.objective.response_reducer
         self.weights_digest = weights_digest(self.model)
-        self._check_starting_points()
+        self.check_starting_points()
         sessions = dict.fromkeys(neuron.session for group in self.groups for neuron in group)
         # Before the model is asked anything.
         _check_reducer(self.reducer, self.time_steps - self.model.stimulus_format.frames_lost)
@@ -186,6 +186,20 @@ class MEIProblem:
         """The same for one member of the ensemble, by its position in ``whole``, as with ``members=[member]``."""
         return MEIProblem(self.whole, [list(group) for group in self.groups], self.settings, members=[member])
 
+    def begun_from(self, numbers: Sequence[int], initial: InitialStimuli, search: Search) -> "MEIProblem":
+        """The same for some of its neurons, by their numbers, from other initial stimuli and with another search.
+
+        Raises:
+            ValueError: if there are no initial stimuli for these neurons, or nothing can begin from any.
+        """
+        other = self._changed(initial=initial, search=search, restarts=None, max_steps=None)
+        other.groups = [self.groups[number] for number in numbers]
+        other.labels = [self.labels[number] for number in numbers]
+        other.objective = self.objective.for_rows(numbers)
+        other.search = _search(other.settings, self.model, self.space.parameterization)
+        other.check_starting_points()
+        return other
+
     def _changed(self, **settings: Any) -> "MEIProblem":
         other = copy(self)
         for name in ("starts", "configuration", "description"):
@@ -194,7 +208,8 @@ class MEIProblem:
         other.settings = replace(self.settings, **settings, effort=None)
         return other
 
-    def _check_starting_points(self) -> None:
+    def check_starting_points(self) -> None:
+        """Raise a ValueError if there are no initial stimuli for the neurons, or nothing can begin from any."""
         self.initial.check(self.labels, self.shape)
         self.initial.check_model(self.model.name, self.weights_digest)
         parameterization = self.space.parameterization

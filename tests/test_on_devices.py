@@ -446,6 +446,13 @@ def held_out_scores(accelerator, directory):
 
 
 @run
+def shared_meis(accelerator, directory):
+    find(video_model(0), NEURONS, "cpu", directory=directory, max_steps=1)
+    options = {"accelerator": accelerator, "progress_bar": False}
+    return _values(ml.share_meis(directory / "meis.zarr", video_model(0), **options)[["score", "stimulus"]])
+
+
+@run
 def measures(accelerator, directory):
     return _values(ml.measure_meis(meis_of_twin(), twin(), accelerator=accelerator, progress_bar=False))
 

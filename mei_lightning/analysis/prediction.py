@@ -17,6 +17,7 @@ from mei_lightning.devices import check_device, chosen_accelerator, in_usual_mod
 from mei_lightning.models.base import RetinaModel, frozen
 from mei_lightning.neurons import Neuron
 from mei_lightning.objectives import NeuronObjective, Reducer
+from mei_lightning.objectives.responses import GroupResponses
 from mei_lightning.optimization.out_of_memory import RowsAtATime
 from mei_lightning.optimization.trainer import quiet_trainer
 
@@ -49,6 +50,34 @@ def predict_rows(
     """
     with frozen(objective):
         return torch.cat(_predict(_Rows(objective, stimuli, values), title, accelerator, progress_bar))
+
+
+def predict_pairs(
+    objective: NeuronObjective,
+    stimuli: Stimuli,
+    seen_by: Sequence[Sequence[int]],
+    *,
+    title: str,
+    accelerator: str = "auto",
+    progress_bar: bool = True,
+) -> Tensor:
+    """The score of each stimulus for those neurons that it is meant for, on one device.
+
+    Where an objective is one of the neurons' own responses, what neurons share is computed once for each stimulus.
+
+    Args:
+        objective: has a neuron, or a group, for each row.
+        stimuli: maps numbers of stimuli to the stimuli ``[len(numbers), channels, time, height, width]``.
+        seen_by: for each stimulus the numbers of the objective's rows that it is scored for, at least one.
+        title: what is computed, for the progress bar.
+        accelerator: as for Lightning's ``Trainer``.
+        progress_bar: whether to show one.
+
+    Returns:
+        The scores, ``[pairs]``, in the order of the stimuli and of their rows, on the CPU.
+    """
+    with frozen(objective):
+        return torch.cat(_predict(_Pairs(objective, stimuli, seen_by), title, accelerator, progress_bar))
 
 
 def predict_all_pairs(
@@ -150,6 +179,37 @@ class _Rows(LightningModule):
             return self.values(objective, self.stimuli(numbers[part]).to(self.device))
 
         return torch.cat(self._rows_at_a_time.results(evaluate, len(numbers)))
+
+
+class _Pairs(_Rows):
+    def __init__(self, objective: NeuronObjective, stimuli: Stimuli, seen_by: Sequence[Sequence[int]]) -> None:
+        super().__init__(objective, stimuli, NeuronObjective.forward)
+        self.seen_by = seen_by
+
+    def predict_dataloader(self) -> DataLoader:
+        rows = rows_that_fit(self.objective, self.stimuli([0]).cpu(), torch.device("cpu"))
+        return _loader(len(self.seen_by), rows)
+
+    def predict_step(self, numbers: list[int]) -> Tensor:
+        def evaluate(part: slice) -> Tensor:
+            shown = numbers[part]
+            pairs = [(place, row) for place, number in enumerate(shown) for row in self.seen_by[number]]
+            places, rows = zip(*pairs, strict=True)
+            objective = self.objective.for_rows(rows)
+            stimuli = self.stimuli(shown)
+            if _scores_own_responses(objective):
+                objective.responses = GroupResponses(objective.model, places, objective.groups)
+            else:
+                stimuli = stimuli[list(places)]
+            return objective.to(self.device)(stimuli.to(self.device, self.stimulus_type))
+
+        return torch.cat(self._rows_at_a_time.results(evaluate, len(numbers)))
+
+
+def _scores_own_responses(objective: NeuronObjective) -> bool:
+    """Whether an objective makes its scores of nothing but ``responses``, so that stimuli can be shared."""
+    names = ("make_read_out", "traces", "traces_and_scores", "forward")
+    return all(getattr(type(objective), name) is getattr(NeuronObjective, name) for name in names)
 
 
 class _AllPairs(LightningModule):

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser, Namespace, auto_cli
 from mei_lightning import __version__
 from mei_lightning.cli.errors import TRACEBACK, messages_in_place_of_tracebacks
 
-_DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them, in a store that status,
-analyze, report, validate, export and experiment go on from."""
+_DESCRIPTION = """Maximally exciting inputs of a frozen retina model: fit finds them, in a store that status, analyze,
+report, validate, share, export and experiment go on from."""
 _EPILOG = f"""mei-lightning COMMAND --help tells the options of a command. Of errors in what you ask for there is the
 message only; the environment variable {TRACEBACK}=1 shows where they come from."""
 

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -12,9 +13,11 @@ from mei_lightning.analysis.analyze import ANALYSIS, TABLE, analyze_meis, curren
 from mei_lightning.analysis.held_out import score_held_out
 from mei_lightning.analysis.measures import columns_with_median, measures_table
 from mei_lightning.experiment.export import export_for_experiment
+from mei_lightning.methods.sharing import share_meis
 from mei_lightning.models.base import RetinaModel
 from mei_lightning.plots.stability import UNKNOWN_STABILITY
 from mei_lightning.report.page import check_report, write_report
+from mei_lightning.results.dataset import check_store, open_meis
 from mei_lightning.results.export import export_meis
 from mei_lightning.results.run_status import run_status
 from mei_lightning.wording import first_few
@@ -40,6 +43,10 @@ def status(store: str) -> None:
         print("How long the rest takes is not known yet.")
     else:
         print(f"{rate:.3g} neurons a minute; about {left:.3g} minutes left")
+
+
+_LISTED = 20
+"""Neurons in a table of those with the largest gains."""
 
 
 def analyze(
@@ -138,6 +145,47 @@ def validate(
     print(table.describe().round(3).to_string())
     place = f"variable held_out_score of {store}" if target is None else target
     print(f"Held-out scores of {len(table)} neurons: {place}")
+
+
+def share(
+    store: str,
+    model: RetinaModel | str,
+    donors: int = 32,
+    least_share: float = 0.0,
+    least_gain: float = 0.001,
+    mask: str | None = None,
+    allow_unpickling: bool = False,
+    accelerator: str = "auto",
+) -> None:
+    """Let each neuron of a store try the MEIs of others, and replace its own where it finds a better one from there.
+
+    Args:
+        store: where the MEIs are, e.g. results/meis.zarr.
+        model: the model that found the MEIs; as for fit.
+        donors: how many other neurons' MEIs each neuron tries.
+        least_share: an ascent begins if the best of them scores more than this share of what the neuron's own MEI does.
+        least_gain: an MEI is replaced if the score rises by more than this share of itself.
+        mask: that of the run, if it had one: the path of an array (.npy).
+        allow_unpickling: consent to loading an openretina checkpoint, which can run code hidden in the file.
+        accelerator: as for Lightning's trainer.
+    """
+    before = open_meis(check_store(store))["score"].load()
+    meis = share_meis(
+        store,
+        model,
+        donors=donors,
+        least_share=least_share,
+        least_gain=least_gain,
+        mask=mask,
+        allow_unpickling=allow_unpickling,
+        accelerator=accelerator,
+    )
+    gain = ((meis["score"] - before) / np.abs(before)).to_series()
+    better = gain[gain > 0]
+    if len(better):
+        table = meis[["shared_from", "score"]].sel(neuron=better.index).to_dataframe()[["shared_from", "score"]]
+        print(table.assign(gain=better).sort_values("gain", ascending=False).round(3).head(_LISTED).to_string())
+    print(f"{len(better)} of {len(gain)} neurons have a better MEI: {store}")
 
 
 def export(store: str, target: str) -> None:

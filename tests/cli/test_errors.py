@@ -24,6 +24,7 @@ COMMANDS = [
     "analyze",
     "report",
     "validate",
+    "share",
     "export",
     "experiment",
     "diverse",
@@ -56,6 +57,7 @@ def refusal(capsys, *command):
         (["analyze", "nothing.zarr"], "There is no store of MEIs at nothing.zarr."),
         (["report", "nothing.zarr"], "There is no store of MEIs at nothing.zarr."),
         (["validate", "nothing.zarr", "simulated"], "There is no store of MEIs at nothing.zarr."),
+        (["share", "nothing.zarr", "simulated"], "There is no store of MEIs at nothing.zarr."),
         (["export", "nothing.zarr", "meis.npz"], "There is no store of MEIs at nothing.zarr."),
         (["experiment", "nothing.zarr", "shown", "[session_1/5]"], "There is no store of MEIs at nothing.zarr."),
         (
