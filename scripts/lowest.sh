@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest. Only torch is not the lowest
-# but that of scripts/constraints.txt. Needs Python 3.11 (PYTHON says which), for which each of them has a wheel. Arguments
-# are passed on to pytest in place of these, e.g.
+# Tests the package with the lowest versions that pyproject.toml allows, in .venv-lowest. Only torch is not the lowest but
+# that of scripts/constraints.txt. Needs Python 3.11 (PYTHON says which), for which each of them has a wheel. Arguments are
+# passed on to pytest in place of the small selection of tests, e.g.
 #   bash scripts/lowest.sh tests/plots
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,6 +19,6 @@ fi
 "$bin/uv" pip install --quiet --python "$bin/python" pytest pytest-xdist hypothesis
 "$bin/uv" pip list --quiet --python "$bin/python"
 if [ "$#" -eq 0 ]; then
-    set -- --quick --numprocesses logical --dist loadfile --no-loadscope-reorder
+    set -- @tests/small_selection.txt
 fi
 "$bin/python" -m pytest -q "$@"
