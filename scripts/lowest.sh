@@ -10,12 +10,13 @@ if [ ! -x "$bin/python" ]; then
     "${PYTHON:-python3.11}" -m venv .venv-lowest
 fi
 "$bin/pip" install --quiet uv
-# With pip, as in scripts/install.sh, and before the others, so that uv keeps this build.
-"$bin/pip" install --quiet --constraint scripts/constraints.txt torch
+# With pip, as in scripts/install.sh, and before the others, so that uv keeps this build; alone, since uv would keep the
+# newest versions of what comes with it.
+"$bin/pip" install --quiet --no-deps --constraint scripts/constraints.txt torch
 "$bin/uv" pip install --quiet --python "$bin/python" --resolution lowest-direct --only-binary :all: \
     --constraint scripts/constraints.txt --requirement scripts/brought.txt --requirement pyproject.toml --extra export
 "$bin/uv" pip install --quiet --python "$bin/python" --no-deps --editable .
-"$bin/uv" pip install --quiet --python "$bin/python" pytest hypothesis
+"$bin/uv" pip install --quiet --python "$bin/python" pytest pytest-xdist hypothesis
 "$bin/uv" pip list --quiet --python "$bin/python"
 if [ "$#" -eq 0 ]; then
     set -- @tests/small_selection.txt

@@ -9,9 +9,8 @@ if [ "${1:-}" = --all ]; then
     which=
     shift
 fi
-bash scripts/install.sh test
 # openretina without its own dependencies, which would bring a CUDA torch and much that the tests do not use.
-.venv/bin/pip install --quiet --constraint scripts/constraints.txt --requirement tests/openretina-requirements.txt
+bash scripts/install.sh test tests/openretina-requirements.txt
 .venv/bin/pip install --quiet --no-deps "openretina>=1.1,<2"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -5,9 +5,17 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+
+try:
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+except ImportError:
+    # The tests that need no browser do without.
+    webdriver = By = Keys = Select = WebDriverWait = None
+
+__all__ = ["By", "Keys", "Select", "WebDriverWait", "headless_chromium", "needs_browser", "requests"]
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -25,20 +33,20 @@ FLAGS = (
 )
 
 needs_browser = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None,
-    reason="no Chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)",
+    webdriver is None or BROWSER is None or DRIVER is None,
+    reason="no selenium, or no Chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)",
 )
 
 
 @contextmanager
 def headless_chromium(user_data):
     """A browser with a profile of its own in the directory ``user_data``."""
-    options = Options()
+    options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in (*FLAGS, f"--user-data-dir={user_data}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
         yield browser
     finally:

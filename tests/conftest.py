@@ -234,6 +234,12 @@ def count_computations(module):
     return module.objective.counts
 
 
+def needs_export():
+    """Skip a test that writes or reads files of NetCDF or HDF5 where the extra ``export`` is not installed."""
+    for package in ("h5netcdf", "h5py", "dask"):
+        pytest.importorskip(package, reason=f"{package}, of the extra export, is not installed")
+
+
 def find(model, neurons, **options):
     """``find_meis`` on the CPU without a progress bar."""
     return ml.find_meis(model, neurons, accelerator="cpu", progress_bar=False, **options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import NO_LIMIT, fit, read, results, video_model
+from conftest import NO_LIMIT, fit, needs_export, read, results, video_model
 from torch import nn
 
 import mei_lightning as ml
@@ -125,6 +125,7 @@ def described(**options):
 
 
 def test_stores_and_exported_files_keep_the_ranges(tmp_path):
+    needs_export()
     store = ml.MEIStore.create(tmp_path / "meis.zarr", described(constraint=Box()), {})
     assert ranges_of(read(tmp_path)) == ((-0.3, 0.3), (-0.35, None))
     exported = ml.export_meis(store.path, tmp_path / "meis.nc")

@@ -24,6 +24,7 @@ RUN_BY_CI = {
     "bash scripts/test.sh --all",
     "bash scripts/docs.sh",
     "bash scripts/lowest.sh",
+    "bash scripts/wheel.sh",
     # In scripts/test.sh.
     "python -m ruff check .",
     "python -m ruff format --check .",

@@ -16,11 +16,6 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def steps_of(path):
-    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
-    return [step for job in jobs.values() for step in job["steps"]]
-
-
 def test_the_version_stands_in_one_place():
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "mei_lightning.__version__"}
@@ -58,7 +53,7 @@ def test_issues_ask_in_forms_that_can_be_filled_in():
 def test_workflows_run_scripts_that_are_there():
     assert [path.stem for path in WORKFLOWS] == ["docs", "publish", "test"]
     scripts = {script for path in WORKFLOWS for script in re.findall(r"bash (\S+\.sh)", path.read_text("utf-8"))}
-    assert {"scripts/test.sh", "scripts/lowest.sh", "scripts/docs.sh"} <= scripts
+    assert {"scripts/test.sh", "scripts/lowest.sh", "scripts/docs.sh", "scripts/wheel.sh"} <= scripts
     assert all((ROOT / script).exists() for script in scripts)
 
 
@@ -75,7 +70,8 @@ def test_a_release_is_checked_before_it_is_uploaded_without_a_password():
     jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
     assert jobs["upload"]["needs"] == "build"
     assert jobs["upload"]["permissions"] == {"id-token": "write"}
-    assert any("twine check" in step.get("run", "") for step in steps_of(path))
+    assert any(step.get("run") == "bash scripts/wheel.sh" for step in jobs["build"]["steps"])
+    assert "-m twine check --strict dist/*" in read("scripts/wheel.sh")
     assert "secrets." not in path.read_text(encoding="utf-8")
 
 

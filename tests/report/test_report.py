@@ -10,14 +10,11 @@ import zlib
 import numpy as np
 import pytest
 import xarray as xr
-from browser import headless_chromium, needs_browser, requests
+from browser import By, Keys, Select, WebDriverWait, headless_chromium, needs_browser, requests
 from conftest import find, still_model, video_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
 
 import mei_lightning as ml
 from mei_lightning.cli.main import main

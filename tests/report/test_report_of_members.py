@@ -6,9 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from browser import headless_chromium, needs_browser
+from browser import By, headless_chromium, needs_browser
 from conftest import find, still_model
-from selenium.webdriver.common.by import By
 
 import mei_lightning as ml
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mei_lightning.results.replacing import rename, replace
+from mei_lightning.results.replacing import put_in_place, rename, replace
 
 
 @pytest.fixture
@@ -68,3 +68,36 @@ def test_it_is_tried_for_a_second_and_as_long_as_somebody_is_in_the_way(tmp_path
     move(tmp_path / "file", tmp_path / "place")
     assert len(tries) == succeeds_at
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_put_in_place_is_there_alone(tmp_path, waits, kind, before):
+    for name in ("new", "place") if before else ("new",):
+        file = tmp_path / name
+        if kind == "directory":
+            file.mkdir()
+            file /= f"of_{name}"
+        file.write_text(name, encoding="utf-8")
+    put_in_place(tmp_path / "new", tmp_path / "place")
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert file.read_text(encoding="utf-8") == "new"
+    assert file.name == ("of_new" if kind == "directory" else "place")
+    assert waits == []
+
+
+def test_a_directory_is_put_in_place_though_a_reader_keeps_what_was_there(tmp_path, monkeypatch):
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name, encoding="utf-8")
+
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, "in use", str(path))
+
+    # As Windows refuses to remove what is open.
+    monkeypatch.setattr(os, "unlink", refused)
+    put_in_place(tmp_path / "new", tmp_path / "place")
+    assert (tmp_path / "place" / "file").read_text(encoding="utf-8") == "new"
+    # What is left is hidden from those who list the results.
+    assert [path.name[0] for path in tmp_path.iterdir() if path.name != "place"] == ["."]

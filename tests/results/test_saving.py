@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import find, still_model
+from conftest import find, needs_export, still_model
 from lightning.pytorch import Trainer
 
 import mei_lightning as ml
@@ -71,6 +71,7 @@ def opened(directory):
 @pytest.mark.filterwarnings("ignore:The data type", "ignore:Consolidated metadata")
 @pytest.mark.parametrize("function", RETURNED)
 def test_what_a_function_returns_is_saved_by_xarray(function, directory, tmp_path):
+    needs_export()
     returned = RETURNED[function](directory)
     returned = returned.to_dataset() if isinstance(returned, xr.DataArray) else returned
     returned.to_zarr(tmp_path / "a")

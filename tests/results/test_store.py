@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import PROCESSES, needs_fork
+from conftest import PROCESSES, needs_export, needs_fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -958,6 +958,8 @@ def test_files_that_dead_processes_left_do_no_harm(store, description):
 
 @pytest.fixture(params=[".nc", ".h5", ".npz"])
 def suffix(request):
+    if request.param != ".npz":
+        needs_export()
     return request.param
 
 
@@ -997,6 +999,7 @@ def test_export_equals_the_store(store, description, suffix, tmp_path):
 
 
 def test_netcdf_keeps_units_and_dimensions(store, description, tmp_path):
+    needs_export()
     export_meis(filled(store, description).path, tmp_path / "meis.nc")
     with xr.open_dataset(tmp_path / "meis.nc", engine="h5netcdf") as dataset, read(store.path) as expected:
         assert dataset["stimulus"].dims == expected["stimulus"].dims
@@ -1081,6 +1084,7 @@ def test_export_that_is_killed_leaves_no_file_of_the_name(store, description, su
 
 @pytest.mark.parametrize("package", ["h5netcdf", "h5py", "dask"])
 def test_export_names_the_missing_package(store, tmp_path, monkeypatch, package):
+    needs_export()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'{package}: pip install "mei-lightning\[export\]"'):
         export_meis(store.path, tmp_path / "meis.nc")
