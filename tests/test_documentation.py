@@ -59,7 +59,7 @@ NOT_RUN = {
     "python scripts/soak_shards.py": "takes ten minutes; test_cluster_scripts.py kills a shard or two with it",
     "sbatch scripts/cluster/shards.sbatch": "needs a cluster; test_cluster_scripts.py runs it without one",
     "python scripts/cluster/shards_with": "need submitit or Ray; test_cluster_scripts.py runs them where these are",
-    "sbatch scripts/slurm/population.sbatch": "needs a cluster; test_many_devices.py starts the job's processes",
+    "sbatch scripts/cluster/population.sbatch": "needs a cluster; test_many_devices.py starts the job's processes",
     "torchrun --nnodes 2": "needs two nodes; test_many_devices.py has two on one machine",
     "git clone": "needs the address of the repository",
     "git switch": "would change the checkout that the tests run in",

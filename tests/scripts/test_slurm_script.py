@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm" / "population.sbatch"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster" / "population.sbatch"
 
 
 def run_job(directory, exit_code, **environment):
