@@ -51,6 +51,7 @@ NOT_RUN = {
     "bash scripts/quickstart.sh": "the continuous integration runs it",
     "python scripts/gpu_check.py": "minutes, most of them for a GPU; its own test runs parts of it",
     "python scripts/benchmark.py speed": "hours; its own test runs parts of it",
+    "python scripts/compare_searches.py": "half an hour; its own test runs a small case",
     "python scripts/make_gallery.py": "all recipes take many minutes; its own test runs some of them",
     "python scripts/reproduce_hoefling.py": "all neurons take many minutes; its own test runs it for a few",
     "mei-lightning report": "run in the how-to guide about the report",
