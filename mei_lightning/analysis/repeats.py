@@ -110,7 +110,8 @@ def repeats_table(meis: xr.Dataset) -> pd.DataFrame:
         good, the share that is of the ``same_optimum``, and the medians of ``similarity`` and ``aligned_similarity``.
     """
     own, rows = meis["score"].values[:, None], {}
-    gain = (meis["repeat_score"].transpose("neuron", "repeat").values - own) / np.abs(own)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = (meis["repeat_score"].transpose("neuron", "repeat").values - own) / np.abs(own)
     similarity, aligned, optimum = (
         meis[name].transpose("neuron", "repeat").values
         for name in ("repeat_similarity", "aligned_similarity", "optimum")
