@@ -21,6 +21,7 @@ from mei_lightning.results.store import MEIStore
 ONE_NEURON = ["--model.neurons=[[session_1,0]]", "--trainer.enable_progress_bar=false", "--trainer.logger=false"]
 COMMANDS = [
     "fit",
+    "status",
     "analyze",
     "report",
     "validate",
