@@ -748,7 +748,7 @@ BUDGETS = {
     "twin": (twin, ONE_SESSION, [], (280, 0, 40)),
     "no Triton": (twin, ONE_SESSION, [], (380, 1, 40)),
     "ensemble": (lambda: ml.Ensemble([twin()] * 3), ONE_SESSION, [], (320, 0, 52)),
-    "random members": (lambda: ml.Ensemble([twin()] * 3), ONE_SESSION, [ml.RandomMember()], (420, 36, 52)),
+    "random members": (lambda: ml.Ensemble([twin()] * 3), ONE_SESSION, [ml.RandomMember()], (440, 36, 52)),
 }
 """Model, neurons, perturbations; and the most kernels a step, waits a step, and waits between steps for each neuron."""
 
