@@ -131,6 +131,7 @@ def test_a_shard_without_neurons_ends_at_once(tmp_path, capsys):
     assert "Shard 3/4: 0 of 0 neurons are done; of all shards so far 0 of 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_division_and_an_undivided_run_go_on_from_shards(tmp_path, whole):
     find(video_model(), NEURONS, **SETTINGS, directory=tmp_path, shard=(2, 3))
     find(video_model(), NEURONS, **SETTINGS, directory=tmp_path, shard=(1, 2))
@@ -146,6 +147,7 @@ def test_a_shard_with_other_settings_is_refused(tmp_path):
     assert not list(tmp_path.glob("*.lock"))
 
 
+@pytest.mark.slow
 def test_shards_of_several_norms(tmp_path):
     settings = {**SETTINGS, "norm": [2.0, 3.0]}
     whole = find(video_model(), NEURONS[:3], **settings, directory=tmp_path / "whole")

@@ -83,6 +83,7 @@ def test_table_counts_repeats(of_cells):
     assert np.isnan(table.loc[2, "same_optimum"])
 
 
+@pytest.mark.slow
 def test_an_mei_at_another_time_is_the_same():
     """A cell that takes the best of a filter at two times answers as well to either, and not to their mixture."""
 
@@ -112,6 +113,7 @@ def test_cells_of_the_simulated_retina_that_have_one_mei_at_any_phase():
     assert (meis["optima"] == 1).all()
 
 
+@pytest.mark.slow
 def test_repeats_are_what_runs_with_other_seeds_find(tmp_path):
     options = {"norm": NORM, "search": STARTS, "progress_bar": False}
     model = retina(Cells())

@@ -96,6 +96,7 @@ def test_a_neuron_at_a_poor_optimum_is_helped_by_one_that_sees_elsewhere(tmp_pat
     assert ml.MEIStore(store).finished() == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_second_round_keeps_what_the_first_has_said(tmp_path):
     store, model = found_in(tmp_path)
     first = ml.share_meis(store, model, **QUIET).load()
@@ -341,6 +342,7 @@ def test_what_is_refused(tmp_path):
         ml.share_meis(tmp_path / "copy.zarr", model, **QUIET)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     cells = [("session_1", index) for index in (4, 16)]
     before = find("simulated", cells, max_steps=2, restarts=1, directory=tmp_path).load()

@@ -48,6 +48,7 @@ def linear_images():
     return ml.RetinaModel(Still(), ml.StimulusFormat(("grey",), 5, 4), 5)
 
 
+@pytest.mark.slow
 def test_an_average_has_what_two_optima_have_each():
     plain = find(two_features(), NEURONS, norm=NORM, restarts=4)
     meis = find(two_features(), NEURONS, norm=NORM)
