@@ -15,11 +15,11 @@ def chance_of_better(scores: Array) -> Array:
     """The chance that there is a stimulus with a score over 1 % higher than that of the best of several runs.
 
     It is estimated from how many of ``n`` runs have found the best known optimum: ``k`` with a score within 0.5 % of
-    the best. A run is taken to find the best optimum of a neuron with a probability ``p``, the second best with ``p
-    (1 - p)``, and so on. Before anything is known, the density of ``p`` is ``6 p (1 - p)``: most neurons are neither
-    easy nor hopeless. The chance that all runs have missed the best optimum is then the mean of ``(1 - p)^n`` over
-    ``p`` from 0 to 1 with the weights ``p^(k + 1) (1 - p)^(n - k + 1) / (1 - (1 - p)^n)``. With four runs it is 0.28,
-    0.13, 0.05 and 0.02 for ``k`` = 1, 2, 3, 4.
+    the best. A run is taken to find the best optimum of a neuron with a probability ``p``, the second best with
+    ``p (1 - p)``, and so on. Before anything is known, the density of ``p`` is ``6 p (1 - p)``: most neurons are
+    neither easy nor hopeless. The chance that all runs have missed the best optimum is then the mean of ``(1 - p)^n``
+    over ``p`` from 0 to 1 with the weights ``p^(k + 1) (1 - p)^(n - k + 1) / (1 - (1 - p)^n)``. With four runs it is
+    0.28, 0.13, 0.05 and 0.02 for ``k`` = 1, 2, 3, 4.
 
     Args:
         scores: ``[runs, neurons]`` of runs that differ in their starts only, NaN where one is unknown.
