@@ -136,7 +136,7 @@ def find_meis(
 
         For each neuron there are ``optima``, how many of these have a score within 1 % of the best of all; and
         ``chance_of_better``, an estimate of the chance that there is a stimulus with a score over 1 % higher than the
-        best of all, from how many runs found the best and how far below it others ended (see the page on certainty).
+        best of all, from how many of the runs found that best one (see the page on certainty).
         If a repeat has a higher score than the MEI, its stimulus is the better one. ``directory`` then has
         ``repeat_1/meis.zarr`` and so on beside ``meis.zarr``, and ``repeats.zarr`` with these variables, which the
         report shows. ``open_repeats(directory)`` opens all as this one dataset.
