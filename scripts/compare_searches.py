@@ -10,7 +10,7 @@ square of pixels that it sees.
 The reference of a neuron is the best of 16 ascents of 200 steps, each from a start of its own: 8 with steps along the
 gradient whose length falls from the norm to 2 % of it, 4 of stochastic gradient descent with momentum 0.9 and a
 learning rate that makes the first step a tenth of the norm, and 4 of Adam. It takes 3,200 gradients for each neuron,
-and is kept in a file. Lines with "momentum" are what the ascents with momentum alone reach.
+and is kept in a file. The first lines of the table are what each kind of ascent alone reaches.
 """
 
 import argparse
@@ -225,9 +225,11 @@ def main() -> None:
     long = reference(cache, model, neurons, settings)
     best = np.nanmax(np.concatenate(list(long.values()), axis=1), axis=1)
     print_head(COLUMNS)
-    for starts in range(1, REFERENCE[Momentum] + 1):
-        shares = long["Momentum"][:, :starts].max(axis=1) / best
-        print_line(COLUMNS, {"search": f"momentum, {starts} starts", "steps": starts * STEPS, **numbers_of(shares)})
+    parts = {f"Momentum, {starts} of its starts": ("Momentum", starts) for starts in range(1, REFERENCE[Momentum])}
+    parts |= {f"{kind.__name__}, {starts} starts": (kind.__name__, starts) for kind, starts in REFERENCE.items()}
+    for told, (kind, starts) in parts.items():
+        shares = long[kind][:, :starts].max(axis=1) / best
+        print_line(COLUMNS, {"search": told, "steps": starts * STEPS, **numbers_of(shares)})
     for search in arguments.searches:
         all_shares, all_steps = [], []
         for seed in range(arguments.seeds):

@@ -1,18 +1,16 @@
 """The projection onto a norm and ranges as one kernel of a CUDA device."""
 
-import logging
 from collections.abc import Callable
 from functools import cache
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 Project = Callable[[Tensor, float, tuple[Tensor, Tensor], float], Tensor]
 """Of rows ``[rows, channels, pixels]``, a norm, bounds ``[channels, 1]`` and the largest scale."""
 
 _LARGEST_ERROR = 1e-5
-
-log = logging.getLogger("lightning.pytorch")
 
 
 def fused_projection(rows: Tensor, plain: Project) -> Project | None:
@@ -36,7 +34,7 @@ def _compiled(device: torch.device, plain: Project) -> Project | None:
         from mei_lightning.acceleration.projection_kernel import project_rows
     except ImportError:
         return None
-    # Some entries are clipped, and of the last row all at its signs' bounds.
+    # Of the norms below the first clips nothing, the second some entries, the last nearly all.
     rows = torch.linspace(-3, 3, 6 * 2 * 700, device=device).view(2, 700, 6).permute(2, 0, 1).contiguous()
     bounds = (rows.new_tensor([[-0.5], [-0.9]]), rows.new_tensor([[0.7], [0.8]]))
     try:
@@ -46,9 +44,9 @@ def _compiled(device: torch.device, plain: Project) -> Project | None:
         )
     except Exception as reason:
         # Whatever it is, such as a missing compiler: the run can do without.
-        log.info(f"No fused projection on {device}, since its kernel cannot be made: {reason}")
+        rank_zero_info(f"No fused projection on {device}, since its kernel cannot be made: {reason}")
         return None
     if not error < _LARGEST_ERROR:
-        log.info(f"No fused projection on {device}: it differs by {error:.1e} from the plain one.")
+        rank_zero_info(f"No fused projection on {device}: it differs by {error:.1e} from the plain one.")
         return None
     return project_rows

@@ -148,8 +148,11 @@ def _midway_scores(
     ]
 
     def read(rows: list[int]) -> torch.Tensor:
-        which, ones, others = zip(*(pairs[row] for row in rows), strict=True)
-        return constraint((_of_length_one(found.read(which, ones)) + _of_length_one(found.read(which, others))) / 2)
+        which, ones, others = np.array([pairs[row] for row in rows]).T
+        # Pairs of a neuron are together: each stimulus is read once for all of them.
+        neurons_of_rows, place = np.unique(which, return_inverse=True)
+        stimuli = torch.from_numpy(found.stimuli(neurons_of_rows))
+        return constraint((_of_length_one(stimuli[place, ones]) + _of_length_one(stimuli[place, others])) / 2)
 
     if pairs:
         values = predict_rows(

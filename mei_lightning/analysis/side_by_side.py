@@ -41,7 +41,7 @@ class SideBySide:
         """Which MEIs ``[neuron, store]`` there are: finished, with a score."""
         return np.stack([_has_mei(one, self.first.sizes["neuron"]) for one in self.stores], axis=1)
 
-    def stimuli(self, part: slice) -> Array:
+    def stimuli(self, part: slice | NDArray[np.intp]) -> Array:
         """Stimuli ``[neuron, store, channel, time, y, x]`` of some neurons, NaN where there is no MEI."""
         read = [self.first if one is None else one for one in self.stores]
         stimuli = np.stack([one["stimulus"].transpose("neuron", *STIMULUS).isel(neuron=part).values for one in read], 1)

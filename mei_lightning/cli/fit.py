@@ -118,10 +118,10 @@ class MEICommandLine(LightningCLI):
         if (shard := self._get(self.config, "shard")) is not None:
             shard_in(self._get(self.config, "results").directory, shard, per_member, repeats)
         if (sizes or per_member or repeats) and self._get(self.config, "results").directory is None:
-            asked = "per_member=True" if per_member else f"repeats={repeats}"
+            one_of_several = "per_member=True" if per_member else f"repeats={repeats}"
+            asked = f"{sizes.name}={sizes.values}" if sizes else one_of_several
             raise InvalidValueError(
-                f"{asked if sizes is None else f'{sizes.name}={sizes.values}'} needs a directory, in which each has a "
-                "store: say --results.directory results."
+                f"{asked} needs a directory, in which each has a store: say --results.directory results."
             )
         if sizes:
             raise SeveralSizesError(self.config, sizes)

@@ -16,7 +16,15 @@ from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.drawing import draw_tiles
 from mei_lightning.plots.frames import dataset_stimulus_format
-from mei_lightning.plots.rows import draw_row, label_time, map_size, name_columns, stimulus_axes
+from mei_lightning.plots.rows import (
+    draw_beside,
+    first_neurons,
+    label_time,
+    map_size,
+    name_columns,
+    row_height,
+    stimulus_axes,
+)
 from mei_lightning.plots.style import DIVERGING_MAP, SEQUENTIAL_MAP, STYLE, NotebookFigure
 from mei_lightning.results.members import ENSEMBLE
 
@@ -29,7 +37,6 @@ _MOST_WITH_NUMBERS = 8
 _MISSING = "0.75"
 _AGREEMENT_MAP = f"{SEQUENTIAL_MAP}_r"
 """Darkest where members agree, so that agreement is told from weakness, which is pale."""
-_STIMULUS = ("channel", "time", "y", "x")
 
 
 def plot_members(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons: int = 6) -> Figure:
@@ -62,16 +69,14 @@ def plot_members(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
     """
     if "member_stimulus" not in meis:
         raise InvalidValueError("The MEIs are of one model: find those of each member with per_member=True.")
-    shown = meis.isel(neuron=slice(max(max_neurons, 0)))
+    shown = first_neurons(meis, max_neurons)
     neurons, stimuli = shown.sizes["neuron"], 1 + shown.sizes["member"]
-    if neurons == 0:
-        raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
     facts = dataset_stimulus_format(meis)
-    tile, map_height = map_size(facts)
-    row_height = max(map_height + (0.3 if facts.is_still else 0.85), _MATRIX + 0.3)
+    tile = map_size(facts)[0]
+    of_row = max(row_height(facts), _MATRIX + 0.3)
     widths = [tile] * (stimuli + 1) + [_MATRIX + _BEFORE_MATRIX] * 2
     width = _LEFT + sum(widths) + _BETWEEN * (len(widths) - 1) + _RIGHT
-    height = _TOP + neurons * row_height + _BOTTOM
+    height = _TOP + neurons * of_row + _BOTTOM
     with mpl.rc_context(STYLE):
         if figure is None:
             figure = NotebookFigure(figsize=(width, height))
@@ -84,7 +89,7 @@ def plot_members(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
             bottom=_BOTTOM / height,
             width_ratios=widths,
             wspace=_BETWEEN / (sum(widths) / len(widths)),
-            hspace=0.16 / row_height,
+            hspace=0.16 / of_row,
         )
         for number in range(neurons):
             cells = [grid[number, column] for column in range(len(widths))]
@@ -96,12 +101,10 @@ def _draw_neuron(
     figure: Figure, cells: list[SubplotSpec], row: xr.Dataset, facts: StimulusFormat, *, first: bool, last: bool
 ) -> None:
     _, map_height = map_size(facts)
-    own, of_members = row["stimulus"].transpose(*_STIMULUS), row["member_stimulus"].transpose("member", *_STIMULUS)
-    stimuli = np.concatenate([own.values[None], of_members.values]).astype(np.float64)
-    norms = np.linalg.norm(stimuli.reshape(len(stimuli), -1), axis=1)
-    axes = [stimulus_axes(figure, cell, map_height, facts.is_still) for cell in cells[: len(stimuli)]]
-    draw_row(axes, stimuli, np.where(norms > 0, norms, 1), row, facts, missing="no MEI")
-    agreement_ax, below = stimulus_axes(figure, cells[len(stimuli)], map_height, facts.is_still)
+    *of_stimuli, of_agreement = cells[:-2]
+    axes = [stimulus_axes(figure, cell, map_height, facts.is_still) for cell in of_stimuli]
+    stimuli = draw_beside(axes, row, "member", facts)
+    agreement_ax, below = stimulus_axes(figure, of_agreement, map_height, facts.is_still)
     if below is not None:
         below.remove()
     _draw_agreement(agreement_ax, row["agreement"].transpose("channel", "y", "x").values, stimuli[1:], bar=first)

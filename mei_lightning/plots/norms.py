@@ -13,7 +13,17 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.frames import dataset_stimulus_format
-from mei_lightning.plots.rows import StimulusAxes, beside, draw_row, label_time, map_size, name_columns, stimulus_axes
+from mei_lightning.plots.rows import (
+    StimulusAxes,
+    beside,
+    draw_row,
+    first_neurons,
+    label_time,
+    map_size,
+    name_columns,
+    row_height,
+    stimulus_axes,
+)
 from mei_lightning.plots.style import (
     NO_TYPE,
     STYLE,
@@ -118,14 +128,11 @@ def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neu
         ['norm 10', 'norm 20']
     """
     _check_norms(meis)
-    shown = meis.isel(neuron=slice(max(max_neurons, 0))).sortby("norm")
+    shown = first_neurons(meis, max_neurons).sortby("norm")
     norms, neurons = shown.sizes["norm"], shown.sizes["neuron"]
-    if neurons == 0:
-        raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
     facts = dataset_stimulus_format(meis)
     tile, map_height = map_size(facts)
-    row_height = map_height + (0.3 if facts.is_still else 0.85)
-    width, height = _BESIDE + norms * tile + (norms - 1) * _BETWEEN + 0.15, 0.75 + neurons * row_height
+    width, height = _BESIDE + norms * tile + (norms - 1) * _BETWEEN + 0.15, 0.75 + neurons * row_height(facts)
     with mpl.rc_context(STYLE):
         if figure is None:
             figure = NotebookFigure(figsize=(width, height))
@@ -137,7 +144,7 @@ def plot_meis_by_norm(meis: xr.Dataset, figure: Figure | None = None, *, max_neu
             top=1 - 0.4 / height,
             bottom=0.35 / height,
             wspace=_BETWEEN / tile,
-            hspace=0.14 / row_height,
+            hspace=0.14 / row_height(facts),
         )
         for number in range(neurons):
             axes = [stimulus_axes(figure, grid[number, column], map_height, facts.is_still) for column in range(norms)]

@@ -10,7 +10,15 @@ from matplotlib.gridspec import SubplotSpec
 from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.frames import dataset_stimulus_format
-from mei_lightning.plots.rows import draw_row, label_time, map_size, name_columns, stimulus_axes
+from mei_lightning.plots.rows import (
+    draw_beside,
+    first_neurons,
+    label_time,
+    map_size,
+    name_columns,
+    row_height,
+    stimulus_axes,
+)
 from mei_lightning.plots.style import STYLE, NotebookFigure
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.85, 0.15, 0.45, 0.45
@@ -18,7 +26,6 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 0.85, 0.15, 0.45, 0.45
 _BETWEEN = 0.25
 _ROWS_APART = 0.15
 """Inches between rows."""
-_STIMULUS = ("channel", "time", "y", "x")
 
 
 def plot_repeats(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons: int = 6) -> Figure:
@@ -47,15 +54,12 @@ def plot_repeats(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
     """
     if "repeat_stimulus" not in meis:
         raise InvalidValueError("There is nothing to compare these MEIs with: find them with repeats=3.")
-    shown = meis.isel(neuron=slice(max(max_neurons, 0)))
+    shown = first_neurons(meis, max_neurons)
     neurons, stimuli = shown.sizes["neuron"], 1 + shown.sizes["repeat"]
-    if neurons == 0:
-        raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
     facts = dataset_stimulus_format(meis)
-    tile, map_height = map_size(facts)
-    row_height = map_height + (0.3 if facts.is_still else 0.85) + _ROWS_APART
+    tile = map_size(facts)[0]
     width = _LEFT + stimuli * tile + _BETWEEN * (stimuli - 1) + _RIGHT
-    height = _TOP + neurons * row_height + _BOTTOM
+    height = _TOP + neurons * (row_height(facts) + _ROWS_APART) + _BOTTOM
     with mpl.rc_context(STYLE):
         if figure is None:
             figure = NotebookFigure(figsize=(width, height))
@@ -67,7 +71,7 @@ def plot_repeats(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
             top=1 - _TOP / height,
             bottom=_BOTTOM / height,
             wspace=_BETWEEN / tile,
-            hspace=_ROWS_APART / (row_height - _ROWS_APART),
+            hspace=_ROWS_APART / row_height(facts),
         )
         for number in range(neurons):
             cells = [grid[number, column] for column in range(stimuli)]
@@ -78,11 +82,8 @@ def plot_repeats(meis: xr.Dataset, figure: Figure | None = None, *, max_neurons:
 def _draw_neuron(
     figure: Figure, cells: list[SubplotSpec], row: xr.Dataset, facts: StimulusFormat, *, first: bool, last: bool
 ) -> None:
-    own, repeats = row["stimulus"].transpose(*_STIMULUS), row["repeat_stimulus"].transpose("repeat", *_STIMULUS)
-    stimuli = np.concatenate([own.values[None], repeats.values]).astype(np.float64)
-    norms = np.linalg.norm(stimuli.reshape(len(stimuli), -1), axis=1)
     axes = [stimulus_axes(figure, cell, map_size(facts)[1], facts.is_still) for cell in cells]
-    draw_row(axes, stimuli, np.where(norms > 0, norms, 1), row, facts, missing="no MEI")
+    draw_beside(axes, row, "repeat", facts)
     for column, (ax, _) in enumerate(axes[1:]):
         _write_numbers(ax, row.isel(repeat=column))
     if first:

@@ -12,9 +12,12 @@ from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
 from mei_lightning.analysis.decomposition import decompose_channels
+from mei_lightning.exceptions import InvalidValueError
 from mei_lightning.models.base import StimulusFormat
 from mei_lightning.plots.drawing import draw_scale_bar, draw_tiles, draw_traces, maps_and_limit, shade, window_of, write
 from mei_lightning.plots.style import channel_colors
+
+_STIMULUS = ("channel", "time", "y", "x")
 
 StimulusAxes = tuple[Axes, Axes | None]
 """Axes for the maps of a stimulus and, unless it is a still image, below them for its course in time."""
@@ -24,6 +27,44 @@ def map_size(facts: StimulusFormat) -> tuple[float, float]:
     """Width and height, in inches, of the maps of all channels of a stimulus side by side."""
     width = max(1.0, 0.6 * len(facts.channel_names))
     return width, min(width / len(facts.channel_names) * facts.height / facts.width, 1.2)
+
+
+def row_height(facts: StimulusFormat) -> float:
+    """Height, in inches, of a row of stimuli with their courses in time, if they have any."""
+    return map_size(facts)[1] + (0.3 if facts.is_still else 0.85)
+
+
+def first_neurons(meis: xr.Dataset, max_neurons: int) -> xr.Dataset:
+    """The neurons that a figure shows.
+
+    Raises:
+        ValueError: if there are none, or ``max_neurons`` is not positive.
+    """
+    shown = meis.isel(neuron=slice(max(max_neurons, 0)))
+    if shown.sizes["neuron"] == 0:
+        raise InvalidValueError(f"There is nothing to draw: no neurons, with {max_neurons=}.")
+    return shown
+
+
+def draw_beside(
+    axes: Sequence[StimulusAxes], row: xr.Dataset, kind: str, facts: StimulusFormat
+) -> NDArray[np.floating[Any]]:
+    """Draw the MEI of a neuron and those of a kind beside it, their courses in time divided by their norms.
+
+    Args:
+        axes: for each.
+        row: the neuron's part of a dataset of MEIs.
+        kind: the dimension of the others, "member" or "repeat".
+        facts: of the stimuli.
+
+    Returns:
+        The stimuli, ``[stimuli, channels, time, height, width]``.
+    """
+    own, others = row["stimulus"].transpose(*_STIMULUS), row[f"{kind}_stimulus"].transpose(kind, *_STIMULUS)
+    stimuli = np.concatenate([own.values[None], others.values]).astype(np.float64)
+    norms = np.linalg.norm(stimuli.reshape(len(stimuli), -1), axis=1)
+    draw_row(axes, stimuli, np.where(norms > 0, norms, 1), row, facts, missing="no MEI")
+    return stimuli
 
 
 def stimulus_axes(figure: Figure, cell: SubplotSpec, map_height: float, still: bool) -> StimulusAxes:
